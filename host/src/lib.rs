@@ -1,0 +1,27 @@
+//! Strongroom: a backup host whose component knowledge lives in sandboxed plugins.
+//!
+//! Levels, lowest first; a module imports only from levels below its own
+//! (`tests/tests/map.rs` checks it):
+//!
+//! | level | modules |
+//! | --- | --- |
+//! | 0 | `error`, `id`, `unit`, `secret`, `clock` |
+//! | 1 | `policy` (pure), `stream`, `record` |
+//! | 2 | `store`, `bucket`, `exec` (never each other) |
+//! | 3 | `plugin` (the only user of wasmtime), `catalog` |
+//! | 4 | `run`: the story of a backup, from top to bottom |
+//! | 5 | `config`, `cli`, `main` |
+
+pub mod bucket;
+pub mod clock;
+pub mod config;
+pub mod error;
+pub mod exec;
+pub mod id;
+pub mod plugin;
+pub mod policy;
+pub mod record;
+pub mod secret;
+pub mod store;
+pub mod stream;
+pub mod unit;

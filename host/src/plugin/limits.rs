@@ -1,0 +1,49 @@
+//! What one run of a plugin may use at most.
+
+use std::time::Duration;
+
+/// Limits of one plugin run. Each has a name in the configuration (`[plugin.x.limits]`), and the
+/// error that says it is spent names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `memory`: linear memory of the guest, in bytes.
+    pub memory_bytes: usize,
+    /// `cpu`: time that the guest itself computes; waiting in host calls does not count.
+    pub cpu: Duration,
+    /// `wall_clock`: the whole call of a verb.
+    pub wall_clock: Duration,
+    /// `stall`: longest time without progress of a call that moves or awaits bytes.
+    pub stall: Duration,
+    /// `handles`: resource handles alive at once.
+    pub handles: usize,
+    /// `open_streams`: sources, sinks and transfers alive at once.
+    pub open_streams: usize,
+    /// `processes`: processes alive at once.
+    pub processes: usize,
+    /// `artifacts`: artifacts of one backup.
+    pub artifacts: usize,
+    /// `call_bytes`: bytes copied from the guest in one call.
+    pub call_bytes: usize,
+    /// `log_bytes`: log text of one run.
+    pub log_bytes: usize,
+    /// `open_transfers`: artifacts being stored at once; the next `put` waits.
+    pub open_transfers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 256 << 20,
+            cpu: Duration::from_secs(600),
+            wall_clock: Duration::from_secs(24 * 3600),
+            stall: Duration::from_secs(900),
+            handles: 20_000,
+            open_streams: 1_024,
+            processes: 64,
+            artifacts: 10_000,
+            call_bytes: 16 << 20,
+            log_bytes: 4 << 20,
+            open_transfers: 4,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The manifest: what a plugin is and what it asks for (`plugin.toml`, custom section
+//! `strongroom:manifest` at the outermost level of the component).
+//!
+//! Everything in it is the vendor's word: shown, compared, never trusted.
+
+use crate::policy::storage::BucketVerb;
+use crate::policy::{Effect, Verb};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Name of the custom section.
+pub const SECTION: &str = "strongroom:manifest";
+
+/// A parsed manifest.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginManifest {
+    /// Name, a label such as `postgres`.
+    pub name: String,
+    /// Version, `major.minor.patch`.
+    pub version: String,
+    /// One line.
+    pub summary: String,
+    /// SPDX expression.
+    pub licence: String,
+    /// Versions of the contract that it can run on, such as `["0.1"]`.
+    pub component: Vec<String>,
+    /// Oldest host that it runs on.
+    #[serde(default)]
+    pub minimum_host: Option<String>,
+    /// JSON Schema of the job's `settings`.
+    #[serde(default)]
+    pub settings: serde_json::Value,
+    /// JSON Schema of restore options.
+    #[serde(default)]
+    pub options: serde_json::Value,
+    /// What it asks for, each with a reason.
+    #[serde(default)]
+    pub request: Requests,
+}
+
+/// What a plugin asks for.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Requests {
+    /// Command lines.
+    #[serde(default)]
+    pub exec: Vec<ExecRequest>,
+    /// Buckets.
+    #[serde(default)]
+    pub bucket: Vec<BucketRequest>,
+    /// The artifacts of its own backups.
+    #[serde(default)]
+    pub artifacts: Option<ArtifactRequest>,
+}
+
+/// A proposed command line; `plugin approve` writes it out as a grant.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct ExecRequest {
+    /// Label that the code uses.
+    pub name: String,
+    /// Why, for a person who decides.
+    pub reason: String,
+    /// Program to look for, such as `pg_dump`.
+    pub program: String,
+    /// The rest has the same keys as a grant in the configuration.
+    #[serde(flatten)]
+    pub grant: RawExecGrant,
+}
+
+/// The keys that an exec request and an exec grant share, as written.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct RawExecGrant {
+    /// Arguments with `{slot}` holes.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Environment with `{slot}` holes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Standard input: `{ text = "…", hold = true }`, `{ artifact = "pattern", made_by = "label" }` or `"plugin"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<RawStdin>,
+    /// Slots: a pattern, `{ glob = "…" }`, `{ setting = "…" }`, with `max_bytes` and `max_count`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<String, RawSlot>,
+    /// Names of secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
+    /// Whether its output is read by the plugin.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inspect: bool,
+    /// Verbs it holds for.
+    pub verbs: BTreeSet<Verb>,
+    /// Whether it changes something.
+    pub effect: Option<Effect>,
+    /// Changes only scratch places.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scratch: bool,
+    /// Reading only a part of standard input is a success.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial_stdin: bool,
+    /// The program fails by itself when its input ends too soon.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detects_short_input: bool,
+    /// Longest time without progress, such as `"10m"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
+}
+
+/// Standard input as written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum RawStdin {
+    /// `"plugin"`.
+    Word(String),
+    /// A fixed text.
+    Text {
+        /// The text.
+        text: String,
+        /// Kept open until the process is dropped.
+        #[serde(default)]
+        hold: bool,
+    },
+    /// An artifact.
+    Artifact {
+        /// Pattern of its name.
+        artifact: String,
+        /// Label of the command that made it.
+        made_by: String,
+    },
+}
+
+/// A slot as written.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum RawSlot {
+    /// An anchored regular expression.
+    Pattern(String),
+    /// The long form.
+    Table {
+        /// An anchored regular expression.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pattern: Option<String>,
+        /// `*` stands for letters, digits, `_`, `.` and `-`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        glob: Option<String>,
+        /// What the operator wrote in this setting of the job.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        setting: Option<String>,
+        /// Longest value in bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_bytes: Option<usize>,
+        /// How many values.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max_count: Option<usize>,
+    },
+}
+
+/// A bucket that it wants to work with.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BucketRequest {
+    /// The job's setting or restore option that names the bucket's label.
+    pub setting: String,
+    /// Why.
+    pub reason: String,
+    /// What it wants to do with it.
+    pub may: BTreeSet<BucketVerb>,
+    /// Whether it reads the bytes itself.
+    #[serde(default)]
+    pub inspect: bool,
+    /// Verbs it holds for.
+    pub verbs: BTreeSet<Verb>,
+    /// Whether it changes something.
+    pub effect: Effect,
+    /// Changes only scratch places.
+    #[serde(default)]
+    pub scratch: bool,
+}
+
+/// The artifacts of its own backups.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactRequest {
+    /// Why.
+    pub reason: String,
+    /// Patterns of the artifacts whose bytes it reads itself.
+    #[serde(default)]
+    pub inspect: Vec<String>,
+}

@@ -1,0 +1,117 @@
+//! Places where backups are kept: one trait, its backends, and the one layer that retries.
+//!
+//! Everything but a lease is written once. No backend retries by itself; [`crate::store`]'s
+//! retry decorator is the only place that does.
+
+use crate::error::Result;
+use crate::id::ObjectKey;
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// When a put may take effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Only if nothing is there under this name: every object of a backup.
+    Absent,
+    /// Only over this very object: a lease being renewed. Holds the entity tag.
+    Unchanged(String),
+}
+
+/// An object as the store describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its key.
+    pub key: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// CRC64NVME over the whole object, where the store knows it.
+    pub crc64nvme: Option<u64>,
+    /// Entity tag: changes when the object does. Not a digest.
+    pub etag: Option<String>,
+    /// Version id, where the store keeps versions.
+    pub version: Option<String>,
+    /// Last change by the store's clock.
+    pub modified: Timestamp,
+}
+
+/// One page of a listing, in the order of keys.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Objects of this page.
+    pub objects: Vec<ObjectInfo>,
+    /// Give it back as `after` for the next page; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// An upload that was begun and neither completed nor aborted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingUpload {
+    /// The key that it would become.
+    pub key: String,
+    /// The store's name for it.
+    pub id: String,
+    /// When it was begun, by the store's clock.
+    pub begun: Timestamp,
+}
+
+/// An object store. Keys are relative to the store's own prefix.
+///
+/// Errors: `NotFound`, `Conflict` (a condition did not hold), `Denied`, `Unavailable` and
+/// `TimedOut` (may be tried again), `Damaged` (the store or the wire changed the bytes), `Failed`.
+#[async_trait]
+pub trait Store: Send + Sync + std::fmt::Debug {
+    /// What a person calls it, such as `s3 bucket "backups" at https://…`; no credentials.
+    fn describe(&self) -> String;
+
+    /// Stores a small object in one request, its checksum sent along.
+    async fn put(&self, key: &ObjectKey, body: Bytes, condition: Condition) -> Result<ObjectInfo>;
+
+    /// Begins an object of unknown length. It becomes visible when it is completed, and only if
+    /// nothing is there under its name.
+    async fn begin_upload(&self, key: &ObjectKey) -> Result<Arc<dyn Upload>>;
+
+    /// The bytes of `range`, exactly as many as asked for; a shorter object is `Damaged`.
+    async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes>;
+
+    /// A whole small object of at most `limit` bytes; a longer one is `Limit`.
+    async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(Bytes, ObjectInfo)>;
+
+    /// What the store knows of an object.
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo>;
+
+    /// Objects whose keys begin with `prefix`, at most 1,000 a page.
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page>;
+
+    /// Names directly beneath `prefix` (which is empty or ends in `/`) that have objects beneath
+    /// them, without the trailing slash, all of them, sorted.
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>>;
+
+    /// Removes an object, or one version of it. Removing what is not there succeeds.
+    async fn delete(&self, key: &ObjectKey, version: Option<&str>) -> Result<()>;
+
+    /// Uploads under `prefix` that were begun and neither completed nor aborted.
+    async fn pending_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>>;
+
+    /// Aborts one of them.
+    async fn abort_pending(&self, upload: &PendingUpload) -> Result<()>;
+}
+
+/// An object on its way into a store.
+#[async_trait]
+pub trait Upload: Send + Sync {
+    /// Stores part `number` (from 1); parts may be under way together and in any order. Returns
+    /// once the store acknowledged the bytes with a matching CRC64NVME. Sending the same part
+    /// again replaces it.
+    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64) -> Result<()>;
+
+    /// Makes the object visible if nothing is there under its name (`Conflict` otherwise). Whether
+    /// it worked is decided by what is there, not by the answer: after a lost response, a 404 or an
+    /// error inside a 200, size and checksum of the object decide.
+    async fn complete(&self, n_parts: u32, size: u64, crc64nvme: u64) -> Result<ObjectInfo>;
+
+    /// Removes what was sent. Safe to call more than once, and after a failed `complete`.
+    async fn abort(&self) -> Result<()>;
+}
