@@ -5,6 +5,11 @@
 //! [`encode`] and [`decode`] are inverse to each other, and `decode` refuses what `encode` never writes.
 
 use crate::error::{Error, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// What a value begins with when the rest is base64.
+const BASE64: &str = "base64:";
 
 /// The character that stands for byte 0.
 const BASE: u32 = 0x10_FF00;
@@ -51,12 +56,36 @@ fn stand_in(byte: u8) -> char {
     char::from_u32(BASE + u32::from(byte)).expect("U+10FF00 to U+10FFFF are characters")
 }
 
+/// A value as text: itself if it is UTF-8 and does not begin with `base64:`, else `base64:` and base64.
+pub fn value_text(value: Vec<u8>) -> String {
+    match String::from_utf8(value) {
+        Ok(text) if !text.starts_with(BASE64) => text,
+        Ok(text) => format!("{BASE64}{}", STANDARD.encode(text)),
+        Err(bytes) => format!("{BASE64}{}", STANDARD.encode(bytes.as_bytes())),
+    }
+}
+
+/// The bytes of a value; `None` when it is not what [`value_text`] writes.
+pub fn value_bytes(text: &str) -> Option<Vec<u8>> {
+    text.strip_prefix(BASE64).map_or_else(|| Some(text.as_bytes().to_vec()), |coded| STANDARD.decode(coded).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn any_value_comes_back(value in prop::collection::vec(any::<u8>(), 0..40)) {
+            prop_assert_eq!(value_bytes(&value_text(value.clone())), Some(value));
+        }
+
+        #[test]
+        fn a_value_that_looks_like_base64_comes_back(value in "(base64:)?[ -~]{0,20}") {
+            prop_assert_eq!(value_bytes(&value_text(value.clone().into_bytes())), Some(value.into_bytes()));
+        }
+
         #[test]
         fn any_bytes_come_back(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
             prop_assert_eq!(decode(&encode(&bytes)).unwrap(), bytes);
