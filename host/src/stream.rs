@@ -14,6 +14,7 @@
 //!
 //! [`budget`] holds the threads and the memory of all of them.
 
+pub mod archive;
 mod assemble;
 mod blocking;
 pub mod budget;
