@@ -13,6 +13,7 @@
 //! | 5 | `config`, `cli`, `main` |
 
 pub mod bucket;
+pub mod catalog;
 pub mod clock;
 pub mod config;
 pub mod error;

@@ -66,6 +66,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// What a person calls it, such as `s3 bucket "backups" at https://…`; no credentials.
     fn describe(&self) -> String;
 
+    /// The directory of a store that is one: its leases are file locks there. A decorator hands on
+    /// what it wraps.
+    fn local_root(&self) -> Option<std::path::PathBuf> {
+        None
+    }
+
     /// Stores a small object in one request, its checksum sent along.
     async fn put(&self, key: &ObjectKey, body: Bytes, condition: Condition) -> Result<ObjectInfo>;
 
