@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test kit starts programs and reads where they were built")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod relay;
 pub mod sandbox;
 pub mod snapshot;
 pub mod wait;
