@@ -27,7 +27,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("wasmtime", &["plugin"]),
     ("wasmtime_wasi", &["plugin"]),
     ("aws_sdk_s3", &["store"]),
-    ("clap", &["cli", "main"]),
+    ("clap", &["cli", "config"]),
 ];
 
 /// Names that say nothing about what is inside.
