@@ -5,9 +5,6 @@
 //! failure that names the command that gets it (`cargo xtask test`). Processes are ended by their id,
 //! and only those that the kit started.
 
-#![allow(clippy::disallowed_methods, reason = "a test kit starts programs and reads where they were built")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 pub mod relay;
 pub mod sandbox;
 pub mod snapshot;
@@ -21,6 +18,11 @@ pub use wait::{free_port, wait_until};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// Compiles the plugin that the README shows.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 /// The root of this checkout.
 pub fn root() -> PathBuf {

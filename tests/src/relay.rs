@@ -67,7 +67,8 @@ impl Relay {
         let component = plugin("guests/relay").unwrap_or_else(|error| panic!("{error:#}"));
         let digest = sha256(&std::fs::read(&component).expect("the guest relay"));
         let line = |command: &[String]| {
-            let quoted: Vec<_> = command.iter().map(|arg| format!("{:?}", arg.replace('{', "{{").replace('}', "}}"))).collect();
+            let quoted: Vec<_> =
+                command.iter().map(|arg| format!("{:?}", arg.replace('{', "{{").replace('}', "}}"))).collect();
             format!("program = {}\nargs = [{}]", quoted[0], quoted[1..].join(", "))
         };
         let Setup { produce, produce_more, consume, settings, limits, store } = setup;
