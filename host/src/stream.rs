@@ -3,6 +3,7 @@
 //! This module never sees a plugin, a credential or the name of a store. It knows two ends,
 //! [`Source`] and [`Segments`], and what lies between them.
 
+pub mod pipe;
 pub mod segment;
 pub mod source;
 
