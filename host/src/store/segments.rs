@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Segments of one artifact in a store: `<base>.0001.zst.age`, or `.zst` without encryption.
 ///
@@ -44,8 +45,10 @@ impl StoreSegments {
 
 #[async_trait]
 impl Segments for StoreSegments {
-    async fn begin(&self, number: u32) -> Result<Box<dyn SegmentWrite>> {
-        Ok(Box::new(SegmentUpload(self.store.begin_upload(&self.key(number)?).await?)))
+    async fn begin(&self, number: u32) -> Result<Arc<dyn SegmentWrite>> {
+        let key = self.key(number)?;
+        let upload = self.store.begin_upload(&key).await?;
+        Ok(Arc::new(SegmentUpload { store: self.store.clone(), key, upload, is_visible: AtomicBool::new(false) }))
     }
 }
 
@@ -54,31 +57,37 @@ impl SealedSegments for StoreSegments {
     async fn read(&self, number: u32, range: Range<u64>) -> Result<Bytes> {
         self.store.read(&self.key(number)?, range).await
     }
+
+    async fn stored_bytes(&self, number: u32) -> Result<Option<u64>> {
+        Ok(Some(self.store.head(&self.key(number)?).await?.size))
+    }
 }
 
-struct SegmentUpload(Arc<dyn Upload>);
+/// A segment on its way; one that is visible already is deleted when its artifact is abandoned.
+struct SegmentUpload {
+    store: Arc<dyn Store>,
+    key: ObjectKey,
+    upload: Arc<dyn Upload>,
+    is_visible: AtomicBool,
+}
 
 #[async_trait]
 impl SegmentWrite for SegmentUpload {
     async fn part(&self, number: u32, body: Bytes, crc64nvme: u64) -> Result<()> {
-        self.0.part(number, body, crc64nvme).await
+        self.upload.part(number, body, crc64nvme).await
     }
 
-    async fn complete(self: Box<Self>, n_parts: u32, stored_bytes: u64, crc64nvme: u64) -> Result<()> {
-        match self.0.complete(n_parts, stored_bytes, crc64nvme).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                // The caller has given the segment away and cannot abort it; the first error wins.
-                if let Err(abort) = self.0.abort().await {
-                    tracing::warn!(error = %abort, "a failed upload could not be removed; pruning finds it");
-                }
-                Err(error)
-            }
+    async fn complete(&self, n_parts: u32, stored_bytes: u64, crc64nvme: u64) -> Result<()> {
+        self.upload.complete(n_parts, stored_bytes, crc64nvme).await?;
+        self.is_visible.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    async fn abort(&self) -> Result<()> {
+        if self.is_visible.load(Ordering::Acquire) {
+            return self.store.delete(&self.key, None).await;
         }
-    }
-
-    async fn abort(self: Box<Self>) -> Result<()> {
-        self.0.abort().await
+        self.upload.abort().await
     }
 }
 
