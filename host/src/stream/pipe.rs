@@ -74,7 +74,7 @@ pub struct PipeSink {
 impl PipeSink {
     /// Adds bytes; waits while the pipe is full. Given up half-way, nothing was added.
     /// Errors: `Failed` once the reader is gone.
-    pub async fn write(&mut self, data: Bytes) -> Result<()> {
+    pub async fn write(&self, data: Bytes) -> Result<()> {
         loop {
             {
                 let mut state = self.shared.lock();
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_is_written_comes_out_and_finish_is_the_end() {
-        let (mut sink, mut source) = pipe(&CancellationToken::new());
+        let (sink, mut source) = pipe(&CancellationToken::new());
         let reader = std::thread::spawn(move || read_all(&mut source));
         let mut expected: Vec<u8> = Vec::new();
         for i in 0..200_u8 {
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_sink_that_is_dropped_unfinished_fails_the_reader_after_the_bytes() {
-        let (mut sink, mut source) = pipe(&CancellationToken::new());
+        let (sink, mut source) = pipe(&CancellationToken::new());
         wait_for(sink.write(Bytes::from_static(b"half"))).unwrap();
         drop(sink);
         let mut buf = [0; 10];
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_full_pipe_holds_the_writer_back_until_something_is_read() {
-        let (mut sink, mut source) = pipe(&CancellationToken::new());
+        let (sink, mut source) = pipe(&CancellationToken::new());
         wait_for(sink.write(vec![1; PIPE_BYTES].into())).unwrap();
         assert!(sink.write(Bytes::from_static(b"x")).now_or_never().is_none());
         source.body.next_chunk().unwrap();
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_writer_learns_that_the_reader_is_gone() {
-        let (mut sink, source) = pipe(&CancellationToken::new());
+        let (sink, source) = pipe(&CancellationToken::new());
         wait_for(sink.write(vec![1; PIPE_BYTES].into())).unwrap();
         drop(source);
         assert_eq!(wait_for(sink.write(Bytes::from_static(b"x"))).unwrap_err().kind(), Kind::Failed);
