@@ -14,6 +14,7 @@
 //!
 //! [`budget`] holds the threads and the memory of all of them.
 
+pub mod archive;
 mod assemble;
 mod blocking;
 pub mod budget;
@@ -41,7 +42,7 @@ pub use frame::Compression;
 pub use pipe::{PipeSink, pipe};
 pub use reader::{ArtifactReader, open_artifact};
 pub use seal::{Identity, Recipients};
-pub use segment::{SealedSegments, SegmentRead, SegmentWrite, Segments};
+pub use segment::{SealedSegments, SegmentWrite, Segments};
 pub use source::{ByteSource, Leash, Origin, Source, SourceInfo};
 pub use tee::tee;
 pub use writer::{StoredArtifact, WriteOptions, write_artifact};

@@ -1,7 +1,6 @@
 //! The seam between the streaming core and whatever keeps the sealed bytes.
 
 use crate::error::Result;
-use crate::record::SegmentRecord;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
@@ -46,12 +45,4 @@ pub trait SealedSegments: Send + Sync {
         let _ = number;
         Ok(None)
     }
-}
-
-/// A convenient bundle for reading: the segments and what the signed record says of them.
-pub struct SegmentRead {
-    /// Where the bytes are.
-    pub segments: Arc<dyn SealedSegments>,
-    /// What each of them must be, in order.
-    pub records: Vec<SegmentRecord>,
 }
