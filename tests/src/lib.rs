@@ -1,1 +1,4 @@
 //! strongroom-tests
+
+pub mod proxy;
+pub mod s3;

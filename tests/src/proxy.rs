@@ -26,6 +26,8 @@ pub enum Act {
     ErrorInOk(&'static str),
     /// Passes the request on and answers with this status and error code instead.
     AnswerAfter(u16, &'static str, &'static str),
+    /// Acknowledges a PUT or a completion itself; the server sees nothing: a liar.
+    Acknowledge,
     /// Resets the connection after this many bytes of the request's body.
     ResetInRequest(usize),
     /// Sends this many bytes of the response's body and resets.
@@ -170,7 +172,9 @@ impl Message {
 }
 
 fn error_body(code: &str, message: &str) -> String {
-    format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>")
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    )
 }
 
 type Wire = BufReader<TcpStream>;
@@ -247,8 +251,7 @@ impl Shared {
         let mut server: Option<Wire> = None;
         while let Some(mut request) = read_head(&mut client).await? {
             let mut words = request.line.split(' ');
-            let (method, target) =
-                (words.next().unwrap_or("").to_owned(), words.next().unwrap_or("").to_owned());
+            let (method, target) = (words.next().unwrap_or("").to_owned(), words.next().unwrap_or("").to_owned());
             self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {target}"));
             let act = self.act(&target, &method);
             let limit = match act {
@@ -265,6 +268,17 @@ impl Shared {
                 }
                 Some(Act::Answer(status, code, message)) => {
                     send(&mut client, &Message::answer(*status, &error_body(code, message)), &method).await?;
+                    continue;
+                }
+                Some(Act::Acknowledge) => {
+                    let body = if method == "POST" {
+                        "<CompleteMultipartUploadResult><ETag>&quot;lie&quot;</ETag></CompleteMultipartUploadResult>"
+                    } else {
+                        ""
+                    };
+                    let mut answer = Message::answer(200, body);
+                    answer.headers.push(("ETag".to_owned(), "\"lie\"".to_owned()));
+                    send(&mut client, &answer, &method).await?;
                     continue;
                 }
                 Some(Act::FlipRequest) => {
@@ -340,8 +354,11 @@ impl Shared {
         let signed = signed.split(';').filter(|name| !stripped(name)).collect::<Vec<_>>().join(";");
         let scope = credential.split_once('/').context("no scope in the signature")?.1.to_owned();
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let mut pairs: Vec<String> =
-            query.split('&').filter(|pair| !pair.is_empty()).map(|pair| if pair.contains('=') { pair.to_owned() } else { format!("{pair}=") }).collect();
+        let mut pairs: Vec<String> = query
+            .split('&')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| if pair.contains('=') { pair.to_owned() } else { format!("{pair}=") })
+            .collect();
         pairs.sort();
         let mut canonical = format!("{method}\n{path}\n{}\n", pairs.join("&"));
         for name in signed.split(';') {
@@ -350,7 +367,10 @@ impl Shared {
         let payload = request.header("x-amz-content-sha256").context("no hash of the payload")?;
         let _ = write!(canonical, "\n{signed}\n{payload}");
         let date = request.header("x-amz-date").context("no date")?;
-        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref()));
+        let to_sign = format!(
+            "AWS4-HMAC-SHA256\n{date}\n{scope}\n{}",
+            hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref())
+        );
         let mut key = format!("AWS4{}", self.keys.1).into_bytes();
         for part in scope.split('/') {
             key = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &key), part.as_bytes()).as_ref().to_vec();

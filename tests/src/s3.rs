@@ -48,7 +48,9 @@ pub fn cache_dir() -> Result<PathBuf> {
     }
     let base = match std::env::var_os("XDG_CACHE_HOME") {
         Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache"),
+        None => {
+            PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache")
+        }
     };
     Ok(base.join("strongroom-test"))
 }
@@ -148,7 +150,9 @@ impl S3Server {
 
     /// What the server wrote, for messages.
     pub fn log(&self) -> String {
-        ["stdout", "stderr"].map(|name| std::fs::read_to_string(self.scratch.path().join(name)).unwrap_or_default()).join("\n")
+        ["stdout", "stderr"]
+            .map(|name| std::fs::read_to_string(self.scratch.path().join(name)).unwrap_or_default())
+            .join("\n")
     }
 
     /// The server's port on the loopback.
