@@ -113,8 +113,10 @@ impl Demo {
         if dir.exists() {
             fs::remove_dir_all(&dir).with_context(|| format!("could not clear {}", dir.display()))?;
         }
-        for folder in ["documents", "restored", "state"] {
-            fs::create_dir_all(dir.join(folder))?;
+        for folder in ["", "documents", "restored", "state", "store"] {
+            let folder = dir.join(folder);
+            fs::create_dir_all(&folder)?;
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
         }
         Ok(Self { dir, host: workspace.host() })
     }
@@ -182,7 +184,7 @@ impl Demo {
                 plugin.display()
             )
         };
-        fs::write(self.dir.join("strongroom.toml"), config(""))?;
+        self.write_config(&config(""))?;
         let sheet = self.strongroom(&["store", "init", "main", "--new-identity", "identity.txt"], 0)?;
         fs::write(self.dir.join("recovery.txt"), &sheet.stdout)?;
         let recipient = sheet
@@ -190,10 +192,23 @@ impl Demo {
             .split_whitespace()
             .find(|word| word.starts_with("age1"))
             .context("the recovery sheet names no recipient")?;
-        fs::write(self.dir.join("strongroom.toml"), config(&format!("\"{recipient}\"")))?;
-        let digest = command::run("sha256sum").arg(&plugin).read()?;
-        let digest = digest.split(' ').next().unwrap_or_default();
+        self.write_config(&config(&format!("\"{recipient}\"")))?;
+        let inspected = self.strongroom(&["plugin", "inspect", &plugin.to_string_lossy(), "--output", "json"], 0)?;
+        let digest = inspected
+            .stdout
+            .split(|c: char| !c.is_ascii_hexdigit())
+            .find(|word| word.len() == 64)
+            .context("plugin inspect names no digest")?;
         self.strongroom(&["plugin", "approve", "bucket", "--digest", digest], 0).map(drop)
+    }
+
+    /// Writes `strongroom.toml`, for its owner alone: one that others can write is refused, and a umask may
+    /// let them.
+    fn write_config(&self, text: &str) -> Result<()> {
+        let path = self.dir.join("strongroom.toml");
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(())
     }
 
     /// Backs up and returns the id.
