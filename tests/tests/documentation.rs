@@ -1,6 +1,8 @@
 //! Pages that say what the code says: they are compared with it, so they cannot fall behind.
 
 use std::fmt::Write as _;
+use std::path::Path;
+use strongroom::config::Config;
 use strongroom::config::key::{Key, Names, ROOT, Section, Shape};
 use strongroom_tests::root;
 
@@ -88,4 +90,32 @@ fn the_configuration_page_has_every_key_as_the_host_knows_it() {
         std::fs::write(&made, expected).unwrap();
         panic!("docs/configuration.md is not what the table of keys says: cp {} {}", made.display(), path.display());
     }
+}
+
+/// Blocks of TOML on a page.
+fn toml_blocks(page: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(page)).unwrap();
+    text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// What a reader fills in, filled in.
+fn filled_in(block: &str) -> String {
+    block
+        .replacen("age1…", "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p", 1)
+        .replace("age1…", "age1wegd5q0cf8uv3zjqd75tyt0wsq8x9v0whjlgkzc4rcyx00cu548qw6pmnm")
+        .replace("srhost1-…", "srhost1-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+        .replace("sha256 = \"…\"", &format!("sha256 = \"{}\"", "0".repeat(64)))
+}
+
+#[test]
+fn every_configuration_that_a_page_shows_is_one_that_the_host_accepts() {
+    let mut n_checked = 0;
+    for page in ["README.md", "docs/configuration.md"] {
+        for block in toml_blocks(page).iter().filter(|block| block.contains("[job.")) {
+            let parsed = Config::parse(&filled_in(block), Path::new(page), &root());
+            assert!(parsed.is_ok(), "{page}:\n{block}\n{:?}", parsed.err());
+            n_checked += 1;
+        }
+    }
+    assert_eq!(n_checked, 3, "configurations were found where they are known to be");
 }
