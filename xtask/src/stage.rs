@@ -57,6 +57,9 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
     if !filters.is_empty() && summary == Summary::default() {
         bail!("no stage and no test has a name like {filters:?}; stages: {}", names().join(", "));
     }
+    for name in &summary.failures {
+        println!("failed: {name}");
+    }
     println!("{summary}");
     Ok(succeeded && summary.failed == 0)
 }
@@ -152,7 +155,7 @@ pub fn wasm_target() -> Result<()> {
 }
 
 fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> {
-    let mut arguments = vec!["test", "--quiet", "--locked", "--workspace", "--no-fail-fast", "--"];
+    let mut arguments = vec!["test", "--locked", "--workspace", "--no-fail-fast", "--"];
     arguments.extend(filters.iter().map(|filter| filter.as_str()));
     let mut summary = Summary::default();
     let succeeded = cargo(workspace, &arguments)
