@@ -77,19 +77,140 @@ fn holds(shape: &Shape) -> String {
     }
 }
 
+/// Fails unless what lies between the markers of `page` is `made`; leaves the right page beside the build.
+#[track_caller]
+fn check_made(page: &str, begin: &str, made: &str) {
+    let path = root().join(page);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(begin).expect("the page says where the made part begins");
+    let (_, after) = rest.split_once(END).expect("the page says where the made part ends");
+    let expected = format!("{before}{begin}{made}\n{END}{after}");
+    if text != expected {
+        // A change of the code is one command away from the change of its page.
+        let right = root().join("target").join(path.file_name().unwrap());
+        std::fs::write(&right, expected).unwrap();
+        panic!("{page} is not what the code says: cp {} {}", right.display(), path.display());
+    }
+}
+
 #[test]
 fn the_configuration_page_has_every_key_as_the_host_knows_it() {
-    let path = root().join("docs/configuration.md");
-    let page = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = page.split_once(BEGIN).expect("the page has a line where the reference begins");
-    let (_, after) = rest.split_once(END).expect("the page has a line where the reference ends");
-    let expected = format!("{before}{BEGIN}{}\n{END}{after}", reference());
-    if page != expected {
-        // A changed table of keys is one command away from a changed page.
-        let made = root().join("target/configuration.md");
-        std::fs::write(&made, expected).unwrap();
-        panic!("docs/configuration.md is not what the table of keys says: cp {} {}", made.display(), path.display());
+    check_made("docs/configuration.md", BEGIN, &reference());
+}
+
+/// Between this line of `docs/output.md` and [`END`] lies what is made from the types of the results.
+const BEGIN_OUTPUT: &str = "<!-- made from the types that --output json writes -->\n";
+
+/// Where the types are, in the order of the page.
+const RESULTS: &[(&str, &[&str])] = &[
+    ("`backup`", &["host/src/cli/backup.rs"]),
+    ("`verify`, `diagnose`", &["host/src/cli/check.rs", "host/src/plugin/context.rs"]),
+    ("`restore`", &["host/src/cli/restore.rs"]),
+    ("`list`", &["host/src/cli/list.rs"]),
+    ("`show`", &["host/src/cli/show.rs"]),
+    ("`key show`", &["host/src/cli/key.rs"]),
+    ("`store init`, `store check`", &["host/src/cli/store.rs"]),
+    ("`plugin inspect`, `plugin build`, `plugin approve`", &["host/src/plugin/inspect.rs", "host/src/cli/plugin.rs"]),
+    ("`config check`", &["host/src/cli/config.rs"]),
+    ("Errors", &["host/src/cli/report.rs", "host/src/config/mistake.rs"]),
+];
+
+/// Every type that is written as JSON, with its fields or words and their documentation.
+fn shapes() -> String {
+    let mut text = String::new();
+    for (title, files) in RESULTS {
+        writeln!(text, "\n## {title}").unwrap();
+        for file in *files {
+            let source = std::fs::read_to_string(root().join(file)).unwrap();
+            write_types(&mut text, &source);
+        }
     }
+    text
+}
+
+fn write_types(text: &mut String, source: &str) {
+    let mut doc: Vec<&str> = Vec::new();
+    let mut attributes = String::new();
+    let mut lines = source.lines();
+    while let Some(line) = lines.next() {
+        if let Some(sentence) = line.strip_prefix("/// ") {
+            doc.push(sentence);
+        } else if line.starts_with("#[") {
+            attributes.push_str(line);
+        } else {
+            let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric()).filter(|word| *word != "pub").collect();
+            let is_type = matches!(words.first(), Some(&("struct" | "enum"))) && line.ends_with('{');
+            if is_type && attributes.contains("Serialize") {
+                let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "}").collect();
+                writeln!(text, "\n### {}\n\n{}\n", words[1], doc.join(" ")).unwrap();
+                write_members(text, &body, words[0] == "enum");
+            }
+            doc.clear();
+            attributes.clear();
+        }
+    }
+}
+
+fn write_members(text: &mut String, body: &[&str], is_enum: bool) {
+    let heading = if is_enum { "| word | meaning |\n| --- | --- |" } else { "| key | holds | meaning |\n| --- | --- | --- |" };
+    writeln!(text, "{heading}").unwrap();
+    let mut doc: Vec<&str> = Vec::new();
+    let mut may_be_absent = "";
+    for line in body.iter().map(|line| line.trim()) {
+        if let Some(sentence) = line.strip_prefix("/// ") {
+            doc.push(sentence);
+        } else if line.contains("skip_serializing_if") {
+            may_be_absent = ", may be absent";
+        } else if !line.starts_with("#[") {
+            let meaning = doc.join(" ").replace('|', "\\|").replace("[`", "`").replace("`]", "`");
+            let member = line.trim_start_matches("pub ").trim_end_matches(',');
+            match member.split_once(": ") {
+                Some((name, kind)) => {
+                    writeln!(text, "| `{name}` | {}{may_be_absent} | {meaning} |", kind_of(kind)).unwrap();
+                }
+                None => writeln!(text, "| `{}` | {meaning} |", kebab(member)).unwrap(),
+            }
+            doc.clear();
+            may_be_absent = "";
+        }
+    }
+}
+
+/// A Rust type for somebody who reads JSON.
+fn kind_of(kind: &str) -> String {
+    let kind = kind.trim_start_matches('&').trim_start_matches("'a ").trim_start_matches("'static ");
+    let inside = |outer: &str| kind.strip_prefix(outer)?.strip_suffix(['>', ']']).map(kind_of);
+    if let Some(inner) = inside("Option<") {
+        return format!("{inner} or `null`");
+    }
+    if let Some(inner) = inside("Vec<").or_else(|| inside("[")) {
+        return format!("list of {inner}");
+    }
+    match kind.rsplit("::").next().unwrap().trim_end_matches("<'a>").trim_end_matches("<'_>") {
+        "str" | "String" => "text".to_owned(),
+        "bool" => "`true` or `false`".to_owned(),
+        "u8" | "u32" | "u64" | "usize" => "number".to_owned(),
+        "Timestamp" => "time".to_owned(),
+        "BackupRecord" => "[record](format.md#the-record)".to_owned(),
+        name => format!("[{name}](#{})", name.to_lowercase()),
+    }
+}
+
+/// `DoIt` as serde writes it: `do-it`.
+fn kebab(name: &str) -> String {
+    let mut text = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !text.is_empty() {
+            text.push('-');
+        }
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+#[test]
+fn the_output_page_has_every_shape_as_the_host_writes_it() {
+    check_made("docs/output.md", BEGIN_OUTPUT, &shapes());
 }
 
 /// Blocks of TOML on a page.
