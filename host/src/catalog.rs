@@ -9,6 +9,9 @@ pub mod lease;
 pub mod signed;
 pub mod verified;
 
+#[cfg(test)]
+mod tests;
+
 pub use key::{HostKey, PublicKey, Trust};
 pub use verified::Verification;
 
