@@ -1,9 +1,11 @@
 //! Pages that say what the code says: they are compared with it, so they cannot fall behind.
 
+use regex::Regex;
 use std::fmt::Write as _;
 use std::path::Path;
 use strongroom::config::Config;
 use strongroom::config::key::{Key, Names, ROOT, Section, Shape};
+use strongroom::plugin::manifest::PluginManifest;
 use strongroom_tests::root;
 
 /// Between these lines of `docs/configuration.md` lies what is made from the table of keys.
@@ -101,7 +103,7 @@ fn the_configuration_page_has_every_key_as_the_host_knows_it() {
 /// Between this line of `docs/output.md` and [`END`] lies what is made from the types of the results.
 const BEGIN_OUTPUT: &str = "<!-- made from the types that --output json writes -->\n";
 
-/// Where the types are, in the order of the page.
+/// Where the types are, in the order of the page: all of a file, or one after `#`.
 const RESULTS: &[(&str, &[&str])] = &[
     ("`backup`", &["host/src/cli/backup.rs"]),
     ("`verify`, `diagnose`", &["host/src/cli/check.rs", "host/src/plugin/context.rs"]),
@@ -113,6 +115,16 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("`plugin inspect`, `plugin build`, `plugin approve`", &["host/src/plugin/inspect.rs", "host/src/cli/plugin.rs"]),
     ("`config check`", &["host/src/cli/config.rs"]),
     ("Errors", &["host/src/cli/report.rs", "host/src/config/mistake.rs"]),
+    (
+        "Words",
+        &[
+            "host/src/record.rs#Outcome",
+            "host/src/config.rs#Depth",
+            "host/src/policy.rs#Verb",
+            "host/src/policy.rs#Effect",
+            "host/src/plugin/capability.rs#Risk",
+        ],
+    ),
 ];
 
 /// Every type that is written as JSON, with its fields or words and their documentation.
@@ -121,14 +133,15 @@ fn shapes() -> String {
     for (title, files) in RESULTS {
         writeln!(text, "\n## {title}").unwrap();
         for file in *files {
-            let source = std::fs::read_to_string(root().join(file)).unwrap();
-            write_types(&mut text, &source);
+            let (path, only) = file.split_once('#').map_or((*file, None), |(path, only)| (path, Some(only)));
+            let source = std::fs::read_to_string(root().join(path)).unwrap();
+            write_types(&mut text, &source, only);
         }
     }
     text
 }
 
-fn write_types(text: &mut String, source: &str) {
+fn write_types(text: &mut String, source: &str, only: Option<&str>) {
     let mut doc: Vec<&str> = Vec::new();
     let mut attributes = String::new();
     let mut lines = source.lines();
@@ -140,7 +153,7 @@ fn write_types(text: &mut String, source: &str) {
         } else {
             let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric()).filter(|word| *word != "pub").collect();
             let is_type = matches!(words.first(), Some(&("struct" | "enum"))) && line.ends_with('{');
-            if is_type && attributes.contains("Serialize") {
+            if is_type && attributes.contains("Serialize") && only.is_none_or(|only| only == words[1]) {
                 let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "}").collect();
                 writeln!(text, "\n### {}\n\n{}\n", words[1], doc.join(" ")).unwrap();
                 write_members(text, &body, words[0] == "enum");
@@ -152,7 +165,8 @@ fn write_types(text: &mut String, source: &str) {
 }
 
 fn write_members(text: &mut String, body: &[&str], is_enum: bool) {
-    let heading = if is_enum { "| word | meaning |\n| --- | --- |" } else { "| key | holds | meaning |\n| --- | --- | --- |" };
+    let heading =
+        if is_enum { "| word | meaning |\n| --- | --- |" } else { "| key | holds | meaning |\n| --- | --- | --- |" };
     writeln!(text, "{heading}").unwrap();
     let mut doc: Vec<&str> = Vec::new();
     let mut may_be_absent = "";
@@ -210,7 +224,18 @@ fn kebab(name: &str) -> String {
 
 #[test]
 fn the_output_page_has_every_shape_as_the_host_writes_it() {
-    check_made("docs/output.md", BEGIN_OUTPUT, &shapes());
+    let shapes = shapes();
+    let link = Regex::new(r"\]\(#([a-z]+)\)").unwrap();
+    for name in link.captures_iter(&shapes) {
+        let is_there =
+            shapes.lines().filter_map(|line| line.strip_prefix("### ")).any(|title| title.to_lowercase() == name[1]);
+        assert!(
+            is_there,
+            "type \"{}\" is named in a result and its shape is not on the page: add it to RESULTS",
+            &name[1]
+        );
+    }
+    check_made("docs/output.md", BEGIN_OUTPUT, &shapes);
 }
 
 /// Blocks of TOML on a page.
@@ -239,4 +264,13 @@ fn every_configuration_that_a_page_shows_is_one_that_the_host_accepts() {
         }
     }
     assert_eq!(n_checked, 3, "configurations were found where they are known to be");
+}
+
+#[test]
+fn the_manifest_that_the_readme_shows_is_one_that_the_host_accepts() {
+    let blocks = toml_blocks("README.md");
+    let manifests: Vec<_> = blocks.iter().filter(|block| block.contains("[[request.exec]]")).collect();
+    assert_eq!(manifests.len(), 1, "the README shows one plugin");
+    let parsed = PluginManifest::parse(manifests[0]).unwrap_or_else(|error| panic!("{error:?}"));
+    assert_eq!(parsed.name, "sqlite");
 }

@@ -120,7 +120,9 @@ pub fn show(workspace: &Workspace) -> Result<()> {
     expect(&format!("{}{}", verify.stdout, verify.stderr), artifact, "verify names the damaged artifact")?;
     screen.say("caught", &format!("verify ends with exit code 5 and names \"{artifact}\""));
 
-    screen.line("To go on: cd target/quickstart; alias strongroom=../debug/strongroom");
+    screen.line("To go on, with this host's key and not one of yours:");
+    screen.line("  cd target/quickstart; export STRONGROOM_STATE_DIR=$PWD/state");
+    screen.line("  alias strongroom=$PWD/../debug/strongroom");
     for next in
         ["strongroom show documents", "strongroom plugin inspect ../plugins/bucket.wasm", "strongroom backup --help"]
     {
@@ -157,8 +159,8 @@ impl Demo {
         let output = command::run(&self.host)
             .args(arguments)
             .dir(&self.dir)
-            .env("XDG_STATE_HOME", self.dir.join("state"))
-            .env("XDG_CACHE_HOME", self.dir.join("state"))
+            .env("STRONGROOM_STATE_DIR", self.dir.join("state"))
+            .env("STRONGROOM_CACHE_DIR", self.dir.join("cache"))
             .env("NO_COLOR", "1")
             .capture()?;
         if output.code != Some(expected) {

@@ -133,7 +133,7 @@ pub fn build_plugin(workspace: &Workspace, krate: &str, name: &str) -> Result<()
     let parent = output.parent().context("a plugin has a folder")?;
     std::fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))?;
     command::run(workspace.host())
-        .args(["plugin", "build", krate, "-o"])
+        .args(["plugin", "build", krate, "--out"])
         .arg(&output)
         .dir(&workspace.root)
         .env("CARGO_TARGET_DIR", &workspace.target)
