@@ -12,6 +12,7 @@ mod feed;
 mod launch;
 mod local;
 mod output;
+mod probe;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::policy::exec::{CommandLine, StdinGrant};
 use crate::secret::{Redactor, Secret};
 use crate::stream::{Leash, Origin, Source};
 use output::Stdout;
+pub use probe::probe;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -38,6 +40,16 @@ const PIPE_BYTES: usize = 1 << 20;
 const GRACE: Duration = Duration::from_secs(2);
 /// How often a blocking wait looks whether the run was cancelled.
 const TICK: Duration = Duration::from_millis(100);
+
+/// User and group ids of a user of this machine.
+///
+/// Errors: `NotFound` for a user that is not in `/etc/passwd`.
+pub fn user_ids(name: &str) -> Result<(u32, u32)> {
+    use crate::error::IoContext;
+    let passwd = std::fs::read_to_string("/etc/passwd").doing(|| "read \"/etc/passwd\"".to_owned())?;
+    local::find_user(&passwd, name)
+        .ok_or_else(|| Error::not_found(format!("there is no user {name:?} on this machine")).hint("correct run_in"))
+}
 
 /// Where the commands of a job run.
 #[derive(Clone, Debug, PartialEq, Eq)]

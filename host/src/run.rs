@@ -5,7 +5,6 @@
 pub mod artifact;
 pub mod backup;
 pub mod diagnose;
-pub mod progress;
 pub mod restore;
 pub mod scratch;
 pub mod trend;
@@ -13,18 +12,20 @@ pub mod verify;
 
 use crate::bucket::SharedBucket;
 use crate::catalog::lease;
+use crate::clock;
 use crate::catalog::{Catalog, HostKey, Listed, Standing};
 use crate::error::{Error, Result};
 use crate::exec::Place;
 use crate::id::{BackupId, Label};
 use crate::plugin::context::{Artifacts, Level, Reporter, RunContext, Step};
 use crate::plugin::limits::Limits;
-use crate::plugin::{Denials, Plugin};
+use crate::plugin::verb::Made;
+use crate::plugin::Plugin;
 use crate::policy::{Grants, Occasion, Policy, Verb};
 use crate::record::{BackupRecord, HostIdentity, Outcome};
 use crate::store::Store;
 use crate::stream::{Budget, Identity, Recipients};
-use progress::Progress;
+use crate::progress::Progress;
 use scratch::Scratch;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,7 +47,9 @@ pub struct Job {
     /// What opens them; needed only to read.
     pub identity: Option<Arc<Identity>>,
     /// The plugin, loaded and linked for these grants.
-    pub plugin: Arc<Plugin>,
+    pub plugin: Plugin,
+    /// Its bytes, as they were loaded: kept beside the backups.
+    pub plugin_bytes: bytes::Bytes,
     /// What it may do.
     pub grants: Grants,
     /// What it may use.
@@ -67,8 +70,6 @@ pub struct Job {
     pub lock_dir: PathBuf,
     /// How long a lease must stand still before it is taken over.
     pub lease_duration: Duration,
-    /// What was denied to the plugin, for the operator.
-    pub denials: Arc<Denials>,
     /// Who watches.
     pub progress: Arc<dyn Progress>,
     /// Ends everything.
@@ -82,12 +83,8 @@ pub struct Sealing {
     pub recipients: Option<Arc<Recipients>>,
     /// zstd level.
     pub level: i32,
-    /// Bytes of a part.
-    pub part_bytes: usize,
-    /// Parts of a segment.
+    /// Parts of a segment; how large they are and how many are under way is the budget's.
     pub parts_per_segment: u32,
-    /// Parts of one artifact on their way at once.
-    pub parts_in_flight: usize,
 }
 
 impl Job {
@@ -102,7 +99,7 @@ impl Job {
     ) -> Result<(RunContext, Scratch)> {
         let scratch = Scratch::make(&self.scratch_root, run, &self.place.run_in)?;
         let policy = Policy {
-            plugin: self.plugin.name().to_owned(),
+            plugin: self.plugin.label().to_owned(),
             grants: self.grants.clone(),
             occasion: Occasion { verb, plan_only },
             settings: self.settings.clone(),
@@ -113,8 +110,7 @@ impl Job {
             buckets: self.buckets.clone(),
             artifacts,
             scratch: Some(scratch.path().to_owned()),
-            reporter: Arc::new(Attributed { plugin: self.plugin.name().to_owned(), progress: self.progress.clone() }),
-            denials: self.denials.clone(),
+            reporter: Arc::new(Attributed { plugin: self.plugin.label().to_owned(), progress: self.progress.clone() }),
             limits: self.limits.clone(),
             cancel: cancel.clone(),
         };
@@ -173,6 +169,20 @@ fn unreadable(listed: &Listed) -> Error {
         .hint("a newer strongroom may read it")
 }
 
+/// A backup as its plugin is told of it.
+fn made(record: &BackupRecord) -> Made {
+    Made {
+        backup_id: record.id.to_string(),
+        created_ms: clock::millis(record.started),
+        plugin_version: record.plugin.version.clone(),
+        settings: record.settings.clone(),
+        source_id: record.source_id.clone(),
+        facts: record.facts.clone(),
+        skipped: record.skipped.clone(),
+        state: record.state.clone(),
+    }
+}
+
 /// Hands what the plugin says to whoever watches, with its name.
 struct Attributed {
     plugin: String,
@@ -181,15 +191,16 @@ struct Attributed {
 
 impl Reporter for Attributed {
     fn log(&self, level: Level, message: &str, fields: &[(String, String)]) {
-        self.progress.plugin_log(&self.plugin, level, message, fields);
+        let fields: String = fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+        self.progress.log(level, &self.plugin, &format!("{message}{fields}"));
     }
 
     fn progress(&self, step: &str, done: u64, total: Option<u64>) {
-        self.progress.plugin_progress(&self.plugin, step, done, total);
+        self.progress.stage(step, done, total);
     }
 
     fn step(&self, step: Step) {
-        self.progress.restore_step(&step);
+        self.progress.step(&step);
     }
 }
 

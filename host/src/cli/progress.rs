@@ -3,7 +3,7 @@
 
 use super::output::Output;
 use super::vendor;
-use crate::plugin::context::{CheckOutcome, Level, Reporter, Step};
+use crate::plugin::context::{CheckOutcome, Level, Step};
 use crate::progress::{Progress, Silent};
 use crate::unit;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -82,6 +82,10 @@ fn log_line(level: Level, plugin: &str, text: &str) -> String {
     format!("{level}: plugin \"{}\": {}", vendor::line(plugin, 64), vendor::line(text, vendor::MAX_BYTES))
 }
 
+fn warning_line(text: &str) -> String {
+    format!("warning: {}", vendor::line(text, vendor::MAX_BYTES))
+}
+
 /// One step of a restore on one line.
 pub fn step_line(step: &Step) -> String {
     let outcome = match step.outcome {
@@ -153,6 +157,9 @@ impl Progress for Lines {
     }
     fn step(&self, step: &Step) {
         (self.sink)(&step_line(step));
+    }
+    fn warn(&self, text: &str) {
+        (self.sink)(&warning_line(text));
     }
     fn log(&self, level: Level, plugin: &str, text: &str) {
         if is_shown(level, self.verbose) {
@@ -236,6 +243,9 @@ impl Progress for Bars {
     fn step(&self, step: &Step) {
         self.say(&step_line(step));
     }
+    fn warn(&self, text: &str) {
+        self.say(&warning_line(text));
+    }
     fn log(&self, level: Level, plugin: &str, text: &str) {
         if is_shown(level, self.verbose) {
             self.say(&log_line(level, plugin, text));
@@ -247,42 +257,6 @@ impl Progress for Bars {
             bar.finish_and_clear();
         }
         self.stage.finish_and_clear();
-    }
-}
-
-/// What a plugin says, attributed to it; the steps of a restore are kept for the result.
-pub struct Attributed {
-    plugin: String,
-    progress: Arc<dyn Progress>,
-    steps: Mutex<Vec<Step>>,
-}
-
-impl Attributed {
-    /// A reporter for one run of `plugin` (its name and version).
-    pub fn new(plugin: impl Into<String>, progress: Arc<dyn Progress>) -> Self {
-        Self { plugin: plugin.into(), progress, steps: Mutex::default() }
-    }
-
-    /// The steps so far, in their order.
-    pub fn steps(&self) -> Vec<Step> {
-        locked(&self.steps).clone()
-    }
-}
-
-impl Reporter for Attributed {
-    fn log(&self, level: Level, message: &str, fields: &[(String, String)]) {
-        let mut text = message.to_owned();
-        for (name, value) in fields {
-            text.push_str(&format!(" {name}={value}"));
-        }
-        self.progress.log(level, &self.plugin, &text);
-    }
-    fn progress(&self, step: &str, done: u64, total: Option<u64>) {
-        self.progress.stage(step, done, total);
-    }
-    fn step(&self, step: Step) {
-        self.progress.step(&step);
-        locked(&self.steps).push(step);
     }
 }
 

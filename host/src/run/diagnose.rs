@@ -1,14 +1,15 @@
 //! What could go wrong with the next backup, and what already has: the host's own checks, then the
 //! plugin's. Nothing is changed but a probe object in the store, which is removed again.
 
-use super::{Job, artifact::NewArtifacts};
+use super::artifact::NewArtifacts;
+use super::{Job, made};
 use crate::catalog::{Listed, Standing};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::exec::RunIn;
 use crate::id::{BackupId, ObjectKey};
 use crate::plugin::context::{Check, CheckOutcome};
-use crate::plugin::verb::{DiagnoseRequest, Made};
+use crate::plugin::verb::DiagnoseRequest;
 use crate::policy::Verb;
 use crate::store::Condition;
 use crate::unit;
@@ -52,7 +53,7 @@ async fn plugin(job: &Job, backups: &[Listed]) -> Result<Vec<Check>> {
     let run = BackupId::generate(clock::now())?;
     let cancel = job.cancel.child_token();
     let last = backups.iter().filter(|b| b.is_good()).filter_map(Listed::trusted).next_back();
-    let request = DiagnoseRequest { settings: job.settings.to_string(), last: last.map(Made::from_record) };
+    let request = DiagnoseRequest { settings: job.settings.clone(), last: last.map(made) };
     let artifacts = Arc::new(NewArtifacts::new(job, &run, &cancel));
     let (context, _scratch) = job.context(Verb::Diagnose, false, &run, artifacts, &cancel)?;
     match job.plugin.start(context).await?.diagnose(request).await {
@@ -115,13 +116,13 @@ async fn programs(job: &Job) -> Vec<Check> {
     let mut checks = Vec::new();
     for program in programs {
         let finding = Finding::new("host.program", format!("program \"{program}\""));
-        checks.push(match crate::exec::version_of(&job.place, program).await {
+        checks.push(match crate::exec::probe(&job.place, program).await {
             Ok(version) => finding.passed(format!("{}: {version}", place_name(&job.place.run_in))).build(),
             Err(error) => finding
                 .failed(format!("{}: {error}", place_name(&job.place.run_in)))
                 .because("it is not installed there, or the grant names another path")
                 .remedy(format!("ls -l {program}"))
-                .remedy(format!("strongroom plugin approve {} writes the path that it finds", job.plugin.name()))
+                .remedy(format!("strongroom plugin approve {} writes the path that it finds", job.plugin.label()))
                 .build(),
         });
     }
