@@ -39,36 +39,6 @@ pub struct S3Server {
     scratch: tempfile::TempDir,
 }
 
-/// Directory of built servers: `$STRONGROOM_TEST_CACHE`, `$XDG_CACHE_HOME/strongroom-test` or
-/// `~/.cache/strongroom-test`.
-#[expect(clippy::disallowed_methods, reason = "the test kit has no configuration")]
-pub fn cache_dir() -> Result<PathBuf> {
-    if let Some(dir) = std::env::var_os("STRONGROOM_TEST_CACHE") {
-        return Ok(dir.into());
-    }
-    let base = match std::env::var_os("XDG_CACHE_HOME") {
-        Some(dir) => PathBuf::from(dir),
-        None => {
-            PathBuf::from(std::env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?).join(".cache")
-        }
-    };
-    Ok(base.join("strongroom-test"))
-}
-
-/// A program in the cache.
-fn program(name: &str) -> Result<PathBuf> {
-    let path = cache_dir()?.join("bin").join(name);
-    if !path.is_file() {
-        bail!("\"{}\" is missing; make it with: cargo xtask test", path.display());
-    }
-    Ok(path)
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 impl S3Server {
     /// Starts a server and creates [`BUCKET`]; returns when it answers.
     pub async fn start(server: Server) -> Result<Self> {
@@ -89,7 +59,7 @@ impl S3Server {
     #[expect(clippy::disallowed_methods, reason = "a server of the test kit, not a plugin's command")]
     fn start_once(server: Server) -> Result<Self> {
         let scratch = tempfile::Builder::new().prefix("strongroom-s3-").tempdir()?;
-        let port = free_port()?;
+        let port = crate::free_port()?;
         let dir = |name: &str| -> Result<PathBuf> {
             let path = scratch.path().join(name);
             std::fs::create_dir(&path)?;
@@ -99,7 +69,7 @@ impl S3Server {
         let mut command = match server {
             Server::Versitygw => {
                 let (iam, versions) = (dir("iam")?, dir("versions")?);
-                let mut command = Command::new(program("versitygw")?);
+                let mut command = Command::new(crate::cached("bin/versitygw")?);
                 command
                     .args(["-q", "--access", ACCESS_KEY, "--secret", SECRET_KEY])
                     .args(["--port", &format!("127.0.0.1:{port}"), "--iam-dir"])
@@ -110,7 +80,7 @@ impl S3Server {
                 command
             }
             Server::Minio => {
-                let mut command = Command::new(program("minio")?);
+                let mut command = Command::new(crate::cached("bin/minio")?);
                 command.args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}")]).arg(&data);
                 command
             }

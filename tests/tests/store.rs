@@ -138,7 +138,7 @@ async fn put_error(spec: S3Spec) -> Error {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named() {
-    let port = s3::free_port().unwrap();
+    let port = strongroom_tests::free_port().unwrap();
     let error = put_error(s3::spec(port)).await;
     check_error(&error, Kind::Unavailable, &["store \"a\"", &format!("127.0.0.1:{port}"), "nothing listens"]);
     let nowhere = S3Spec { endpoint: Some("https://s3.nowhere.invalid".to_owned()), ..s3::spec(port) };

@@ -10,14 +10,12 @@ use crate::config::{BucketConfig, Config, JobConfig, SecretRef, StoreConfig, Sto
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::exec::Place;
 use crate::id::Label;
-use crate::plugin::Plugin;
-use crate::plugin::cache::Cache;
-use crate::plugin::component::MAX_COMPONENT_BYTES;
+use crate::plugin::{Cache, Plugin, component};
 use crate::progress::Progress;
 use crate::run::{Job, Sealing};
 use crate::secret::Secret;
 use crate::store::s3::{S3Credentials, S3Spec, STALL_WAIT};
-use crate::store::{self, Store, StoreSpec};
+use crate::store::{self, StoreSpec};
 use crate::stream::{Budget, BudgetSettings, Identity, Recipients};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -236,7 +234,7 @@ fn sealing(config: &StoreConfig) -> Result<Sealing> {
     Ok(Sealing { recipients, level: config.level, parts_per_segment: config.parts_per_segment })
 }
 
-/// A component's bytes, read once, at most [`MAX_COMPONENT_BYTES`].
+/// A component's bytes, read once, at most [`component::MAX_BYTES`].
 ///
 /// Errors: `Invalid` when the file is not there, since the command line or the configuration names
 /// it; `Limit`, `Denied`.
@@ -249,10 +247,10 @@ pub fn read_component(path: &Path) -> Result<Bytes> {
             .because(error),
         _ => error,
     })?;
-    let limit = u64::try_from(MAX_COMPONENT_BYTES).unwrap_or(u64::MAX);
+    let limit = u64::try_from(component::MAX_BYTES).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).doing(attempt)?;
-    if bytes.len() > MAX_COMPONENT_BYTES {
+    if bytes.len() > component::MAX_BYTES {
         return Err(Error::limit(format!("the plugin \"{}\" is larger than a component may be", path.display()))
             .fact("expected", format!("at most {}", crate::unit::bytes(limit))));
     }

@@ -129,7 +129,7 @@ impl bytes::HostSink for State {
     async fn write(&mut self, this: Resource<GuestSink>, data: Vec<u8>) -> Result<(), Refusal> {
         let guard = self.guard.clone();
         let guest = self.table.get_mut(&this)?;
-        let Some(mut sink) = guest.sink.take() else {
+        let Some(sink) = guest.sink.take() else {
             return Err(Error::invalid("the pipe has ended badly: an earlier write was given up").into());
         };
         let work = async {
@@ -168,7 +168,7 @@ impl bytes::Host for State {
         let guard = self.guard.clone();
         let work = async {
             let permit = self.stream_place()?;
-            let (sink, source) = pipe(self.run.cancel.child_token());
+            let (sink, source) = pipe(&self.run.cancel);
             let downstream = Downstream::default();
             downstream.add(source.leash.clone());
             let sink = GuestSink { sink: Some(sink), downstream: downstream.clone(), _permit: permit };
@@ -195,7 +195,7 @@ impl bytes::Host for State {
         let guard = self.guard.clone();
         let work = async {
             let Taken { source, downstream } = taken?;
-            let (one, two) = tee(source, self.run.cancel.child_token());
+            let (one, two) = tee(source, &self.run.cancel);
             if let Some(downstream) = &downstream {
                 downstream.add(one.leash.clone());
                 downstream.add(two.leash.clone());
