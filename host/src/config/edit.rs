@@ -118,6 +118,33 @@ pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) ->
     Ok(edited.to_string())
 }
 
+/// The document with the recipients of `[store.<label>]` replaced, and its identity named; so that
+/// an identity that was just made is the one that opens the next backup.
+///
+/// Errors: `Invalid` when the document is not TOML; `NotFound` without the table; `Conflict` when
+/// the store names an identity or recipients already, since backups may have been made for them.
+pub fn set_identity(document: &str, label: &str, recipients: &[String], identity: &std::path::Path) -> Result<String> {
+    let mut edited: DocumentMut =
+        document.parse().map_err(|error| Error::invalid("the configuration is not TOML").because(error))?;
+    let store = edited
+        .get_mut("store")
+        .and_then(Item::as_table_like_mut)
+        .and_then(|stores| stores.get_mut(label))
+        .and_then(Item::as_table_like_mut)
+        .ok_or_else(|| {
+            Error::not_found(format!("there is no store \"{label}\" in the configuration"))
+                .hint(format!("add [store.{label}] with type and path, or type and bucket"))
+        })?;
+    if store.get("identity").is_some() || !is_default(&store.get("recipients").map_or(Json::Null, json_of)) {
+        return Err(Error::conflict(format!("store \"{label}\" names an identity or recipients already"))
+            .hint("leave --new-identity out; to change recipients, add the new ones and keep the old identity for old backups"));
+    }
+    let identity = identity.to_str().ok_or_else(|| Error::invalid("the path of the identity is not UTF-8"))?;
+    set(store, "recipients", &Json::from(recipients), &PLAIN);
+    set(store, "identity", &serde_json::json!({ "file": identity }), &PLAIN);
+    Ok(edited.to_string())
+}
+
 /// Keys without an order of their own.
 static PLAIN: Section = Section { name: "", doc: "", keys: &[] };
 

@@ -94,6 +94,19 @@ impl StoreConfig {
     }
 }
 
+impl StoreConfig {
+    /// Its address for `--store-url`, without credentials.
+    pub fn to_url(&self) -> String {
+        let s3 = match &self.place {
+            StorePlace::Local { path } => return path.display().to_string(),
+            StorePlace::S3(s3) => s3,
+        };
+        let prefix = if s3.prefix.is_empty() { String::new() } else { format!("/{}", s3.prefix) };
+        let endpoint = s3.endpoint.as_ref().map_or_else(String::new, |endpoint| format!("endpoint={endpoint}&"));
+        format!("s3://{}{prefix}?{endpoint}region={}&path_style={}", s3.bucket, s3.region, s3.path_style)
+    }
+}
+
 fn parse_url(text: &str) -> Result<StorePlace> {
     let bad = |got: &str| {
         Error::invalid(format!("\"{}\" is not the address of a store", super::read::escape(text)))
