@@ -18,6 +18,8 @@ mod read;
 pub mod schema;
 pub mod secret;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use store::{S3Config, StoreConfig, StorePlace};
 

@@ -6,7 +6,7 @@ use super::SecretRef;
 use super::key::{Key, Names, Section, Shape};
 use super::mistake::Mistakes;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,6 +52,9 @@ pub(super) struct Fields {
     /// The place of its name.
     pub(super) span: Range<usize>,
     pub(super) known: BTreeMap<&'static str, Field>,
+    /// Every key that was written, or meant, whether or not its value was right: what was told once
+    /// is not told again as missing.
+    given: BTreeSet<&'static str>,
 }
 
 /// Reads a document. What is wrong is added to `mistakes`; what is right is returned.
@@ -63,10 +66,29 @@ pub(super) fn read(text: &str, section: &'static Section, mistakes: &mut Mistake
             Some("the rest is checked once the file can be read".to_owned());
     }
     if !errors.is_empty() {
-        // What was recovered is a guess, and mistakes found in it would mislead.
-        return Fields { path: String::new(), span: 0..0, known: BTreeMap::new() };
+        // What was recovered is a guess, and mistakes found in it would mislead. It does not tell
+        // either where secrets are, so whatever stands behind such a name is blotted out.
+        mask_by_name(text, mistakes);
+        return Fields { path: String::new(), span: 0..0, known: BTreeMap::new(), given: BTreeSet::new() };
     }
     Reader { mistakes }.section("", section, document.get_ref(), 0..0)
+}
+
+/// Masks the rest of every line from a `name =` on whose name says that its value is a secret.
+fn mask_by_name(text: &str, mistakes: &mut Mistakes) {
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let secret = line.match_indices('=').find(|(at, _)| {
+            let name = line[..*at].trim_end().trim_end_matches(['"', '\'']);
+            let from = name.rfind(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-'))).map_or(0, |n| n + 1);
+            // A character of several bytes may stand there.
+            name.get(from..).is_some_and(looks_secret)
+        });
+        if let Some((at, _)) = secret {
+            mistakes.mask(start + at + 1..start + line.len());
+        }
+        start += line.len();
+    }
 }
 
 struct Reader<'m> {
@@ -80,6 +102,7 @@ fn join(path: &str, name: &str) -> String {
 impl Reader<'_> {
     fn section(&mut self, path: &str, section: &'static Section, table: &DeTable<'_>, span: Range<usize>) -> Fields {
         let mut known = BTreeMap::new();
+        let mut given = BTreeSet::new();
         for (name, value) in table {
             let written = name.get_ref().as_ref();
             let full = join(path, written);
@@ -90,24 +113,23 @@ impl Reader<'_> {
                         .help = Some((*instead).to_owned());
                 }
                 Some(key) => {
+                    given.insert(key.name);
                     if let Some(field) = self.value(&full, &key.shape, value) {
                         known.insert(key.name, field);
                     }
                 }
-                None => self.unknown(path, section, written, name.span(), value),
+                None => given.extend(self.unknown(path, section, written, name.span(), value)),
             }
         }
-        for key in section.keys.iter().filter(|key| key.required) {
-            let given = table.iter().any(|(name, _)| name.get_ref().as_ref() == key.name);
-            if !given {
-                self.mistakes
-                    .add(span.clone(), format!("{} is missing", join(path, key.name)), format!("needs {}", key.name))
-                    .help = Some(format!("{}: {}", key.name, key.doc));
-            }
+        for key in section.keys.iter().filter(|key| key.required && !given.contains(key.name)) {
+            self.mistakes
+                .add(span.clone(), format!("{} is missing", join(path, key.name)), format!("needs {}", key.name))
+                .help = Some(key.doc.to_owned());
         }
-        Fields { path: path.to_owned(), span, known }
+        Fields { path: path.to_owned(), span, known, given }
     }
 
+    /// Tells about a key that does not exist; returns the one that was probably meant.
     fn unknown(
         &mut self,
         path: &str,
@@ -115,7 +137,7 @@ impl Reader<'_> {
         written: &str,
         span: Range<usize>,
         value: &Spanned<DeValue<'_>>,
-    ) {
+    ) -> Option<&'static str> {
         let built = section.keys.iter().filter(|key| !matches!(key.shape, Shape::NotBuilt(_)));
         let near = nearest(written, section.keys.iter().map(|key| key.name));
         let meant_secret = near
@@ -129,13 +151,9 @@ impl Reader<'_> {
             Some(near) => format!("did you mean \"{near}\"?"),
             None => format!("known here: {}", built.map(|key| key.name).collect::<Vec<_>>().join(", ")),
         };
-        self.mistakes
-            .add(
-                span,
-                format!("unknown key \"{}\"{place}", escape(written)),
-                "not a key of a ".to_owned() + section.name,
-            )
-            .help = Some(help);
+        self.mistakes.add(span, format!("unknown key \"{}\"{place}", escape(written)), "not known here").help =
+            Some(help);
+        near
     }
 
     fn mask_texts(&mut self, value: &Spanned<DeValue<'_>>) {
@@ -520,8 +538,14 @@ impl Fields {
         self.get(name).map_or_else(|| self.span.clone(), |field| field.span.clone())
     }
 
+    /// Whether a key was written, right or wrong.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.known.contains_key(name)
+        self.given.contains(name)
+    }
+
+    /// Whether a key was written and its value was wrong, which has been told.
+    pub(super) fn is_refused(&self, name: &str) -> bool {
+        self.has(name) && !self.known.contains_key(name)
     }
 
     pub(super) fn text(&self, name: &str) -> Option<&str> {
