@@ -1,6 +1,8 @@
 //! The command as a process: exit codes, and what goes to which stream. Hermetic: no environment,
 //! a home and a working directory of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
