@@ -2,7 +2,7 @@
 //! decided there; here each refusal gets its place in the file.
 
 use super::Meaning;
-use super::read::Fields;
+use super::fields::Fields;
 use crate::error::Result;
 use crate::policy::exec::{ExecGrant, StdinGrant};
 use crate::policy::slot::{SlotRule, SlotText, Template};

@@ -1,6 +1,7 @@
 //! `[job.x]` and `[target.x]`: what is backed up, where its commands run, what surrounds them.
 
-use super::read::{Fields, looks_secret};
+use super::fields::Fields;
+use super::read::looks_secret;
 use super::{Depth, JobConfig, Meaning, SecretRef, TargetConfig, VerifyConfig};
 use crate::exec::RunIn;
 use std::collections::BTreeMap;

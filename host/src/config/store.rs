@@ -1,7 +1,7 @@
 //! `[store.x]`, and a store that is named on the command line because there is no configuration.
 
+use super::fields::Fields;
 use super::key::MIN_S3_PART_BYTES;
-use super::read::Fields;
 use super::{Meaning, SecretRef};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;

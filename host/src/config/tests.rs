@@ -365,3 +365,23 @@ fn addresses_of_stores_are_understood_or_refused() {
         assert_eq!(StoreConfig::from_url(wrong, None).unwrap_err().kind(), Kind::Invalid, "{wrong}");
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 200, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever stands in the file, it is read or refused with places that can be drawn.
+    #[test]
+    fn no_file_makes_the_reader_stumble(at in 0..WHOLE.len(), length in 0_usize..40, put in "[\\[\\]{}=\"',\\n#0-9a-zä\u{1F389}. ]{0,8}") {
+        let (from, to) = (at, (at + length).min(WHOLE.len()));
+        let mut text = WHOLE.to_owned();
+        if text.is_char_boundary(from) && text.is_char_boundary(to) {
+            text.replace_range(from..to, &put);
+        }
+        if parse(&text).is_err() {
+            let mistakes = check_refused(&text);
+            assert!(!mistakes.is_empty());
+            assert!(mistakes.placed().iter().all(|placed| placed.line >= 1 && placed.column >= 1));
+            assert!(mistakes.draw(Drawing::Plain, 100).lines().count() > mistakes.len());
+        }
+    }
+}
