@@ -135,8 +135,7 @@ impl Listing {
     fn text(&self) -> String {
         let mut text = if self.backups.is_empty() { "no backups\n".to_owned() } else { self.table() };
         for unreadable in &self.unreadable {
-            let (key, reason) =
-                (super::vendor::line(&unreadable.key, 512), super::vendor::line(&unreadable.reason, 512));
+            let (key, reason) = (super::vendor::line(&unreadable.key, 512), super::vendor::line(&unreadable.reason, 512));
             text.push_str(&format!("not readable: {key}: {reason}\n"));
         }
         text
@@ -216,15 +215,10 @@ mod tests {
             id: "20261121T020000Z-aaaaaaaa".to_owned(),
             outcome: Outcome::Incomplete,
             signer: Signer::Unknown,
-            verified: Some(Verified {
-                at: "2026-11-21T05:00:00Z".parse().unwrap(),
-                depth: Depth::Restore,
-                passed: false,
-            }),
+            verified: Some(Verified { at: "2026-11-21T05:00:00Z".parse().unwrap(), depth: Depth::Restore, passed: false }),
             ..row.clone()
         };
-        let unreadable =
-            Unreadable { key: "orders/x/record.json".to_owned(), reason: "format 9 is from the future".to_owned() };
+        let unreadable = Unreadable { key: "orders/x/record.json".to_owned(), reason: "format 9 is from the future".to_owned() };
         let listing = Listing { backups: vec![row, later], unreadable: vec![unreadable] };
         insta::assert_snapshot!(listing.text(), @r"
         JOB     ID                         FINISHED                  SIZE    STORED  STORE  VERIFIED                             NOTE
