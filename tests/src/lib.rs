@@ -1,1 +1,2 @@
-//! strongroom-tests
+//! The test kit: real servers in scratch directories.
+pub mod container;
