@@ -1,4 +1,5 @@
 //! Commands in a real container: bytes, environment, exit codes, and ends.
+#![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
