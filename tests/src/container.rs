@@ -7,10 +7,14 @@ use anyhow::{Context, Result, bail, ensure};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// How to get what this needs.
 const INSTALL: &str = "apt-get install -y --no-install-recommends podman runc busybox-static";
+
+/// How long the host may take to end what a test left running; other tests' programs count too.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What the image can do besides what a test puts into it.
 const APPLETS: [&str; 18] = [
@@ -92,6 +96,14 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
+        // The host looks for left-over programs after a command's handles are gone; a client that comes
+        // later than the removal would make the storage anew.
+        let settle = || -> std::io::Result<usize> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+            Ok(runtime.block_on(strongroom::exec::settled(SETTLE)))
+        };
+        // On a thread of its own: a test's runtime may be the one that drops this.
+        let _ = std::thread::spawn(settle).join();
         if let Err(error) = self.podman(&["rm", "--force", "--time", "0", &self.name]) {
             // Said where the test's own failure is read; a panic here would hide that one.
             let _ = std::fs::write("/dev/stderr", format!("{error:#} ({})\n", self.scratch.path().display()));
