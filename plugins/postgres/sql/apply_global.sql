@@ -30,9 +30,9 @@ SELECT format('COMMENT ON ROLE %I IS %L', r ->> 'name', r ->> 'comment')
 FROM (SELECT (:'row')::jsonb AS r) AS given
 WHERE :'action' IN ('create-role', 'alter-role') AND r ->> 'comment' IS NOT NULL \gexec
 SELECT format('GRANT %I TO %I%s%s', r ->> 'role', r ->> 'member',
-  CASE WHEN current_setting('server_version_num')::int >= 160000 THEN format(' WITH ADMIN %s%s%s', (r ->> 'admin')::boolean,
-      CASE WHEN r ->> 'inherit' IS NOT NULL THEN format(', INHERIT %s', (r ->> 'inherit')::boolean) ELSE '' END,
-      CASE WHEN r ->> 'set' IS NOT NULL THEN format(', SET %s', (r ->> 'set')::boolean) ELSE '' END)
+  CASE WHEN current_setting('server_version_num')::int >= 160000 THEN format(' WITH ADMIN %s%s%s', (r ->> 'admin')::boolean::text,
+      CASE WHEN r ->> 'inherit' IS NOT NULL THEN format(', INHERIT %s', (r ->> 'inherit')::boolean::text) ELSE '' END,
+      CASE WHEN r ->> 'set' IS NOT NULL THEN format(', SET %s', (r ->> 'set')::boolean::text) ELSE '' END)
     WHEN (r ->> 'admin')::boolean THEN ' WITH ADMIN OPTION' ELSE '' END,
   CASE WHEN NOT (r ->> 'grantor_bootstrap')::boolean THEN format(' GRANTED BY %I', r ->> 'grantor') ELSE '' END)
 FROM (SELECT (:'row')::jsonb AS r) AS given WHERE :'action' = 'grant-role' \gexec
