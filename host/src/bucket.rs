@@ -2,9 +2,13 @@
 //!
 //! Blocking by design: a `local` bucket is a directory tree, and calls come from blocking threads.
 
+pub mod local;
+
 use crate::error::Result;
 use crate::stream::Source;
 use std::sync::Arc;
+
+pub use local::LocalBucket;
 
 /// What lies under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +72,9 @@ pub trait Bucket: Send + Sync + std::fmt::Debug {
     fn read_config(&self, part: &str) -> Result<Option<String>>;
     /// Sets one part of the bucket's configuration.
     fn write_config(&self, part: &str, json: &str) -> Result<()>;
+    /// Makes everything that was written durable. The run calls it before it says that a restore is
+    /// done; until then a power loss may take back what `write` returned.
+    fn flush(&self) -> Result<()>;
 }
 
 /// A bucket shared between threads.

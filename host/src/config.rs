@@ -1,11 +1,36 @@
 //! Configuration: `strongroom.toml` as written, checked as a whole, and as meant.
+//!
+//! Two levels: `read` knows shapes (the table of keys in [`key`]), the rest knows meanings. Below
+//! this module nothing checks a value again. No secret is ever part of a [`Config`], only where to
+//! find it; [`secret`] fetches it as late as possible.
 
+pub mod diff;
+pub mod edit;
+pub mod environment;
+pub mod file;
+mod grant;
+mod job;
+pub mod key;
+pub mod mistake;
+pub mod place;
+mod plugin;
+mod read;
+pub mod schema;
+pub mod secret;
+mod store;
+
+pub use store::{S3Config, StoreConfig, StorePlace};
+
+use crate::error::{Error, Result};
 use crate::exec::RunIn;
 use crate::id::Label;
 use crate::plugin::limits::Limits;
 use crate::policy::Grants;
+use mistake::Mistakes;
+use read::Fields;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The configuration as meant: ids parsed, defaults filled, references known to resolve.
@@ -25,6 +50,8 @@ pub struct Config {
     pub targets: BTreeMap<Label, TargetConfig>,
     /// Jobs by label.
     pub jobs: BTreeMap<Label, JobConfig>,
+    /// What is allowed and yet worth a word, such as a store with one recipient only.
+    pub warnings: Mistakes,
 }
 
 /// A secret by reference; the text is never in the configuration.
@@ -34,60 +61,6 @@ pub enum SecretRef {
     Env(String),
     /// `{ file = "PATH" }`; a trailing newline is not part of it.
     File(PathBuf),
-}
-
-/// `[store.x]`
-#[derive(Clone, Debug)]
-pub struct StoreConfig {
-    /// Where it is.
-    pub place: StorePlace,
-    /// `recipients`: age public keys; none and `encryption = "off"` means bare zstd.
-    pub recipients: Vec<String>,
-    /// `encryption = "off"`.
-    pub encrypted: bool,
-    /// `identity`: needed only to read.
-    pub identity: Option<SecretRef>,
-    /// `level`: zstd level, 1 to 19; 2 unless set.
-    pub level: i32,
-    /// `part_bytes`, `parts_per_segment`: 8 MiB and 950 unless set.
-    pub part_bytes: usize,
-    /// See `part_bytes`.
-    pub parts_per_segment: u32,
-    /// `parts_in_flight`: 4 unless set.
-    pub parts_in_flight: usize,
-}
-
-/// Where a store is.
-#[derive(Clone, Debug)]
-pub enum StorePlace {
-    /// `type = "local"`, `path`.
-    Local {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// `type = "s3"`.
-    S3(S3Config),
-}
-
-/// `type = "s3"` of a store.
-#[derive(Clone, Debug)]
-pub struct S3Config {
-    /// `bucket`.
-    pub bucket: String,
-    /// `prefix`, without slashes at its ends.
-    pub prefix: String,
-    /// `region`; `us-east-1` unless set.
-    pub region: String,
-    /// `endpoint`, for servers other than AWS.
-    pub endpoint: Option<String>,
-    /// `path_style`; true when an endpoint is set.
-    pub path_style: bool,
-    /// `access_key`; the platform's standard chain unless set.
-    pub access_key: Option<SecretRef>,
-    /// `secret_key`.
-    pub secret_key: Option<SecretRef>,
-    /// `session_token`.
-    pub session_token: Option<SecretRef>,
 }
 
 /// `[bucket.x]`
@@ -105,7 +78,7 @@ pub enum BucketConfig {
 pub struct PluginConfig {
     /// `source`: path of the component.
     pub source: PathBuf,
-    /// `sha256`: the digest that was approved; without it nothing runs.
+    /// `sha256`: the digest that was approved, in lower case; without it nothing runs.
     pub sha256: Option<String>,
     /// `grant`.
     pub grants: Grants,
@@ -148,12 +121,205 @@ pub struct JobConfig {
 }
 
 /// `verify = { … }` of a job.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifyConfig {
-    /// `depth`.
-    pub depth: Option<String>,
+    /// `depth`; `contents` unless set.
+    pub depth: Depth,
     /// `target`.
     pub target: Option<Label>,
     /// `on_source`.
     pub on_source: bool,
+}
+
+/// How deep a verification looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Depth {
+    /// The bytes at rest are those recorded; needs neither key nor plugin.
+    Stored,
+    /// Besides, the component's own reader accepts them.
+    #[default]
+    Contents,
+    /// Besides, a restore into a scratch place succeeds and is compared with the recorded facts.
+    Restore,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// Errors: `NotFound` and `Denied` of the file itself (also when others can write it);
+    /// `Invalid` with [`Mistakes`] as its source, which holds every mistake of the file at once.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = file::read_guarded(path)?;
+        let base = file::directory_of(path)?;
+        Self::parse(&text, path, &base)
+    }
+
+    /// Checks the text of a configuration. `name` is the file as the operator named it, `base` the
+    /// absolute directory that relative paths start from. No I/O.
+    ///
+    /// Errors: as [`Self::load`], without those of the file.
+    pub fn parse(text: &str, name: &Path, base: &Path) -> Result<Self> {
+        let shown = name.display().to_string();
+        let mut meaning =
+            Meaning { base, mistakes: Mistakes::new(&shown, text), warnings: Mistakes::new(&shown, text) };
+        let root = read::read(text, &key::ROOT, &mut meaning.mistakes);
+        let mut config = meaning.config(&root);
+        let mistakes = meaning.mistakes.finish();
+        if !mistakes.is_empty() {
+            return Err(Error::invalid(format!("the configuration \"{shown}\" is not valid")).because(mistakes));
+        }
+        config.path = name.to_owned();
+        config.warnings = meaning.warnings.finish();
+        Ok(config)
+    }
+
+    /// The job of this name.
+    ///
+    /// Errors: `Invalid`, with the nearest known name.
+    pub fn job(&self, name: &str) -> Result<(&Label, &JobConfig)> {
+        self.find("job", &self.jobs, name)
+    }
+
+    /// The store of this name; errors like [`Self::job`].
+    pub fn store(&self, name: &str) -> Result<(&Label, &StoreConfig)> {
+        self.find("store", &self.stores, name)
+    }
+
+    /// The plugin of this name; errors like [`Self::job`].
+    pub fn plugin(&self, name: &str) -> Result<(&Label, &PluginConfig)> {
+        self.find("plugin", &self.plugins, name)
+    }
+
+    /// The target of this name; errors like [`Self::job`].
+    pub fn target(&self, name: &str) -> Result<(&Label, &TargetConfig)> {
+        self.find("target", &self.targets, name)
+    }
+
+    fn find<'a, T>(&self, what: &str, map: &'a BTreeMap<Label, T>, name: &str) -> Result<(&'a Label, &'a T)> {
+        if let Some(found) = map.iter().find(|(label, _)| label.as_str() == name) {
+            return Ok(found);
+        }
+        let known = if map.is_empty() { "none".to_owned() } else { list(map.keys()) };
+        let error = Error::invalid(format!("there is no {what} \"{}\"", read::escape(name)))
+            .fact("expected", format!("a {what} of \"{}\": {known}", self.path.display()));
+        Err(match read::nearest(name, map.keys().map(Label::as_str)) {
+            Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+            None => error.hint(format!("add [{what}.{}] to \"{}\"", read::escape(name), self.path.display())),
+        })
+    }
+}
+
+fn list<'a>(labels: impl Iterator<Item = &'a Label>) -> String {
+    labels.map(Label::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// From shapes to meanings, with everything that is wrong on the way.
+struct Meaning<'a> {
+    base: &'a Path,
+    mistakes: Mistakes,
+    warnings: Mistakes,
+}
+
+impl Meaning<'_> {
+    fn config(&mut self, root: &Fields) -> Config {
+        let mut config = Config { trusted_hosts: self.trusted_hosts(root), ..Config::default() };
+        for (label, fields) in labelled(root, "store") {
+            config.stores.extend(self.store(fields).map(|store| (label, store)));
+        }
+        for (label, fields) in labelled(root, "bucket") {
+            config.buckets.extend(self.bucket(fields).map(|bucket| (label, bucket)));
+        }
+        for (label, fields) in labelled(root, "plugin") {
+            config.plugins.extend(self.plugin(&label, fields).map(|plugin| (label, plugin)));
+        }
+        for (label, fields) in labelled(root, "target") {
+            config.targets.extend(self.target(fields).map(|target| (label, target)));
+        }
+        for (label, fields) in labelled(root, "job") {
+            config.jobs.extend(self.job(root, fields).map(|job| (label, job)));
+        }
+        self.bucket_grants_resolve(root);
+        config
+    }
+
+    /// Keys as `strongroom key show` prints them: one line of text without spaces.
+    fn trusted_hosts(&mut self, root: &Fields) -> Vec<String> {
+        let mut hosts = Vec::new();
+        for (text, span) in root.texts("trusted_hosts") {
+            if text.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+                self.mistakes.add(span, "trusted_hosts: this is not a public key", "expected one word").help =
+                    Some("paste what `strongroom key show` prints on that host".to_owned());
+            } else {
+                hosts.push(text.to_owned());
+            }
+        }
+        hosts
+    }
+
+    fn bucket(&mut self, fields: &Fields) -> Option<BucketConfig> {
+        let path = self.path(fields, "path")?;
+        fields.has("type").then_some(BucketConfig::Local { path })
+    }
+
+    /// A grant for a bucket that is not configured would only fail in the middle of a night.
+    fn bucket_grants_resolve(&mut self, root: &Fields) {
+        for (_, plugin) in labelled(root, "plugin") {
+            for grant in plugin.table("grant").map(|grant| grant.map("bucket")).unwrap_or_default() {
+                let path = format!("{}.grant.bucket.{}", plugin.path, grant.name);
+                self.resolve(root, "bucket", &grant.name, grant.name_span.clone(), &path);
+            }
+        }
+    }
+
+    /// The label that a key names, if there is a section of that label.
+    fn label(&mut self, root: &Fields, fields: &Fields, key: &str, section: &str) -> Option<Label> {
+        let text = fields.text(key)?;
+        let path = format!("{}.{key}", fields.path);
+        self.resolve(root, section, text, fields.span_of(key), &path)
+    }
+
+    fn resolve(&mut self, root: &Fields, section: &str, text: &str, span: Range<usize>, path: &str) -> Option<Label> {
+        let known: Vec<&str> = root.map(section).iter().map(|named| named.name.as_str()).collect();
+        if known.contains(&text) {
+            return text.parse().ok();
+        }
+        let all = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let label = format!("expected the label of a {section}; known: {all}");
+        let shown = read::escape(text);
+        self.mistakes.add(span, format!("{path}: there is no {section} \"{shown}\""), label).help =
+            Some(match read::nearest(text, known.into_iter()) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("add [{section}.{shown}]"),
+            });
+        None
+    }
+
+    /// A path, relative to the file.
+    fn path(&mut self, fields: &Fields, key: &str) -> Option<PathBuf> {
+        let text = fields.text(key)?;
+        if text.is_empty() {
+            self.mistakes.add(fields.span_of(key), format!("{}.{key} is empty", fields.path), "expected a path");
+            return None;
+        }
+        if text == "~" || text.starts_with("~/") {
+            self.mistakes
+                .add(fields.span_of(key), format!("{}.{key} begins with ~", fields.path), "no shell reads this")
+                .help = Some("write the path in full".to_owned());
+            return None;
+        }
+        Some(self.base.join(text))
+    }
+
+    fn secret_ref(&self, secret: &SecretRef) -> SecretRef {
+        match secret {
+            SecretRef::Env(name) => SecretRef::Env(name.clone()),
+            SecretRef::File(path) => SecretRef::File(self.base.join(path)),
+        }
+    }
+}
+
+/// The tables of a section by label.
+fn labelled<'a>(root: &'a Fields, section: &str) -> impl Iterator<Item = (Label, &'a Fields)> {
+    root.map(section).iter().filter_map(|named| Some((named.name.parse().ok()?, named.table()?)))
 }

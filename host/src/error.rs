@@ -5,6 +5,7 @@
 //! whether trying again can help all follow from it.
 
 use std::fmt;
+use std::time::Duration;
 
 /// Result of everything in the host that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -45,6 +46,7 @@ struct Inner {
     message: String,
     facts: Vec<(&'static str, String)>,
     hint: Option<String>,
+    retry_after: Option<Duration>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -57,7 +59,14 @@ macro_rules! constructors {
 impl Error {
     /// An error of this kind; the message says what was attempted on what.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), facts: Vec::new(), hint: None, source: None }))
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            facts: Vec::new(),
+            hint: None,
+            retry_after: None,
+            source: None,
+        }))
     }
 
     constructors! {
@@ -104,6 +113,13 @@ impl Error {
         self
     }
 
+    /// Adds how long the other side asked to be left alone (`Retry-After`, `SlowDown`).
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
     /// Wraps this error in one that says what was being done; the kind stays.
     #[must_use]
     pub fn while_doing(self, message: impl Into<String>) -> Self {
@@ -128,6 +144,11 @@ impl Error {
     /// What to do next.
     pub fn hint_text(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    /// How long the other side asked to be left alone before the next attempt.
+    pub fn retry_after_wait(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// Whether the same call may succeed later.

@@ -1,9 +1,55 @@
 //! Runs granted command lines where the operator said.
 //!
-//! This module decides nothing: what arrives here was allowed, with every slot filled.
+//! This module decides nothing: what arrives here was allowed, with every slot filled. It never
+//! goes through a shell on this machine, never passes the host's own environment on to a granted
+//! program, and never turns a source that failed into an end of input.
+//!
+//! One process is one supervisor thread (its end, its standard error, its kill), one feeder thread
+//! where it reads something, and a pipe that whoever wants the output reads.
 
-use crate::secret::Secret;
+mod container;
+mod feed;
+mod launch;
+mod local;
+mod output;
+mod probe;
+mod supervise;
+#[cfg(test)]
+mod tests;
+
+use crate::error::{Error, Kind, Result};
+use crate::policy::exec::{CommandLine, StdinGrant};
+use crate::secret::{Redactor, Secret};
+use crate::stream::{Leash, Origin, Source};
+use output::Stdout;
+pub use probe::probe;
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use supervise::{Handles, Kill, Shared};
+use tokio_util::sync::CancellationToken;
+
+/// The most of standard error that is kept: its end. From `wit/exec.wit`.
+pub const STDERR_BYTES: usize = 64 * 1024;
+/// Size of the pipes on standard input and output: what an unprivileged process may ask for
+/// (`/proc/sys/fs/pipe-max-size`, 1 MiB unless the machine says otherwise).
+const PIPE_BYTES: usize = 1 << 20;
+/// Time between asking a process group to end and ending it.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often a blocking wait looks whether the run was cancelled.
+const TICK: Duration = Duration::from_millis(100);
+
+/// User and group ids of a user of this machine.
+///
+/// Errors: `NotFound` for a user that is not in `/etc/passwd`.
+pub fn user_ids(name: &str) -> Result<(u32, u32)> {
+    use crate::error::IoContext;
+    let passwd = std::fs::read_to_string("/etc/passwd").doing(|| "read \"/etc/passwd\"".to_owned())?;
+    local::find_user(&passwd, name)
+        .ok_or_else(|| Error::not_found(format!("there is no user {name:?} on this machine")).hint("correct run_in"))
+}
 
 /// Where the commands of a job run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,4 +77,255 @@ pub struct Place {
     pub env: BTreeMap<String, String>,
     /// Secrets by the name of the environment variable; a command gets only those its grant names.
     pub secrets: BTreeMap<String, Secret>,
+}
+
+/// How a program ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code; `None` when a signal ended it. (In a container 128 and more are its own words.)
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// The last [`STDERR_BYTES`] of standard error, with the job's secrets blotted out.
+    pub stderr: String,
+}
+
+impl Exit {
+    /// Whether it exited with 0.
+    pub fn is_success(&self) -> bool {
+        self.code == Some(0)
+    }
+}
+
+/// What `exec.run` gives back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// How the program ended.
+    pub exit: Exit,
+    /// All of its standard output.
+    pub stdout: Vec<u8>,
+}
+
+/// A running program. It is ended, with its whole process group, when this and the source of its
+/// standard output are gone: SIGTERM, then SIGKILL after 2 seconds.
+///
+/// Threads and pipes: 1 MiB for each of standard input and output, [`STDERR_BYTES`] for standard
+/// error.
+#[derive(Debug)]
+pub struct Process {
+    shared: Arc<Shared>,
+    handles: Arc<Handles>,
+    stdout: Option<OwnedFd>,
+    inspect: bool,
+    hold: bool,
+    cancel: CancellationToken,
+    stall: Duration,
+    input_waits_for: Vec<Leash>,
+    stdout_leash: Option<Leash>,
+}
+
+/// Starts a command line that the policy gave.
+///
+/// `scratch` is the run's scratch directory: the working directory of a command that uses it (`/`
+/// for others). `stdin` comes along where the grant reads an artifact or the plugin. `stall` is
+/// the longest time without a byte of input or output while somebody waits, unless the grant
+/// says another; standard error does not count. Cancelling ends the process.
+///
+/// Errors name label and program: `NotFound` for a program or container that is missing, `Denied`
+/// for one that may not be run, `Invalid` for what can never work.
+pub async fn spawn(
+    command: CommandLine,
+    place: Arc<Place>,
+    scratch: Option<PathBuf>,
+    stdin: Option<Source>,
+    stall: Duration,
+    cancel: CancellationToken,
+) -> Result<Process> {
+    let wants_source = matches!(command.stdin, StdinGrant::Artifact { .. } | StdinGrant::Plugin);
+    if wants_source != stdin.is_some() {
+        let got = if wants_source { "no source for standard input" } else { "a source for standard input" };
+        return Err(Error::invalid(format!("could not run {:?}", command.label)).fact("got", got));
+    }
+    for name in &command.secrets {
+        if let Some(secret) = place.secrets.get(name) {
+            secret.check(name)?;
+        }
+    }
+    let hold = matches!(command.stdin, StdinGrant::Text { hold: true, .. });
+    let inspect = command.inspect;
+    let stall = command.timeout.unwrap_or(stall);
+    let input_waits_for = stdin.as_ref().map(|source| source.waits_for.clone()).unwrap_or_default();
+    let redactor = Redactor::new(place.secrets.values());
+    let prepared = match &place.run_in {
+        RunIn::Local { user } => local::prepare(&command, &place, user.as_deref(), scratch.as_deref())?,
+        RunIn::Container { name, client } => container::prepare(&command, &place, name, client)?,
+    };
+    let label = command.label.clone();
+    let launched = tokio::select! {
+        biased;
+        launched = launch::launch(prepared, command, stdin, redactor) => launched?,
+        () = cancel.cancelled() => return Err(Error::cancelled(format!("starting {label:?} was cancelled"))),
+        () = tokio::time::sleep(stall) => {
+            return Err(Error::timed_out(format!("could not start {label:?}")).fact("waited", crate::unit::duration(stall)));
+        }
+    };
+    Ok(Process {
+        handles: launched.handles,
+        shared: launched.shared,
+        stdout: Some(launched.stdout),
+        inspect,
+        hold,
+        cancel,
+        stall,
+        input_waits_for,
+        stdout_leash: None,
+    })
+}
+
+impl Process {
+    /// Standard output, once. The source ends well only when the pipe has ended **and** the program
+    /// has exited with 0 and has read its input as the grant wants it; else it ends in an error
+    /// with label, program, exit code and the end of standard error.
+    ///
+    /// Its leash is held: release it when the guest hands the source on.
+    pub fn stdout(&mut self) -> Result<Source> {
+        let command = self.shared.label.clone();
+        let Some(fd) = self.stdout.take() else {
+            return Err(Error::invalid(format!("standard output of {command:?} was taken already")));
+        };
+        let leash = Leash::held();
+        self.stdout_leash = Some(leash.clone());
+        let body = Stdout::new(fd, self.handles.clone(), self.stall, self.cancel.clone(), leash.clone());
+        Ok(Source {
+            origin: Origin::Exec { command },
+            inspect: self.inspect,
+            waits_for: self.input_waits_for.clone(),
+            leash,
+            body: Box::new(body),
+        })
+    }
+
+    /// Waits for the program to end; output that nobody took is thrown away.
+    ///
+    /// An exit code other than 0 is not an error here. Errors: its input failed, it stopped reading
+    /// early and exited with 0 without `partial_stdin`, no progress for too long (`TimedOut`, the
+    /// process is ended), cancelled, and `Invalid` for a command whose input is held open: that
+    /// ends only when the process is dropped, so waiting for it would never end.
+    pub async fn wait(&mut self) -> Result<Exit> {
+        if let Some(fd) = self.stdout.take() {
+            self.shared.drain(fd);
+        }
+        if self.hold && !self.shared.has_ended() {
+            let label = &self.shared.label;
+            return Err(Error::invalid(format!("waiting for {label:?} would never end"))
+                .fact("reason", "its standard input is held open until the process is dropped")
+                .hint("read its output, then drop the process"));
+        }
+        let mut ended = self.shared.subscribe();
+        let began = Instant::now();
+        loop {
+            let left = self.stall.saturating_sub(self.shared.idle_since(began));
+            tokio::select! {
+                biased;
+                result = ended.wait_for(|ended| *ended) => {
+                    result.map_err(|error| self.shared.lost().because(error))?;
+                    return self.shared.exit();
+                }
+                () = self.cancel.cancelled() => {
+                    self.shared.kill(Kill::Soon, "the run was cancelled");
+                    return Err(self.shared.cancelled());
+                }
+                () = tokio::time::sleep(left) => {
+                    if self.shared.idle_since(began) >= self.stall {
+                        self.shared.kill(Kill::Soon, "it made no progress");
+                        return Err(self.shared.stalled(self.stall));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What must leave the guest's hands before [`Process::wait`] can end: whatever feeds its
+    /// standard input, and its standard output while the guest holds it unread.
+    pub fn waits_for(&self) -> Vec<Leash> {
+        self.input_waits_for.iter().chain(&self.stdout_leash).cloned().collect()
+    }
+
+    /// Runs it to the end and collects standard output; an exit code other than 0 is not an error.
+    ///
+    /// More than `max_bytes` of output is `Limit`, and ends the process. Memory: `max_bytes`.
+    pub async fn run_to_end(mut self, max_bytes: usize) -> Result<Output> {
+        let label = self.shared.label.clone();
+        if self.hold {
+            return Err(Error::invalid(format!("running {label:?} to its end would never end"))
+                .fact("reason", "its standard input is held open until the process is dropped")
+                .hint("spawn it instead"));
+        }
+        let Some(fd) = self.stdout.take() else {
+            return Err(Error::invalid(format!("standard output of {label:?} was taken already")));
+        };
+        let mut body = Stdout::new(fd, self.handles.clone(), self.stall, self.cancel.clone(), Leash::default());
+        let collected = tokio::task::spawn_blocking(move || {
+            let mut all = Vec::new();
+            let mut buf = vec![0; 64 * 1024];
+            loop {
+                match body.read_raw(&mut buf)? {
+                    0 => return Ok(all),
+                    n if all.len() + n > max_bytes => {
+                        return Err(Error::limit(format!("the output of {label:?} is larger than it may be"))
+                            .fact("limit", crate::unit::bytes(u64::try_from(max_bytes).unwrap_or(u64::MAX)))
+                            .hint("spawn the command and store its output instead"));
+                    }
+                    n => all.extend_from_slice(&buf[..n]),
+                }
+            }
+        });
+        let stdout = collected
+            .await
+            .map_err(|error| Error::failed("the reader of a command's output ended early").because(error))??;
+        Ok(Output { exit: self.wait().await?, stdout })
+    }
+}
+
+/// What went wrong with a program that ended, in the words that every caller uses.
+fn describe_exit(error: Error, exit: &Exit) -> Error {
+    /// The most of standard error that an error shows: its last lines.
+    const SHOWN_BYTES: usize = 2048;
+    let error = match (exit.code, exit.signal) {
+        (Some(code), _) => error.fact("exit code", code.to_string()),
+        (None, Some(signal)) => error.fact("signal", signal_name(signal)),
+        (None, None) => error,
+    };
+    let mut from = exit.stderr.len().saturating_sub(SHOWN_BYTES);
+    while !exit.stderr.is_char_boundary(from) {
+        from += 1;
+    }
+    let shown: String = exit.stderr[from..]
+        .trim()
+        .chars()
+        .map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect();
+    if shown.is_empty() { error.fact("standard error", "(nothing)") } else { error.fact("standard error", shown) }
+}
+
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        6 => "SIGABRT",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        15 => "SIGTERM",
+        25 => "SIGXFSZ",
+        _ => return signal.to_string(),
+    };
+    format!("{signal} ({name})")
+}
+
+/// An error of starting a program, of the right kind and with what to do.
+fn cannot_start(kind: Kind, command: &CommandLine, reason: impl Into<String>) -> Error {
+    Error::new(kind, format!("could not start {:?}", command.label))
+        .fact("program", command.program.clone())
+        .fact("reason", reason)
 }

@@ -5,22 +5,27 @@
 //!
 //! | level | modules |
 //! | --- | --- |
-//! | 0 | `error`, `id`, `unit`, `secret`, `clock` |
+//! | 0 | `error`, `id`, `keytext`, `unit`, `secret`, `clock` |
 //! | 1 | `policy` (pure), `stream`, `record` |
 //! | 2 | `store`, `bucket`, `exec` (never each other) |
 //! | 3 | `plugin` (the only user of wasmtime), `catalog` |
-//! | 4 | `run`: the story of a backup, from top to bottom |
+//! | 4 | `run`: the story of a backup, from top to bottom; `progress` |
 //! | 5 | `config`, `cli`, `main` |
 
 pub mod bucket;
+pub mod catalog;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
 pub mod exec;
 pub mod id;
+pub mod keytext;
 pub mod plugin;
 pub mod policy;
+pub mod progress;
 pub mod record;
+pub mod run;
 pub mod secret;
 pub mod store;
 pub mod stream;

@@ -1,2 +1,27 @@
-//! strongroom
-fn main() {}
+//! The `strongroom` command.
+
+use std::process::ExitCode;
+use strongroom::cli::{self, exit::Exit, process};
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    process::no_core_dumps();
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(exit) => return exit.into(),
+    };
+    process::log_to_stderr(&cli.globals);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            cli::report::print(&anyhow::Error::new(error).context("could not start"), &cli.globals.output());
+            return Exit::Failed.into();
+        }
+    };
+    let cancel = CancellationToken::new();
+    runtime.spawn(process::cancel_on_signals(cancel.clone()));
+    let exit = runtime.block_on(cli::run(cli, cancel));
+    // Blocking work that ignores its cancellation must not keep the process alive.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    exit.into()
+}

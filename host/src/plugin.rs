@@ -1,5 +1,32 @@
 //! Plugins: loading, linking and calling them. The only user of wasmtime.
+//!
+//! From guest to effect there are three hops: a function in `capability`, the guard, and the
+//! service that [`context::RunContext`] lends. Nothing here decides what is allowed (`policy` does),
+//! and no generated type leaves this module.
 
+mod bindings;
+mod budget;
+pub mod build;
+mod cache;
+pub mod capability;
+pub mod component;
 pub mod context;
+mod engine;
+mod guard;
+pub mod inspect;
+mod instance;
 pub mod limits;
+mod linker;
+mod load;
+mod log;
 pub mod manifest;
+pub mod speech;
+mod state;
+#[cfg(test)]
+mod tests;
+pub mod verb;
+
+pub use cache::Cache;
+pub use guard::{Denial, Denials, Observer, Unobserved};
+pub use instance::Instance;
+pub use load::Plugin;

@@ -7,7 +7,10 @@
 pub mod exec;
 pub mod slot;
 pub mod storage;
+#[cfg(test)]
+mod tests;
 
+use crate::stream::Origin;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -91,7 +94,7 @@ pub enum Call<'a> {
     /// `bytes.source.read` on a stream that came from `origin`; `granted` was decided where it was made.
     Read {
         /// What the bytes are, for the message.
-        origin: &'a crate::stream::Origin,
+        origin: &'a Origin,
         /// Whether the source carries `inspect`.
         granted: bool,
     },
@@ -110,7 +113,121 @@ pub struct Decision {
     pub missing: String,
 }
 
+/// Something wrong with a grant by itself, for the configuration to show at its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where in the grant, such as `env.LD_PRELOAD`.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+impl Policy {
+    /// Whether a call may go on: total, pure, and the same answer every time.
+    ///
+    /// For a command, `{scratch}` counts as there; [`Policy::command_line`] gives the line itself.
+    pub fn decide(&self, call: &Call<'_>) -> Decision {
+        match call {
+            Call::Exec(call) => match self.command_line(call, Some("/scratch")) {
+                Ok(line) => {
+                    let reason = format!("{} runs {}", slot::quoted(call.command), slot::quoted(&line.program));
+                    Decision::allow(self.exec_rule(call.command), reason)
+                }
+                Err(denied) => denied,
+            },
+            Call::Bucket(call) => self.decide_bucket(call),
+            Call::Artifact(call) => self.decide_artifact(call),
+            Call::Read { origin, granted } => self.decide_read(origin, *granted),
+        }
+    }
+
+    fn decide_read(&self, origin: &Origin, granted: bool) -> Decision {
+        let (rule, missing) = match origin {
+            Origin::Exec { command } => (self.exec_rule(command), "inspect = true".to_owned()),
+            Origin::Bucket { label } => (self.bucket_rule(label), "inspect = true".to_owned()),
+            Origin::Artifact { name, .. } => {
+                (self.artifact_rule(), format!("inspect = [{}]", toml_text(&regex::escape(name))))
+            }
+            Origin::Plugin => (format!("plugin.{}", toml_key(&self.plugin)), String::new()),
+            Origin::Archive => (self.artifact_rule(), "inspect = [\"…\"] with the archive's name".to_owned()),
+        };
+        if granted {
+            Decision::allow(rule, format!("the plugin may read bytes from {origin}"))
+        } else {
+            let missing = if missing.is_empty() { missing } else { format!("[{rule}]\n{missing}") };
+            Decision::deny(&rule, format!("the plugin may not read bytes from {origin}"), missing)
+        }
+    }
+}
+
+impl Decision {
+    /// Yes.
+    pub fn allow(rule: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { allowed: true, rule: rule.into(), reason: reason.into(), missing: String::new() }
+    }
+
+    /// No; `missing` is what would allow it, empty where nothing would.
+    pub fn deny(rule: impl Into<String>, reason: impl Into<String>, missing: impl Into<String>) -> Self {
+        Self { allowed: false, rule: rule.into(), reason: reason.into(), missing: missing.into() }
+    }
+
+    /// The refusal as an error for the operator: rule and reason as facts, what is missing as the
+    /// hint. A guest is told only that it was denied.
+    pub fn into_error(self, what: impl Into<String>) -> crate::error::Error {
+        let error = crate::error::Error::denied(what).fact("reason", self.reason).fact("rule", self.rule);
+        if self.missing.is_empty() { error } else { error.hint(format!("it would take: {}", self.missing)) }
+    }
+}
+
 impl When {
+    /// What is wrong with it by itself.
+    pub fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut say = |key: &str, message: &str, hint: &str| {
+            mistakes.push(Mistake { key: key.to_owned(), message: message.to_owned(), hint: hint.to_owned() });
+        };
+        if self.verbs.is_empty() {
+            say(
+                "verbs",
+                "a grant for no verb grants nothing",
+                "name at least one of backup, verify, restore, diagnose",
+            );
+        } else if self.effect == Effect::Changes
+            && !self.verbs.iter().any(|verb| match verb {
+                Verb::Restore => true,
+                Verb::Verify => self.scratch,
+                Verb::Backup | Verb::Diagnose => false,
+            })
+        {
+            let hint = "add \"restore\" to verbs, mark it scratch = true for verify, or write effect = \"reads\"";
+            say("effect", "no verb that it names may change anything, so it never holds", hint);
+        }
+        mistakes
+    }
+
+    /// Whether it holds for a verb that reads artifacts back.
+    pub(crate) fn reads_artifacts(&self) -> bool {
+        self.verbs.contains(&Verb::Verify) || self.verbs.contains(&Verb::Restore)
+    }
+
+    /// The TOML that would make it hold on this occasion; empty where nothing would.
+    fn missing(&self, rule: &str, occasion: Occasion) -> String {
+        if !self.verbs.contains(&occasion.verb) {
+            let mut verbs = self.verbs.clone();
+            verbs.insert(occasion.verb);
+            let wider = When { verbs: verbs.clone(), ..self.clone() };
+            if wider.holds(occasion).is_ok() {
+                let verbs: Vec<_> = verbs.iter().map(|verb| toml_text(verb.name())).collect();
+                return format!("[{rule}]\nverbs = [{}]", verbs.join(", "));
+            }
+        } else if (When { scratch: true, ..self.clone() }).holds(occasion).is_ok() {
+            return format!("[{rule}]\nscratch = true");
+        }
+        String::new()
+    }
+
     /// Whether a grant holds on this occasion; the error says why not.
     ///
     /// `backup`, `diagnose` and a plan hold no grant that changes anything; `verify` holds only
@@ -123,14 +240,12 @@ impl When {
         }
         match (self.effect, verb, plan_only) {
             (Effect::Reads, ..) | (Effect::Changes, Verb::Restore, false) => Ok(()),
-            (Effect::Changes, Verb::Verify, _) if self.scratch => Ok(()),
-            (Effect::Changes, Verb::Restore, true) => {
-                Err("it changes something, and a plan changes nothing".to_owned())
-            }
-            (Effect::Changes, Verb::Verify, _) => {
+            (Effect::Changes, _, true) => Err("it changes something, and a plan changes nothing".to_owned()),
+            (Effect::Changes, Verb::Verify, false) if self.scratch => Ok(()),
+            (Effect::Changes, Verb::Verify, false) => {
                 Err("it changes something and is not marked scratch, and verify changes only scratch places".to_owned())
             }
-            (Effect::Changes, Verb::Backup | Verb::Diagnose, _) => {
+            (Effect::Changes, Verb::Backup | Verb::Diagnose, false) => {
                 Err(format!("it changes something, and {name} changes nothing"))
             }
         }
@@ -147,4 +262,25 @@ impl Verb {
             Verb::Diagnose => "diagnose",
         }
     }
+}
+
+/// A key as TOML writes it: bare where it can be.
+fn toml_key(key: &str) -> String {
+    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    if bare { key.to_owned() } else { toml_text(key) }
+}
+
+/// A string as TOML writes it, cut where a guest made it long.
+fn toml_text(text: &str) -> String {
+    const SHOWN_CHARS: usize = 1024;
+    let mut out = String::from("\"");
+    for c in text.chars().take(SHOWN_CHARS) {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }

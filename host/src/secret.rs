@@ -2,6 +2,11 @@
 //!
 //! This module never prints, logs or serialises a secret.
 
+mod redact;
+
+pub use redact::{RedactStream, Redactor};
+
+use crate::error::{Error, Result};
 use std::fmt;
 use zeroize::Zeroizing;
 
@@ -16,6 +21,22 @@ impl Secret {
     /// Takes the value over.
     pub fn new(value: String) -> Self {
         Self(Zeroizing::new(value))
+    }
+
+    /// Refuses a secret that could not be blotted out of text (shorter than [`MIN_SECRET_BYTES`])
+    /// or not be handed to a program (with a NUL). `name` is what the configuration calls it.
+    pub fn check(&self, name: &str) -> Result<()> {
+        let bytes = self.0.len();
+        if bytes < MIN_SECRET_BYTES {
+            return Err(Error::invalid(format!("secret {name:?} is too short to be blotted out of messages"))
+                .fact("expected", format!("at least {MIN_SECRET_BYTES} bytes"))
+                .fact("got", format!("{bytes} bytes"))
+                .hint("give the account a longer password"));
+        }
+        if self.0.contains('\0') {
+            return Err(Error::invalid(format!("secret {name:?} holds a NUL, which no variable can hold")));
+        }
+        Ok(())
     }
 
     /// The value, for the one place that hands it to a child process or a server.

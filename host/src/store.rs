@@ -1,15 +1,78 @@
 //! Places where backups are kept: one trait, its backends, and the one layer that retries.
 //!
-//! Everything but a lease is written once. No backend retries by itself; [`crate::store`]'s
-//! retry decorator is the only place that does.
+//! Everything but a lease is written once. No backend retries by itself; [`retry::RetryStore`] is
+//! the only place that does. This module never sees a plugin, a configuration or an artifact's
+//! plain bytes, and no credential leaves it in any text.
 
-use crate::error::Result;
+pub mod check;
+pub mod conformance;
+pub mod discard;
+pub mod faulty;
+pub mod local;
+pub mod memory;
+pub mod retry;
+pub mod s3;
+pub mod segments;
+
+pub use segments::StoreSegments;
+
+use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use async_trait::async_trait;
 use bytes::Bytes;
+use crc_fast::CrcAlgorithm;
 use jiff::Timestamp;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Objects on one page of a listing: what S3 gives at most.
+pub const PAGE_OBJECTS: usize = 1000;
+
+/// Where a store is, as plain data with its secrets resolved.
+#[derive(Clone, Debug)]
+pub enum StoreSpec {
+    /// A directory of this machine, which must exist.
+    Local {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A bucket of an S3-compatible server.
+    S3(s3::S3Spec),
+}
+
+/// Opens a store behind the retry layer. Asks no server anything yet; a local directory that is
+/// missing is an error.
+pub async fn open(spec: StoreSpec) -> Result<Arc<dyn Store>> {
+    let store: Arc<dyn Store> = match spec {
+        StoreSpec::Local { path } => Arc::new(local::LocalStore::open(&path)?),
+        StoreSpec::S3(spec) => Arc::new(s3::S3Store::open(spec).await?),
+    };
+    Ok(Arc::new(retry::RetryStore::new(store, retry::RetryPolicy::default())))
+}
+
+/// CRC64NVME, the checksum that travels with every part.
+pub fn crc64nvme(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes)
+}
+
+/// CRC64NVME of `a` followed by `b`, from those of both and the length of `b` in bytes.
+pub fn combine_crc64nvme(a: u64, b: u64, b_len: u64) -> u64 {
+    crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, a, b, b_len)
+}
+
+/// The error for bytes that are not those that were announced.
+pub(crate) fn wrong_checksum(what: &str, expected: u64, got: u64) -> Error {
+    Error::damaged(format!("{what} does not have the announced checksum"))
+        .fact("expected", format!("CRC64NVME {expected:016x}"))
+        .fact("got", format!("CRC64NVME {got:016x}"))
+        .hint("something between here and the store changes bytes: check memory, network and the server's disks")
+}
+
+/// Bytes as a count that fits every platform's file sizes.
+pub(crate) fn len_of(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).expect("a length in memory fits 64 bits")
+}
 
 /// When a put may take effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,14 +122,25 @@ pub struct PendingUpload {
 
 /// An object store. Keys are relative to the store's own prefix.
 ///
-/// Errors: `NotFound`, `Conflict` (a condition did not hold), `Denied`, `Unavailable` and
-/// `TimedOut` (may be tried again), `Damaged` (the store or the wire changed the bytes), `Failed`.
+/// Errors: `NotFound` (this object; a missing bucket or root is `Failed`), `Conflict` (a condition
+/// did not hold), `Denied`, `Unavailable` and `TimedOut` (may be tried again), `Damaged` (the store
+/// or the wire changed the bytes), `Failed`.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {
     /// What a person calls it, such as `s3 bucket "backups" at https://…`; no credentials.
     fn describe(&self) -> String;
 
+    /// The directory of a store that is one: its leases are file locks there. A decorator hands on
+    /// what it wraps.
+    fn local_root(&self) -> Option<std::path::PathBuf> {
+        None
+    }
+
     /// Stores a small object in one request, its checksum sent along.
+    ///
+    /// A condition that does not hold is `Conflict`, except when the object there has the very
+    /// same bytes: that is a success, since it cannot be told from an earlier attempt whose answer
+    /// was lost. Whoever must tell writers apart puts something of their own into the bytes.
     async fn put(&self, key: &ObjectKey, body: Bytes, condition: Condition) -> Result<ObjectInfo>;
 
     /// Begins an object of unknown length. It becomes visible when it is completed, and only if
@@ -95,16 +169,35 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Uploads under `prefix` that were begun and neither completed nor aborted.
     async fn pending_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>>;
 
-    /// Aborts one of them.
+    /// Aborts one of them. Aborting what is not there succeeds.
     async fn abort_pending(&self, upload: &PendingUpload) -> Result<()>;
+
+    /// What the store says of itself; `None` where it does not say.
+    async fn properties(&self) -> Result<Properties> {
+        Ok(Properties::default())
+    }
+}
+
+/// What a store says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// Whether it keeps the versions of an object.
+    pub versions: Option<bool>,
+    /// Whether objects can be locked against removal.
+    pub object_lock: Option<bool>,
 }
 
 /// An object on its way into a store.
 #[async_trait]
 pub trait Upload: Send + Sync {
-    /// Stores part `number` (from 1); parts may be under way together and in any order. Returns
-    /// once the store acknowledged the bytes with a matching CRC64NVME. Sending the same part
-    /// again replaces it.
+    /// Stores part `number` (from 1); parts may be under way together and in any order. Every
+    /// part but the last has the same size. Sending a part again replaces it, but one part must not
+    /// be sent twice at the same time.
+    ///
+    /// Returns once the store acknowledged the bytes with a matching CRC64NVME, or once it holds
+    /// them to send them later: the first part of an upload may stay in memory until a second one
+    /// arrives or `complete` is called, so that an object of one part is one PUT. An open upload
+    /// therefore costs its first part; whoever counts memory counts it.
     async fn part(&self, number: u32, body: Bytes, crc64nvme: u64) -> Result<()>;
 
     /// Makes the object visible if nothing is there under its name (`Conflict` otherwise). Whether

@@ -2,9 +2,47 @@
 //!
 //! This module never sees a plugin, a credential or the name of a store. It knows two ends,
 //! [`Source`] and [`Segments`], and what lies between them.
+//!
+//! | stage | its inverse |
+//! | --- | --- |
+//! | [`writer`]: read, in order | [`reader`]: hand out, in order |
+//! | [`frame`]: compress 2 MiB | [`frame`]: decompress |
+//! | [`digest`]: chaining values, merged | [`digest`]: each frame compared |
+//! | `assemble` and [`tail`]: segments | `index`: tails parsed and proven |
+//! | [`seal`]: age | [`seal`]: age |
+//! | `upload` | ranged reads |
+//!
+//! [`budget`] holds the threads and the memory of all of them.
 
+pub mod archive;
+mod assemble;
+mod blocking;
+pub mod budget;
+mod check;
+pub mod digest;
+pub mod frame;
+mod index;
+pub mod memory;
+pub mod pipe;
+pub mod reader;
+pub mod seal;
 pub mod segment;
 pub mod source;
+pub mod tail;
+pub mod tee;
+mod upload;
+pub mod writer;
 
-pub use segment::{SealedSegments, SegmentRead, SegmentWrite, Segments};
+#[cfg(test)]
+mod tests;
+
+pub use budget::{Budget, BudgetSettings};
+pub use check::check_stored;
+pub use frame::Compression;
+pub use pipe::{PipeSink, pipe};
+pub use reader::{ArtifactReader, open_artifact};
+pub use seal::{Identity, Recipients};
+pub use segment::{SealedSegments, SegmentWrite, Segments};
 pub use source::{ByteSource, Leash, Origin, Source, SourceInfo};
+pub use tee::tee;
+pub use writer::{StoredArtifact, WriteOptions, write_artifact};

@@ -3,6 +3,13 @@
 //!
 //! Everything in it is the vendor's word: shown, compared, never trusted.
 
+mod check;
+mod effective;
+mod schema;
+
+pub use effective::missing_grants;
+
+use crate::error::{Error, Result};
 use crate::policy::storage::BucketVerb;
 use crate::policy::{Effect, Verb};
 use serde::{Deserialize, Serialize};
@@ -10,6 +17,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Name of the custom section.
 pub const SECTION: &str = "strongroom:manifest";
+
+/// Longest manifest, in bytes: enough for some hundred requests, small enough to be read by people.
+pub const MAX_BYTES: usize = 256 << 10;
 
 /// A parsed manifest.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -38,6 +48,50 @@ pub struct PluginManifest {
     #[serde(default)]
     pub request: Requests,
 }
+
+impl PluginManifest {
+    /// Parses the text of `plugin.toml`, which is also the text of the custom section.
+    ///
+    /// Errors: `Invalid`; one mistake is the message itself, several are its facts. Every mistake
+    /// is found at once, unless the text is not TOML.
+    pub fn parse(text: &str) -> Result<Self> {
+        check::parse(text)
+    }
+
+    /// Whether a job's `settings` are as the manifest's schema says.
+    ///
+    /// Errors: `Invalid`, with the place (`settings.databases[0]`), what was expected and what was found.
+    pub fn check_settings(&self, settings: &serde_json::Value) -> Result<()> {
+        schema::validate("settings", &self.name, &self.settings, settings)
+    }
+
+    /// Whether restore options are as the manifest's schema says; see [`Self::check_settings`].
+    pub fn check_options(&self, options: &serde_json::Value) -> Result<()> {
+        schema::validate("options", &self.name, &self.options, options)
+    }
+
+    /// Whether this host speaks a version of the contract that the plugin can run on, and is new enough.
+    pub fn check_host(&self) -> Result<()> {
+        if !self.component.iter().any(|version| version == CONTRACT) {
+            return Err(Error::invalid(format!("plugin \"{}\" does not run on this host's contract", self.name))
+                .fact("expected", format!("strongroom:plugin {CONTRACT}"))
+                .fact("got", self.component.join(", "))
+                .hint("use a version of the plugin made for this host, or a host made for this plugin"));
+        }
+        let own = env!("CARGO_PKG_VERSION");
+        if let Some(minimum) = &self.minimum_host
+            && check::version_numbers(minimum) > check::version_numbers(own)
+        {
+            return Err(Error::invalid(format!("plugin \"{}\" needs a newer host", self.name))
+                .fact("expected", format!("strongroom {minimum} or newer"))
+                .fact("got", own));
+        }
+        Ok(())
+    }
+}
+
+/// The version of the contract that this host speaks.
+pub const CONTRACT: &str = "0.1";
 
 /// What a plugin asks for.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -118,7 +172,7 @@ pub enum RawStdin {
         /// The text.
         text: String,
         /// Kept open until the process is dropped.
-        #[serde(default)]
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         hold: bool,
     },
     /// An artifact.

@@ -1,10 +1,25 @@
 //! Commands: the grant is the whole command line (`docs/exec.md`).
+//!
+//! A guest gives a label and values for slots. This module never hands on a value that its slot
+//! has not admitted, and never takes a part of a command line from anywhere but the grant.
 
-use super::When;
-use super::slot::{SlotRule, Template};
+mod environment;
+#[cfg(test)]
+mod tests;
+
+pub use environment::{forbidden_name, names_a_destination};
+
+use super::slot::{Piece, SlotKind, SlotRule, Template, quoted};
+use super::{Decision, Mistake, Policy, When, toml_key, toml_text};
 use crate::stream::Origin;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+/// The hole that the host fills with the run's scratch directory; it needs no slot of its own.
+pub const SCRATCH: &str = "scratch";
+/// Most bytes of all arguments and environment of one command, half of what Linux usually takes
+/// (`ARG_MAX`, 2 MiB).
+pub const COMMAND_BYTES: usize = 1 << 20;
 
 /// One command line that the operator granted.
 #[derive(Clone, Debug)]
@@ -95,4 +110,331 @@ pub struct CommandLine {
     pub timeout: Option<Duration>,
     /// Whether `{scratch}` occurs: the command runs in the run's scratch directory.
     pub uses_scratch: bool,
+}
+
+impl ExecGrant {
+    /// What is wrong with the grant by itself, all of it; the configuration refuses to load with any.
+    pub fn check(&self) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut say = |key: &str, message: String, hint: &str| {
+            mistakes.push(Mistake { key: key.to_owned(), message, hint: hint.to_owned() });
+        };
+        let absolute = self.program.starts_with('/') && !self.program.ends_with('/');
+        if !absolute || self.program.chars().any(char::is_control) || self.program.split('/').any(|part| part == "..") {
+            let message = format!("program {} is not an absolute path", quoted(&self.program));
+            say("program", message, "write the path of the program itself, such as /usr/lib/postgresql/18/bin/pg_dump");
+        }
+        for mistake in self.when.check() {
+            say(&mistake.key, mistake.message, &mistake.hint);
+        }
+        self.check_slots(&mut say);
+        self.check_environment(&mut say);
+        self.check_stdin(&mut say);
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            say("timeout", "a timeout of nothing ends every command at once".to_owned(), "leave it out, or write 10m");
+        }
+        mistakes
+    }
+
+    fn check_slots(&self, say: &mut impl FnMut(&str, String, &str)) {
+        let mut used = BTreeSet::new();
+        let args = self.args.iter().map(|arg| ("args".to_owned(), arg, true));
+        let env = self.env.iter().map(|(name, value)| (format!("env.{name}"), value, false));
+        for (key, template, repeats) in args.chain(env) {
+            for name in template.slots() {
+                used.insert(name);
+                match self.slots.get(name) {
+                    None if name == SCRATCH => {}
+                    None => say(
+                        &key,
+                        format!("{} is not one of the slots", quoted(name)),
+                        "add it under slots, or write {{ and }} for braces",
+                    ),
+                    Some(rule) if rule.max_count > 1 && !(repeats && template.lone_slot().is_some()) => say(
+                        &key,
+                        format!("the repeated slot {} is part of other text", quoted(name)),
+                        "make it an argument of its own: \"{slot}\"",
+                    ),
+                    Some(_) => {}
+                }
+            }
+        }
+        for (name, rule) in &self.slots {
+            let key = format!("slots.{name}");
+            if !super::slot::is_slot_name(name) {
+                say(
+                    &key,
+                    format!("{} is not a name for a slot", quoted(name)),
+                    "use a-z 0-9 _ -, beginning with a letter",
+                );
+            } else if name == SCRATCH && rule.kind != SlotKind::Scratch {
+                say(&key, "the host fills {scratch}".to_owned(), "leave the slot out, or give it another name");
+            } else if !used.contains(name.as_str()) {
+                say(
+                    &key,
+                    "no argument and no variable uses it".to_owned(),
+                    "remove it, or write {slot} where it belongs",
+                );
+            }
+        }
+    }
+
+    fn check_environment(&self, say: &mut impl FnMut(&str, String, &str)) {
+        let secrets = self.secrets.iter().map(|name| ("secrets".to_owned(), name, None));
+        let env = self.env.iter().map(|(name, value)| (format!("env.{name}"), name, Some(value)));
+        for (key, name, value) in env.chain(secrets) {
+            if !environment::is_name(name) {
+                say(
+                    &key,
+                    format!("{} is not the name of a variable", quoted(name)),
+                    "use A-Z 0-9 _, not beginning with a digit",
+                );
+            } else if let Some(reason) = forbidden_name(name) {
+                say(
+                    &key,
+                    format!("a grant may not set {name}: {reason}"),
+                    "if the job needs it, set it in the job's env",
+                );
+            } else if value.is_some_and(|value| value.slots().next().is_some()) && names_a_destination(name) {
+                let message = format!("{name} decides where a secret goes, and a plugin may not fill it");
+                say(&key, message, "set it in the job's env");
+            } else if value.is_none() && self.env.contains_key(name) {
+                say(&key, format!("{name} is a secret and a variable of the grant"), "remove one of them");
+            }
+        }
+    }
+
+    fn check_stdin(&self, say: &mut impl FnMut(&str, String, &str)) {
+        match &self.stdin {
+            StdinGrant::Text { text, .. } if text.contains('\0') => {
+                say("stdin", "the text holds a NUL".to_owned(), "programs that read text stop at it");
+            }
+            StdinGrant::Artifact { made_by, .. } if made_by.is_empty() => {
+                say(
+                    "stdin",
+                    "made_by is empty".to_owned(),
+                    "name the command that wrote the artifact, such as pg_dump",
+                );
+            }
+            StdinGrant::Artifact { .. } if !self.when.reads_artifacts() => say(
+                "verbs",
+                "artifacts are read back by verify and restore only".to_owned(),
+                "write verbs = [\"restore\"], or take the artifact from stdin",
+            ),
+            _ => {}
+        }
+        let reads = !matches!(self.stdin, StdinGrant::None);
+        let source = matches!(self.stdin, StdinGrant::Artifact { .. } | StdinGrant::Plugin);
+        if self.partial_stdin && !reads {
+            say("partial_stdin", "the command has no standard input".to_owned(), "remove it");
+        }
+        if self.detects_short_input && !source {
+            say("detects_short_input", "the command reads no artifact".to_owned(), "remove it");
+        }
+    }
+}
+
+impl Policy {
+    /// The command line in full, or the refusal.
+    ///
+    /// `scratch` is the path of the run's scratch directory where the command runs; a command
+    /// that uses `{scratch}` is refused without one. Pure: nothing is looked up, nothing runs.
+    pub fn command_line(&self, call: &ExecCall<'_>, scratch: Option<&str>) -> Result<CommandLine, Decision> {
+        let rule = self.exec_rule(call.command);
+        let deny = |reason: String, missing: String| Decision::deny(&rule, reason, missing);
+        let Some(grant) = self.grants.exec.get(call.command) else {
+            return Err(deny(
+                format!("the command {} is not granted", quoted(call.command)),
+                format!("[{rule}], which `strongroom plugin approve` writes"),
+            ));
+        };
+        grant.when.holds(self.occasion).map_err(|reason| deny(reason, grant.when.missing(&rule, self.occasion)))?;
+        if call.reads_output && !grant.inspect {
+            let reason = format!("the plugin may not read the output of {}", quoted(call.command));
+            return Err(deny(reason, format!("[{rule}]\ninspect = true")));
+        }
+        let slots = self.fill_slots(&rule, grant, call, scratch)?;
+        self.check_stdin(&rule, grant, call)?;
+        let uses_scratch = |template: &Template| template.slots().any(|name| is_scratch(name, &grant.slots));
+        let line = CommandLine {
+            label: call.command.to_owned(),
+            program: grant.program.clone(),
+            args: fill_arguments(&grant.args, &slots).map_err(|reason| deny(reason, String::new()))?,
+            env: grant
+                .env
+                .iter()
+                .map(|(name, value)| Ok((name.clone(), fill(value, &slots)?)))
+                .collect::<Result<_, String>>()
+                .map_err(|reason| deny(reason, String::new()))?,
+            secrets: grant.secrets.clone(),
+            stdin: grant.stdin.clone(),
+            inspect: grant.inspect,
+            partial_stdin: grant.partial_stdin,
+            detects_short_input: grant.detects_short_input,
+            timeout: grant.timeout,
+            uses_scratch: grant.args.iter().chain(grant.env.values()).any(uses_scratch),
+        };
+        let bytes: usize = line.args.iter().chain(line.env.iter().flat_map(|(a, b)| [a, b])).map(|s| s.len() + 1).sum();
+        if bytes > COMMAND_BYTES {
+            return Err(deny(
+                format!("the command line is {bytes} bytes long, of at most {COMMAND_BYTES}"),
+                String::new(),
+            ));
+        }
+        Ok(line)
+    }
+
+    /// Whether standard output of this command may be read by the guest.
+    pub fn inspects_command(&self, command: &str) -> bool {
+        self.grants.exec.get(command).is_some_and(|grant| grant.inspect && grant.when.holds(self.occasion).is_ok())
+    }
+
+    pub(super) fn exec_rule(&self, command: &str) -> String {
+        format!("plugin.{}.grant.exec.{}", toml_key(&self.plugin), toml_key(command))
+    }
+
+    /// Every hole of the grant with the values that fill it.
+    fn fill_slots<'a>(
+        &self,
+        rule: &str,
+        grant: &'a ExecGrant,
+        call: &ExecCall<'a>,
+        scratch: Option<&'a str>,
+    ) -> Result<BTreeMap<&'a str, Vec<&'a str>>, Decision> {
+        let deny = |reason: String, missing: String| Decision::deny(rule, reason, missing);
+        let mut filled: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (name, value) in call.slots {
+            let Some(slot) = grant.slots.get(name).filter(|slot| slot.kind != SlotKind::Scratch) else {
+                let reason = if is_scratch(name, &grant.slots) {
+                    "the host fills {scratch}".to_owned()
+                } else {
+                    format!("the command has no slot {}", quoted(name))
+                };
+                return Err(deny(reason, String::new()));
+            };
+            let values = filled.entry(name).or_default();
+            if values.len() >= slot.max_count {
+                let reason = match slot.max_count {
+                    1 => format!("slot {} is given twice", quoted(name)),
+                    most => format!("slot {} is given more than {most} times", quoted(name)),
+                };
+                return Err(deny(
+                    reason,
+                    format!("[{rule}.slots]\n{name} = {{ …, max_count = {} }}", slot.max_count + 1),
+                ));
+            }
+            if let Err(reason) = slot.admits(value, &self.settings) {
+                let reason = format!("slot {} may not be {}: {reason}", quoted(name), quoted(value));
+                return Err(deny(reason, widened(rule, name, slot, value)));
+            }
+            values.push(value);
+        }
+        if let Some((name, _)) = grant
+            .slots
+            .iter()
+            .find(|(name, slot)| slot.kind != SlotKind::Scratch && !filled.contains_key(name.as_str()))
+        {
+            return Err(deny(format!("slot {} is not given", quoted(name)), String::new()));
+        }
+        let holes = grant.args.iter().chain(grant.env.values()).flat_map(Template::slots);
+        for name in holes.filter(|name| is_scratch(name, &grant.slots)) {
+            let Some(path) = scratch else {
+                return Err(deny("the run has no scratch directory".to_owned(), String::new()));
+            };
+            filled.insert(name, vec![path]);
+        }
+        Ok(filled)
+    }
+
+    fn check_stdin(&self, rule: &str, grant: &ExecGrant, call: &ExecCall<'_>) -> Result<(), Decision> {
+        let deny = |reason: String, missing: String| Err(Decision::deny(rule, reason, missing));
+        match (&grant.stdin, call.stdin) {
+            (StdinGrant::None | StdinGrant::Text { .. }, None) | (StdinGrant::Plugin, Some(_)) => Ok(()),
+            (StdinGrant::None | StdinGrant::Text { .. }, Some(origin)) => deny(
+                "standard input is part of the grant, and it takes none from the plugin".to_owned(),
+                match origin {
+                    Origin::Artifact { name, made_by } => format!("[{rule}]\n{}", artifact_stdin(name, made_by)),
+                    _ => format!("[{rule}]\nstdin = \"plugin\""),
+                },
+            ),
+            (StdinGrant::Artifact { .. } | StdinGrant::Plugin, None) => {
+                deny("the command reads standard input, and none is given".to_owned(), String::new())
+            }
+            (StdinGrant::Artifact { name, made_by }, Some(Origin::Artifact { name: given, made_by: maker })) => {
+                if let Err(reason) = name.admits(given, &self.settings) {
+                    let reason = format!("it may not read the artifact {}: {reason}", quoted(given));
+                    return deny(reason, format!("[{rule}]\n{}", artifact_stdin(given, maker)));
+                }
+                match &**maker {
+                    Origin::Exec { command } if command == made_by => Ok(()),
+                    other => deny(
+                        format!("the artifact {} was not made by {}, but {other}", quoted(given), quoted(made_by)),
+                        format!("[{rule}]\n{}", artifact_stdin(given, other)),
+                    ),
+                }
+            }
+            (StdinGrant::Artifact { .. }, Some(other)) => deny(
+                format!("it reads artifacts of the backup only, and this comes from {other}"),
+                format!("[{rule}]\nstdin = \"plugin\""),
+            ),
+        }
+    }
+}
+
+/// A hole that the host fills: `{scratch}`, or a slot that was declared to be it.
+fn is_scratch(name: &str, slots: &BTreeMap<String, SlotRule>) -> bool {
+    slots.get(name).map_or(name == SCRATCH, |slot| slot.kind == SlotKind::Scratch)
+}
+
+fn fill_arguments(args: &[Template], slots: &BTreeMap<&str, Vec<&str>>) -> Result<Vec<String>, String> {
+    let mut filled = Vec::new();
+    for arg in args {
+        match arg.lone_slot().and_then(|name| slots.get(name)) {
+            Some(values) => filled.extend(values.iter().map(|value| (*value).to_owned())),
+            None => filled.push(fill(arg, slots)?),
+        }
+    }
+    Ok(filled)
+}
+
+fn fill(template: &Template, slots: &BTreeMap<&str, Vec<&str>>) -> Result<String, String> {
+    let mut filled = String::new();
+    for piece in &template.pieces {
+        match piece {
+            Piece::Text(text) => filled.push_str(text),
+            Piece::Slot(name) => match slots.get(name.as_str()).map(Vec::as_slice) {
+                Some([value]) => filled.push_str(value),
+                Some(_) => return Err(format!("slot {} repeats inside other text", quoted(name))),
+                None => return Err(format!("the grant declares no slot {}", quoted(name))),
+            },
+        }
+    }
+    Ok(filled)
+}
+
+/// TOML that would admit `value`; empty where no rule could.
+fn widened(rule: &str, name: &str, slot: &SlotRule, value: &str) -> String {
+    if value.chars().any(char::is_control) || value.len() > slot.max_bytes {
+        return String::new();
+    }
+    match &slot.kind {
+        SlotKind::Pattern(_, text) => {
+            let dash =
+                if value.starts_with('-') { regex::escape(value) } else { format!("{text}|{}", regex::escape(value)) };
+            format!("[{rule}.slots]\n{} = {}", toml_key(name), toml_text(&dash))
+        }
+        SlotKind::Setting(setting) => {
+            format!("settings = {{ {} = [{}] }} in the job", toml_key(setting), toml_text(value))
+        }
+        SlotKind::Scratch => String::new(),
+    }
+}
+
+fn artifact_stdin(name: &str, maker: &Origin) -> String {
+    match maker {
+        Origin::Exec { command } => {
+            format!("stdin = {{ artifact = {}, made_by = {} }}", toml_text(&regex::escape(name)), toml_text(command))
+        }
+        _ => "stdin = \"plugin\"".to_owned(),
+    }
 }

@@ -34,6 +34,19 @@ pub enum Origin {
     Archive,
 }
 
+impl std::fmt::Display for Origin {
+    /// What a person reads: `command "pg_dump"`, `artifact "a.dump", made by command "pg_dump"`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Exec { command } => write!(f, "command {command:?}"),
+            Origin::Bucket { label } => write!(f, "bucket {label:?}"),
+            Origin::Artifact { name, made_by } => write!(f, "artifact {name:?}, made by {made_by}"),
+            Origin::Plugin => f.write_str("the plugin"),
+            Origin::Archive => f.write_str("the host's archive"),
+        }
+    }
+}
+
 /// What is known about a source once it is open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceInfo {

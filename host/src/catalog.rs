@@ -1,0 +1,316 @@
+//! The catalogue of a store: which backups there are, who signed them, and how they are committed.
+//!
+//! A backup exists if and only if its record does. Records are written once, last, signed; nothing
+//! here ever changes one. This module never sees plaintext or a key that decrypts it.
+
+pub mod key;
+pub mod layout;
+pub mod lease;
+pub mod signed;
+pub mod verified;
+
+#[cfg(test)]
+mod tests;
+
+pub use key::{HostKey, PublicKey, Trust};
+pub use verified::Verification;
+
+use crate::error::{Error, Kind, Result};
+use crate::id::{BackupId, Label};
+use crate::record::{BackupRecord, FORMAT, Outcome};
+use crate::store::{Condition, Store};
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+use std::sync::Arc;
+
+/// Longest record that is read: a record with 10,000 artifacts of a dozen segments fits many times.
+pub const MAX_RECORD_BYTES: u64 = 256 << 20;
+
+/// Records read at the same time when a job is listed.
+const RECORDS_IN_FLIGHT: usize = 16;
+
+/// The backups of one store, as far as this host believes them.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    store: Arc<dyn Store>,
+    trust: Trust,
+}
+
+/// Whether a record is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Signed by this host or by one of `trusted_hosts`.
+    Trusted,
+    /// Signed well, by a key that nobody named: listed, never hidden, counted or used, and restored
+    /// only with `--trust-signer`.
+    UnknownSigner(PublicKey),
+    /// The signature is not of these bytes, or the record is not of this place.
+    Forged(String),
+    /// Not a record that this version can read.
+    Unreadable(String),
+}
+
+/// One backup of a listing.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The job in whose folder it lies.
+    pub job: Label,
+    /// The id of its folder.
+    pub id: BackupId,
+    /// Whether it is believed.
+    pub standing: Standing,
+    /// Who signed it, if the signature is good.
+    pub signer: Option<PublicKey>,
+    /// What it says; `None` when it could not be read.
+    pub record: Option<BackupRecord>,
+    /// What later verifications found, oldest first; filled by [`Catalog::with_verifications`].
+    pub verified: Vec<Verification>,
+}
+
+impl Listed {
+    /// A trusted and complete backup: the kind that counts.
+    pub fn is_good(&self) -> bool {
+        self.standing == Standing::Trusted
+            && self.record.as_ref().is_some_and(|record| record.outcome == Outcome::Complete)
+    }
+
+    /// Why it may not be used, for one whose standing is not `Trusted`.
+    pub fn not_believed(&self) -> Error {
+        let (id, job) = (&self.id, &self.job);
+        match &self.standing {
+            Standing::UnknownSigner(key) => {
+                Error::denied(format!("backup {id} of job \"{job}\" is signed by a key that is not trusted"))
+                    .fact("signer", key.to_string())
+                    .hint("compare it with your recovery sheet or with `strongroom key show` on the machine that made it; then add --trust-signer with that key, or put it into trusted_hosts")
+            }
+            Standing::Forged(reason) => {
+                Error::damaged(format!("the record of backup {id} of job \"{job}\" is not what was signed"))
+                    .fact("reason", reason.clone())
+                    .hint("somebody or something changed it; restore another backup, and look for older versions of record.json if the store keeps versions")
+            }
+            Standing::Unreadable(reason) => {
+                Error::failed(format!("the record of backup {id} of job \"{job}\" cannot be read by this version"))
+                    .fact("reason", reason.clone())
+                    .hint("a newer strongroom may read it")
+            }
+            Standing::Trusted => Error::failed(format!("the record of backup {id} of job \"{job}\" is empty")),
+        }
+    }
+
+    /// The record, if its signer is believed.
+    pub fn trusted(&self) -> Option<&BackupRecord> {
+        self.record.as_ref().filter(|_| self.standing == Standing::Trusted)
+    }
+}
+
+impl Catalog {
+    /// The catalogue of `store`, believing the signers in `trust`.
+    pub fn new(store: Arc<dyn Store>, trust: Trust) -> Self {
+        Self { store, trust }
+    }
+
+    /// The store behind it.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The same catalogue, believing one more signer.
+    #[must_use]
+    pub fn trusting(mut self, key: PublicKey) -> Self {
+        self.trust.add(key);
+        self
+    }
+
+    /// Jobs that have a folder in the store, sorted.
+    pub async fn jobs(&self) -> Result<Vec<Label>> {
+        let folders = self.store.folders("").await?;
+        Ok(folders
+            .iter()
+            .filter(|name| name.as_str() != layout::PLUGINS)
+            .filter_map(|name| name.parse().ok())
+            .collect())
+    }
+
+    /// Every backup of `job`, oldest first: those whose record exists, whatever its standing.
+    pub async fn backups(&self, job: &Label) -> Result<Vec<Listed>> {
+        let folders = self.store.folders(&format!("{job}/")).await?;
+        let ids = folders.into_iter().filter_map(|name| name.parse::<BackupId>().ok());
+        let mut found = stream::iter(ids)
+            .map(|id| async move { self.read(job, &id).await.map_or_else(absent_is_none, |listed| Ok(Some(listed))) })
+            .buffered(RECORDS_IN_FLIGHT);
+        let mut backups = Vec::new();
+        while let Some(next) = found.next().await {
+            backups.extend(next?);
+        }
+        Ok(backups)
+    }
+
+    /// One backup by its id; `NotFound` when there is no record.
+    pub async fn read(&self, job: &Label, id: &BackupId) -> Result<Listed> {
+        let key = layout::record(job, id)?;
+        let (bytes, _) = self.store.get(&key, MAX_RECORD_BYTES).await?;
+        let (standing, signed) = self.judge(job, id, &bytes);
+        let (record, signer) = signed.map(|signed| (signed.content, signed.signer)).unzip();
+        Ok(Listed { job: job.clone(), id: id.clone(), standing, signer, record, verified: Vec::new() })
+    }
+
+    /// The backup that `wanted` names: an id, an unambiguous beginning of one, or `latest` (the
+    /// newest that is trusted).
+    pub async fn find(&self, job: &Label, wanted: &str) -> Result<Listed> {
+        if let Ok(id) = wanted.parse::<BackupId>() {
+            return match self.read(job, &id).await {
+                Err(error) if error.kind() == Kind::NotFound => Err(self.no_such_backup(job, wanted).because(error)),
+                other => other,
+            };
+        }
+        let all = self.backups(job).await?;
+        if wanted == "latest" {
+            let unknown = all.iter().filter(|b| matches!(b.standing, Standing::UnknownSigner(_))).count();
+            return all.into_iter().rev().find(|b| b.trusted().is_some()).ok_or_else(|| {
+                let error = Error::not_found(format!("job \"{job}\" has no backup that is trusted"))
+                    .fact("where", self.store.describe());
+                if unknown > 0 {
+                    error
+                        .fact("found", format!("{unknown} signed by a key that is not trusted"))
+                        .hint("compare the key that `strongroom list` shows with your recovery sheet, then name a backup and add --trust-signer KEY, or add the key to trusted_hosts")
+                } else {
+                    error.hint(format!("make one with `strongroom backup {job}`"))
+                }
+            });
+        }
+        let matching: Vec<_> = all.into_iter().filter(|b| b.id.as_str().starts_with(wanted)).collect();
+        match <[Listed; 1]>::try_from(matching) {
+            Ok([one]) => Ok(one),
+            Err(none) if none.is_empty() => Err(self.no_such_backup(job, wanted)),
+            Err(several) => {
+                let ids: Vec<_> = several.iter().take(5).map(|b| b.id.to_string()).collect();
+                Err(Error::invalid(format!("\"{wanted}\" names {} backups of job \"{job}\"", several.len()))
+                    .fact("they are", ids.join(", "))
+                    .hint("give more of the id"))
+            }
+        }
+    }
+
+    fn no_such_backup(&self, job: &Label, wanted: &str) -> Error {
+        Error::not_found(format!("there is no backup \"{}\" of job \"{job}\"", wanted.escape_debug()))
+            .fact("where", self.store.describe())
+            .fact("expected", "an id, the beginning of one, or latest")
+            .hint(format!("`strongroom list {job}` shows what there is"))
+    }
+
+    /// Adds to each backup what later verifications of it found.
+    pub async fn with_verifications(&self, mut backups: Vec<Listed>) -> Result<Vec<Listed>> {
+        let found: Vec<Result<Vec<Verification>>> = stream::iter(backups.iter().map(|b| (b.job.clone(), b.id.clone())))
+            .map(|(job, id)| async move { verified::read_all(&self.store, &self.trust, &job, &id).await })
+            .buffered(RECORDS_IN_FLIGHT)
+            .collect()
+            .await;
+        for (backup, verified) in backups.iter_mut().zip(found) {
+            backup.verified = verified?;
+        }
+        Ok(backups)
+    }
+
+    fn judge(&self, job: &Label, id: &BackupId, bytes: &[u8]) -> (Standing, Option<signed::Opened<BackupRecord>>) {
+        let opened = match signed::open::<BackupRecord>(signed::RECORD, bytes) {
+            Ok(opened) => opened,
+            Err(error) if error.kind() == Kind::Damaged => return (Standing::Forged(error.to_string()), None),
+            Err(error) => return (Standing::Unreadable(error.to_string()), None),
+        };
+        let record = &opened.content;
+        if record.format > FORMAT {
+            let reason = format!("it has format {}, and this version reads up to {FORMAT}", record.format);
+            return (Standing::Unreadable(reason), None);
+        }
+        if record.job != *job || record.id != *id {
+            let reason = format!("it is the record of {}/{}, and lies at {job}/{id}", record.job, record.id);
+            return (Standing::Forged(reason), None);
+        }
+        let standing = if self.trust.believes(&opened.signer) {
+            Standing::Trusted
+        } else {
+            Standing::UnknownSigner(opened.signer.clone())
+        };
+        (standing, Some(opened))
+    }
+
+    /// Keeps the plugin's bytes beside the backups, so that restoring needs nothing from elsewhere.
+    pub async fn keep_plugin(&self, sha256: &str, bytes: &Bytes) -> Result<()> {
+        let key = layout::plugin(sha256)?;
+        match self.store.head(&key).await {
+            Ok(there) if there.size == bytes.len() as u64 => return Ok(()),
+            Ok(there) => {
+                return Err(Error::damaged(format!(
+                    "the plugin at \"{key}\" in {} is not the one it is named after",
+                    self.store.describe()
+                ))
+                .fact("expected", format!("{} bytes", bytes.len()))
+                .fact("got", format!("{} bytes", there.size))
+                .hint("remove that object and run the backup again"));
+            }
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        match self.store.put(&key, bytes.clone(), Condition::Absent).await {
+            Ok(_) => Ok(()),
+            // Another run was faster; the name is the digest of the bytes.
+            Err(error) if error.kind() == Kind::Conflict => Ok(()),
+            Err(error) => Err(error.while_doing(format!("could not keep the plugin in {}", self.store.describe()))),
+        }
+    }
+
+    /// The plugin with this digest, from the store.
+    pub async fn plugin(&self, sha256: &str, limit: u64) -> Result<Bytes> {
+        let key = layout::plugin(sha256)?;
+        Ok(self.store.get(&key, limit).await?.0)
+    }
+
+    /// Writes the record: from here on the backup exists. Whether it worked is decided by what is
+    /// there: after an error the record is read back and compared.
+    pub async fn commit(&self, record: &BackupRecord, key: &HostKey) -> Result<()> {
+        let bytes = Bytes::from(signed::seal(signed::RECORD, record, key)?);
+        let at = layout::record(&record.job, &record.id)?;
+        let Err(error) = self.store.put(&at, bytes.clone(), Condition::Absent).await else {
+            return Ok(());
+        };
+        match self.store.get(&at, MAX_RECORD_BYTES).await {
+            Ok((there, _)) if there == bytes => Ok(()),
+            Ok(_) => Err(Error::conflict(format!("another record lies at \"{at}\" in {}", self.store.describe()))
+                .hint("ids are random: somebody else writes into this job's folder; run `strongroom list` to see whose it is")
+                .because(error)),
+            Err(_) => Err(error.while_doing(format!("could not write the record of backup {}", record.id))),
+        }
+    }
+
+    /// Removes everything under the folder of a run that made no backup. The record is asked for
+    /// first: a folder with one is never touched.
+    pub async fn discard(&self, job: &Label, id: &BackupId) -> Result<u64> {
+        match self.store.head(&layout::record(job, id)?).await {
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Err(Error::conflict(format!("backup {id} of job \"{job}\" exists and is kept"))),
+        }
+        let folder = format!("{job}/{id}/");
+        let mut removed = 0;
+        for upload in self.store.pending_uploads(&folder).await? {
+            self.store.abort_pending(&upload).await?;
+            removed += 1;
+        }
+        let mut after = None;
+        loop {
+            let page = self.store.list(&folder, after.as_deref()).await?;
+            for object in &page.objects {
+                self.store.delete(&crate::id::ObjectKey::parse(&object.key)?, object.version.as_deref()).await?;
+                removed += 1;
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(removed);
+            }
+        }
+    }
+}
+
+fn absent_is_none(error: Error) -> Result<Option<Listed>> {
+    if error.kind() == Kind::NotFound { Ok(None) } else { Err(error) }
+}

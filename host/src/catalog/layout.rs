@@ -1,0 +1,37 @@
+//! Where things lie in a store, relative to its prefix.
+
+use crate::error::{Error, Result};
+use crate::id::{ArtifactName, BackupId, Label, ObjectKey};
+
+/// The folder that holds plugins; no job can have this name.
+pub const PLUGINS: &str = "plugins";
+
+/// `<job>/<id>/record.json`
+pub fn record(job: &Label, id: &BackupId) -> Result<ObjectKey> {
+    ObjectKey::parse(&format!("{job}/{id}/record.json"))
+}
+
+/// `<job>/<id>/data/<artifact>`: the segments add `.0001.zst.age` and so on.
+pub fn artifact(job: &Label, id: &BackupId, name: &ArtifactName) -> Result<ObjectKey> {
+    ObjectKey::parse(&format!("{job}/{id}/data/{name}"))
+}
+
+/// `<job>/<id>/verified/`
+pub fn verified(job: &Label, id: &BackupId) -> String {
+    format!("{job}/{id}/verified/")
+}
+
+/// `<job>/lease.json`
+pub fn lease(job: &Label) -> Result<ObjectKey> {
+    ObjectKey::parse(&format!("{job}/lease.json"))
+}
+
+/// `plugins/<sha256>.wasm`
+pub fn plugin(sha256: &str) -> Result<ObjectKey> {
+    if sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        ObjectKey::parse(&format!("{PLUGINS}/{sha256}.wasm"))
+    } else {
+        Err(Error::invalid(format!("\"{}\" is not a SHA-256 digest", sha256.escape_debug()))
+            .fact("expected", "64 hexadecimal digits in lower case"))
+    }
+}

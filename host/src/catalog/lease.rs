@@ -1,0 +1,240 @@
+//! The lease of a job: two runs of one job do not overlap.
+//!
+//! No integrity depends on it: ids are random and records are written only if absent, so two runs
+//! that overlap make two whole backups. A local store is leased by a file lock, which the kernel
+//! releases when the process ends in whatever way. Any other store holds `lease.json`: created
+//! only if absent, renewed and released only over the object that was seen, never deleted. It is
+//! taken over only after its counter stood still for a whole duration on the taker's own monotonic
+//! clock, so no two clocks are ever compared.
+
+use super::layout;
+use crate::error::{Error, IoContext, Kind, Result};
+use crate::id::{BackupId, Label};
+use crate::store::{Condition, Store};
+use bytes::Bytes;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long a counter must stand still before a lease is taken over; renewed every third of it.
+pub const DURATION: Duration = Duration::from_secs(60);
+
+/// Longest `lease.json` that is read, in bytes.
+const MAX_BYTES: u64 = 64 << 10;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Held,
+    Free,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LeaseFile {
+    state: State,
+    holder: String,
+    run: BackupId,
+    counter: u64,
+    duration_ms: u64,
+}
+
+/// Who asks for a lease, and how.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The job.
+    pub job: Label,
+    /// The run's id.
+    pub run: BackupId,
+    /// Machine and process, for the message that another run gets.
+    pub holder: String,
+    /// See [`DURATION`].
+    pub duration: Duration,
+    /// Directory for file locks of jobs whose store cannot hold a lease.
+    pub lock_dir: PathBuf,
+}
+
+/// A lease that is held. [`Lease::release`] gives it back; dropping it stops renewing it, and
+/// others take it over once it has stood still.
+#[derive(Debug)]
+pub struct Lease {
+    kind: Held,
+    /// What the operator should know, such as that only this machine is kept out.
+    pub warning: Option<String>,
+}
+
+#[derive(Debug)]
+enum Held {
+    File { _lock: std::fs::File },
+    Object { renewing: tokio::task::JoinHandle<Result<()>>, stop: CancellationToken },
+}
+
+impl Lease {
+    /// Takes the lease of a job. `lost` is cancelled when somebody else takes it over meanwhile.
+    ///
+    /// Errors: `Conflict` when another run is at work; `Cancelled`.
+    pub async fn take(store: &Arc<dyn Store>, request: Request, lost: &CancellationToken) -> Result<Self> {
+        if let Some(root) = store.local_root() {
+            let path = root.join(request.job.as_str()).join(".lease.lock");
+            return Ok(Self { kind: lock_file(&path, &request.job)?, warning: None });
+        }
+        match acquire(store, &request, lost).await {
+            Ok((file, etag)) => {
+                let stop = CancellationToken::new();
+                let renewing = tokio::spawn(renew(store.clone(), request, file, etag, stop.clone(), lost.clone()));
+                Ok(Self { kind: Held::Object { renewing, stop }, warning: None })
+            }
+            Err(error) if error.kind() == Kind::Invalid => {
+                let path = request.lock_dir.join(format!("{}.lock", request.job));
+                let warning = format!(
+                    "{} cannot hold a lease ({error}): only runs on this machine are kept from overlapping",
+                    store.describe()
+                );
+                Ok(Self { kind: lock_file(&path, &request.job)?, warning: Some(warning) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives the lease back. An error means that others will have to wait until it has stood still.
+    pub async fn release(self) -> Result<()> {
+        match self.kind {
+            Held::File { .. } => Ok(()),
+            Held::Object { renewing, stop } => {
+                stop.cancel();
+                renewing.await.map_err(|e| Error::failed("the task that renews the lease ended badly").because(e))?
+            }
+        }
+    }
+}
+
+fn lock_file(path: &Path, job: &Label) -> Result<Held> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).doing(|| format!("make \"{}\"", folder.display()))?;
+    }
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .doing(|| format!("open the lock of job \"{job}\" at \"{}\"", path.display()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Held::File { _lock: file }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(busy(job).fact("lock", path.display().to_string())),
+        Err(errno) => Err(errno).doing(|| format!("lock \"{}\"", path.display())),
+    }
+}
+
+fn busy(job: &Label) -> Error {
+    Error::conflict(format!("another run of job \"{job}\" is at work"))
+        .hint("wait until it has ended, then run this again")
+}
+
+async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &CancellationToken) -> Result<(LeaseFile, String)> {
+    let key = layout::lease(&request.job)?;
+    let mut mine = LeaseFile {
+        state: State::Held,
+        holder: request.holder.clone(),
+        run: request.run.clone(),
+        counter: 1,
+        duration_ms: u64::try_from(request.duration.as_millis()).unwrap_or(u64::MAX),
+    };
+    match store.put(&key, encode(&mine)?, Condition::Absent).await {
+        Ok(info) => return with_etag(mine, info.etag),
+        Err(error) if error.kind() == Kind::Conflict => {}
+        Err(error) => return Err(error.while_doing(format!("could not take the lease of job \"{}\"", request.job))),
+    }
+    let mut watched: Option<(Bytes, Instant)> = None;
+    loop {
+        let (bytes, info) = store.get(&key, MAX_BYTES).await?;
+        let etag = info.etag.ok_or_else(no_conditions)?;
+        let seen: Option<LeaseFile> = serde_json::from_slice(&bytes).ok();
+        let free = seen.as_ref().is_some_and(|lease| lease.state == State::Free);
+        let patience = seen.as_ref().map_or(request.duration, |lease| {
+            Duration::from_millis(lease.duration_ms).clamp(Duration::from_millis(200), Duration::from_secs(600))
+        });
+        let stood_still = match &watched {
+            Some((before, since)) if *before == bytes => since.elapsed() >= patience,
+            Some(_) => {
+                let holder =
+                    seen.map_or_else(|| "unknown".to_owned(), |lease| format!("{} (run {})", lease.holder, lease.run));
+                return Err(busy(&request.job).fact("holder", holder));
+            }
+            None => {
+                watched = Some((bytes.clone(), Instant::now()));
+                false
+            }
+        };
+        if free || stood_still {
+            mine.counter = seen.map_or(0, |lease| lease.counter).wrapping_add(1);
+            match store.put(&key, encode(&mine)?, Condition::Unchanged(etag)).await {
+                Ok(info) => return with_etag(mine, info.etag),
+                Err(error) if error.kind() == Kind::Conflict => return Err(busy(&request.job).because(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return Err(Error::cancelled("cancelled while waiting for the job's lease")),
+            () = tokio::time::sleep(patience / 8) => {}
+        }
+    }
+}
+
+async fn renew(
+    store: Arc<dyn Store>,
+    request: Request,
+    mut lease: LeaseFile,
+    mut etag: String,
+    stop: CancellationToken,
+    lost: CancellationToken,
+) -> Result<()> {
+    let key = layout::lease(&request.job)?;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => {
+                lease.state = State::Free;
+                lease.counter = lease.counter.wrapping_add(1);
+                store.put(&key, encode(&lease)?, Condition::Unchanged(etag)).await?;
+                return Ok(());
+            }
+            () = tokio::time::sleep(request.duration / 3) => {}
+        }
+        lease.counter = lease.counter.wrapping_add(1);
+        match store.put(&key, encode(&lease)?, Condition::Unchanged(etag.clone())).await {
+            Ok(info) => etag = info.etag.ok_or_else(no_conditions)?,
+            Err(error) if error.kind() == Kind::Conflict => {
+                // Either the answer to an earlier renewal was lost, or somebody else has it.
+                let (bytes, info) = store.get(&key, MAX_BYTES).await?;
+                let there: Option<LeaseFile> = serde_json::from_slice(&bytes).ok();
+                match (there, info.etag) {
+                    (Some(there), Some(tag)) if there.run == lease.run && there.holder == lease.holder => etag = tag,
+                    _ => {
+                        tracing::error!(job = %request.job, "another run took the lease over: this one stops");
+                        lost.cancel();
+                        return Err(busy(&request.job)
+                            .fact("reason", "the lease was taken over while this run did not renew it"));
+                    }
+                }
+            }
+            // The store may be back by the next turn; others wait a whole duration before they take it.
+            Err(error) => tracing::warn!(job = %request.job, %error, "could not renew the lease"),
+        }
+    }
+}
+
+fn encode(lease: &LeaseFile) -> Result<Bytes> {
+    serde_json::to_vec_pretty(lease)
+        .map(Bytes::from)
+        .map_err(|e| Error::failed("could not write a lease as JSON").because(e))
+}
+
+fn with_etag(lease: LeaseFile, etag: Option<String>) -> Result<(LeaseFile, String)> {
+    etag.map(|etag| (lease, etag)).ok_or_else(no_conditions)
+}
+
+fn no_conditions() -> Error {
+    Error::invalid("the store gives objects no entity tags")
+}

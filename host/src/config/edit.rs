@@ -1,0 +1,333 @@
+//! Writes what `plugin approve` decided into the text of a configuration: comments, order and
+//! formatting of everything else stay.
+//!
+//! Pure: [`super::file::replace`] writes the file.
+
+use super::key::{ROOT, Section, Shape};
+use crate::error::{Error, Result};
+use crate::plugin::manifest::RawExecGrant;
+use crate::policy::storage::BucketVerb;
+use crate::policy::{Effect, Verb};
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+use std::collections::{BTreeMap, BTreeSet};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
+
+/// Everything that a plugin is granted, as it is written: it replaces what was granted before.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RawGrants {
+    /// `grant.exec.*`
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub exec: BTreeMap<String, RawExec>,
+    /// `grant.bucket.*`
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub bucket: BTreeMap<String, Vec<RawBucket>>,
+    /// `grant.artifacts`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<RawArtifacts>,
+}
+
+/// `grant.exec.x`
+#[derive(Clone, Debug, Serialize)]
+pub struct RawExec {
+    /// Absolute path of the program, where the command runs.
+    pub program: String,
+    /// Everything else.
+    #[serde(flatten)]
+    pub grant: RawExecGrant,
+}
+
+/// `grant.bucket.x`, or one of them.
+#[derive(Clone, Debug, Serialize)]
+pub struct RawBucket {
+    /// What may be done.
+    pub may: BTreeSet<BucketVerb>,
+    /// Keys that it holds for; none is the whole bucket.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<String>,
+    /// Whether the plugin may read the bytes itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub inspect: bool,
+    /// Verbs it holds for.
+    pub verbs: BTreeSet<Verb>,
+    /// Whether it changes something.
+    pub effect: Effect,
+    /// Changes only scratch places.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub scratch: bool,
+}
+
+/// `grant.artifacts`
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RawArtifacts {
+    /// Patterns of the artifacts whose bytes the plugin may read itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inspect: Vec<String>,
+}
+
+/// The document with `[plugin.<label>]` pinned to `digest` and granted exactly `grants`.
+///
+/// What is equal to what was there stays byte for byte, so approving an equal plugin again returns
+/// the document unchanged.
+///
+/// Errors: `Invalid` when the document is not TOML or a table on the way is something else;
+/// `NotFound` without `[plugin.<label>]`.
+pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) -> Result<String> {
+    let mut edited: DocumentMut =
+        document.parse().map_err(|error| Error::invalid("the configuration is not TOML").because(error))?;
+    let desired = serde_json::to_value(grants)
+        .map_err(|error| Error::failed("could not write the grants as TOML").because(error))?;
+    let plugin = edited
+        .get_mut("plugin")
+        .and_then(Item::as_table_like_mut)
+        .and_then(|plugins| plugins.get_mut(label))
+        .ok_or_else(|| {
+            Error::not_found(format!("there is no plugin \"{label}\" in the configuration"))
+                .hint(format!("add [plugin.{label}] with source = \"PATH\""))
+        })?;
+    let plugin = standard_table(plugin, &format!("plugin.{label}"))?;
+    set(plugin, "sha256", &Json::String(digest.to_owned()), &PLAIN);
+    let none = Map::new();
+    let desired = desired.as_object().unwrap_or(&none);
+    if desired.is_empty() && !plugin.contains_key("grant") {
+        return Ok(edited.to_string());
+    }
+    let grant = child(plugin, "grant", &format!("plugin.{label}.grant"))?;
+    for kind in ["exec", "bucket"] {
+        let wanted = desired.get(kind).and_then(Json::as_object).unwrap_or(&none);
+        if wanted.is_empty() {
+            grant.remove(kind);
+            continue;
+        }
+        let path = format!("plugin.{label}.grant.{kind}");
+        let keys = section_of(kind);
+        let table = child(grant, kind, &path)?;
+        let stale: Vec<String> =
+            table.iter().map(|(name, _)| name.to_owned()).filter(|name| !wanted.contains_key(name)).collect();
+        for name in stale {
+            table.remove(&name);
+        }
+        for (name, wanted) in wanted {
+            write_grant(table, name, wanted, keys)?;
+        }
+    }
+    match desired.get("artifacts") {
+        None => drop(grant.remove("artifacts")),
+        Some(wanted) => write_grant(grant, "artifacts", wanted, section_of("artifacts"))?,
+    }
+    Ok(edited.to_string())
+}
+
+/// Keys without an order of their own.
+static PLAIN: Section = Section { name: "", doc: "", keys: &[] };
+
+/// The section of the table of keys that describes a grant of this kind: gives keys their order.
+fn section_of(kind: &str) -> &'static Section {
+    fn within(section: &'static Section, name: &str) -> &'static Section {
+        let key = section.keys.iter().find(|key| key.name == name);
+        match key.map(|key| &key.shape) {
+            Some(Shape::Table(inner) | Shape::Map(_, Shape::Table(inner) | Shape::Tables(inner))) => inner,
+            _ => &PLAIN,
+        }
+    }
+    within(within(within(&ROOT, "plugin"), "grant"), kind)
+}
+
+/// One grant: a table, or several of them.
+fn write_grant(parent: &mut Table, name: &str, wanted: &Json, keys: &'static Section) -> Result<()> {
+    let wanted = match wanted {
+        Json::Array(list) if list.len() == 1 => &list[0],
+        other => other,
+    };
+    if parent.get(name).is_some_and(|item| normal(&json_of(item)) == normal(wanted)) {
+        return Ok(());
+    }
+    match wanted {
+        Json::Array(list) => {
+            let tables = list.iter().map(|wanted| new_table(wanted, keys));
+            parent.insert(name, Item::ArrayOfTables(tables.collect::<ArrayOfTables>()));
+        }
+        Json::Object(fields) => match parent.get_mut(name).and_then(Item::as_table_like_mut) {
+            Some(table) => update(table, fields, keys),
+            None => drop(parent.insert(name, Item::Table(new_table(wanted, keys)))),
+        },
+        _ => return Err(Error::failed(format!("the grant \"{name}\" is not a table"))),
+    }
+    Ok(())
+}
+
+/// Makes a table hold exactly `wanted`; what is equal stays as it is written.
+fn update(table: &mut dyn TableLike, wanted: &Map<String, Json>, keys: &'static Section) {
+    let stale: Vec<String> = table
+        .iter()
+        .filter(|(name, item)| wanted.get(*name).is_none_or(is_default) && !is_default(&normal(&json_of(item))))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    for name in stale {
+        table.remove(&name);
+    }
+    for (name, value) in in_order(wanted, keys) {
+        match (table.get_mut(name), value) {
+            (Some(item), _) if normal(&json_of(item)) == normal(value) => {}
+            (Some(item), Json::Object(fields)) if item.is_table_like() => {
+                if let Some(inner) = item.as_table_like_mut() {
+                    update(inner, fields, &PLAIN);
+                }
+            }
+            _ => set(table, name, value, keys),
+        }
+    }
+}
+
+fn set(table: &mut dyn TableLike, name: &str, value: &Json, _keys: &'static Section) {
+    let new = value_of(value, 0);
+    match table.get_mut(name) {
+        Some(Item::Value(old)) if normal(&json_of(&Item::Value(old.clone()))) == normal(value) => {}
+        Some(Item::Value(old)) => {
+            // The comment behind a value belongs to its line, and stays.
+            let decor = old.decor().clone();
+            *old = new;
+            *old.decor_mut() = decor;
+        }
+        Some(item) => *item = Item::Value(new),
+        None => drop(table.insert(name, Item::Value(new))),
+    }
+}
+
+fn new_table(wanted: &Json, keys: &'static Section) -> Table {
+    let mut table = Table::new();
+    let none = Map::new();
+    for (name, value) in in_order(wanted.as_object().unwrap_or(&none), keys) {
+        table.insert(name, Item::Value(value_of(value, 0)));
+    }
+    table
+}
+
+/// Keys in the order of the documentation, without those that hold what they hold by default.
+fn in_order<'a>(wanted: &'a Map<String, Json>, keys: &'static Section) -> Vec<(&'a str, &'a Json)> {
+    let mut fields: Vec<_> =
+        wanted.iter().filter(|(_, value)| !is_default(value)).map(|(name, value)| (name.as_str(), value)).collect();
+    fields.sort_by_key(|(name, _)| keys.keys.iter().position(|key| key.name == *name).unwrap_or(usize::MAX));
+    fields
+}
+
+/// Longest list on one line, in characters.
+const LINE: usize = 96;
+
+fn value_of(json: &Json, depth: usize) -> Value {
+    match json {
+        Json::Null => Value::from(""),
+        Json::Bool(flag) => Value::from(*flag),
+        Json::Number(number) => match number.as_i64() {
+            Some(n) => Value::from(n),
+            None => Value::from(number.as_f64().unwrap_or_default()),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(list) => {
+            let mut array: Array = list.iter().map(|inner| value_of(inner, depth + 1)).collect();
+            if depth == 0 && array.to_string().chars().count() > LINE {
+                for value in array.iter_mut() {
+                    value.decor_mut().set_prefix("\n    ");
+                }
+                array.set_trailing("\n");
+                array.set_trailing_comma(true);
+            }
+            Value::Array(array)
+        }
+        Json::Object(fields) => {
+            let mut table = InlineTable::new();
+            for (name, value) in fields.iter().filter(|(_, value)| !is_default(value)) {
+                table.insert(name, value_of(value, depth + 1));
+            }
+            Value::InlineTable(table)
+        }
+    }
+}
+
+/// Absent keys and keys that say what is so anyway mean the same.
+fn is_default(json: &Json) -> bool {
+    match json {
+        Json::Null | Json::Bool(false) => true,
+        Json::Array(list) => list.is_empty(),
+        Json::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+/// A grant in a form in which equal grants are equal.
+fn normal(json: &Json) -> Json {
+    match json {
+        Json::Array(list) if list.len() == 1 && list[0].is_object() => normal(&list[0]),
+        Json::Array(list) => Json::Array(list.iter().map(normal).collect()),
+        Json::Object(fields) => {
+            let mut fields: Map<String, Json> = fields
+                .iter()
+                .map(|(name, value)| {
+                    let mut value = normal(value);
+                    // Sets: their order means nothing.
+                    if let (true, Json::Array(list)) =
+                        (matches!(name.as_str(), "verbs" | "may" | "secrets"), &mut value)
+                    {
+                        list.sort_by_key(Json::to_string);
+                    }
+                    (name.clone(), value)
+                })
+                .filter(|(_, value)| !is_default(value))
+                .collect();
+            if fields.len() == 1
+                && let Some(pattern) = fields.remove("pattern")
+            {
+                return pattern;
+            }
+            Json::Object(fields)
+        }
+        other => other.clone(),
+    }
+}
+
+fn json_of(item: &Item) -> Json {
+    match item {
+        Item::None => Json::Null,
+        Item::Value(value) => json_of_value(value),
+        Item::Table(table) => Json::Object(table.iter().map(|(name, item)| (name.to_owned(), json_of(item))).collect()),
+        Item::ArrayOfTables(tables) => {
+            Json::Array(tables.iter().map(|table| json_of(&Item::Table(table.clone()))).collect())
+        }
+    }
+}
+
+fn json_of_value(value: &Value) -> Json {
+    match value {
+        Value::String(text) => Json::String(text.value().clone()),
+        Value::Integer(n) => Json::from(*n.value()),
+        Value::Float(n) => Json::from(*n.value()),
+        Value::Boolean(flag) => Json::Bool(*flag.value()),
+        Value::Datetime(at) => Json::String(at.value().to_string()),
+        Value::Array(list) => Json::Array(list.iter().map(json_of_value).collect()),
+        Value::InlineTable(table) => {
+            Json::Object(table.iter().map(|(name, value)| (name.to_owned(), json_of_value(value))).collect())
+        }
+    }
+}
+
+/// The item as a table with a header of its own; an inline one becomes one.
+fn standard_table<'a>(item: &'a mut Item, path: &str) -> Result<&'a mut Table> {
+    if item.is_inline_table() {
+        let inline = std::mem::take(item);
+        *item = match inline.into_table() {
+            Ok(table) => Item::Table(table),
+            Err(other) => other,
+        };
+    }
+    item.as_table_mut().ok_or_else(|| Error::invalid(format!("[{path}] is not a table")))
+}
+
+fn child<'a>(parent: &'a mut Table, name: &str, path: &str) -> Result<&'a mut Table> {
+    let item = parent.entry(name).or_insert_with(|| {
+        let mut table = Table::new();
+        // It exists only by its children: no header of its own is written.
+        table.set_implicit(true);
+        Item::Table(table)
+    });
+    standard_table(item, path)
+}

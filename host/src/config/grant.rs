@@ -1,0 +1,177 @@
+//! `[plugin.x.grant]`: from keys to the policy's own types. What a grant may say by itself is
+//! decided there; here each refusal gets its place in the file.
+
+use super::Meaning;
+use super::read::Fields;
+use crate::error::Result;
+use crate::policy::exec::{ExecGrant, StdinGrant};
+use crate::policy::slot::{SlotRule, SlotText, Template};
+use crate::policy::storage::{ArtifactGrant, BucketGrant, BucketVerb};
+use crate::policy::{Effect, Grants, Mistake, Verb, When};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+impl Meaning<'_> {
+    pub(super) fn grants(&mut self, fields: &Fields) -> Grants {
+        let mut grants = Grants::default();
+        for entry in fields.map("exec") {
+            let Some(exec) = entry.table() else { continue };
+            if let Some(grant) = self.exec(exec) {
+                self.check(exec, grant.check());
+                grants.exec.insert(entry.name.clone(), grant);
+            }
+        }
+        for entry in fields.map("bucket") {
+            for bucket in entry.tables() {
+                if let Some(grant) = self.bucket_grant(bucket) {
+                    self.check(bucket, grant.check());
+                    grants.buckets.entry(entry.name.clone()).or_default().push(grant);
+                }
+            }
+        }
+        if let Some(artifacts) = fields.table("artifacts") {
+            let inspect = artifacts.texts("inspect");
+            let rules = inspect.iter().filter_map(|(text, span)| {
+                self.parsed(&format!("{}.inspect", artifacts.path), span.clone(), SlotRule::pattern(text))
+            });
+            let grant = ArtifactGrant { inspect: rules.collect() };
+            self.check(artifacts, grant.check());
+            grants.artifacts = Some(grant);
+        }
+        grants
+    }
+
+    fn exec(&mut self, fields: &Fields) -> Option<ExecGrant> {
+        let args: Vec<_> = fields
+            .texts("args")
+            .into_iter()
+            .filter_map(|(text, span)| self.parsed(&format!("{}.args", fields.path), span, Template::parse(text)))
+            .collect();
+        let mut env = BTreeMap::new();
+        for entry in fields.map("env") {
+            let template = Template::parse(entry.text().unwrap_or_default());
+            let path = format!("{}.env.{}", fields.path, entry.name);
+            env.extend(self.parsed(&path, entry.field.span.clone(), template).map(|text| (entry.name.clone(), text)));
+        }
+        let mut slots = BTreeMap::new();
+        for entry in fields.map("slots") {
+            let text = match entry.table() {
+                None => SlotText { pattern: entry.text(), ..SlotText::default() },
+                Some(table) => SlotText {
+                    pattern: table.text("pattern"),
+                    glob: table.text("glob"),
+                    setting: table.text("setting"),
+                    max_bytes: table.whole("max_bytes"),
+                    max_count: table.whole("max_count"),
+                },
+            };
+            let path = format!("{}.slots.{}", fields.path, entry.name);
+            let rule = self.parsed(&path, entry.field.span.clone(), SlotRule::parse(text));
+            slots.extend(rule.map(|rule| (entry.name.clone(), rule)));
+        }
+        let stdin = self.stdin(fields);
+        // A part that was refused is missing from here on; the grant as a whole is then not judged,
+        // or it would be blamed for what was lost.
+        let whole = args.len() == fields.list("args").len()
+            && env.len() == fields.map("env").len()
+            && slots.len() == fields.map("slots").len();
+        let when = self.when(fields)?;
+        let program = fields.text("program")?;
+        whole.then_some(())?;
+        Some(ExecGrant {
+            program: program.to_owned(),
+            args,
+            env,
+            stdin: stdin?,
+            slots,
+            secrets: fields.texts("secrets").into_iter().map(|(name, _)| name.to_owned()).collect(),
+            inspect: fields.flag("inspect"),
+            when,
+            partial_stdin: fields.flag("partial_stdin"),
+            detects_short_input: fields.flag("detects_short_input"),
+            timeout: fields.duration("timeout"),
+        })
+    }
+
+    fn stdin(&mut self, fields: &Fields) -> Option<StdinGrant> {
+        if !fields.has("stdin") {
+            return Some(StdinGrant::None);
+        }
+        let Some(table) = fields.table("stdin") else {
+            return Some(StdinGrant::Plugin);
+        };
+        match (table.text("text"), table.text("artifact"), table.text("made_by")) {
+            (Some(text), None, None) => Some(StdinGrant::Text { text: text.to_owned(), hold: table.flag("hold") }),
+            (None, Some(pattern), Some(made_by)) if !table.has("hold") => {
+                let rule = SlotRule::pattern(pattern);
+                let name = self.parsed(&format!("{}.artifact", table.path), table.span_of("artifact"), rule)?;
+                Some(StdinGrant::Artifact { name, made_by: made_by.to_owned() })
+            }
+            _ => {
+                self.mistakes
+                    .add(fields.span_of("stdin"), format!("{}.stdin says neither one thing nor the other", fields.path), "expected one of three forms")
+                    .help = Some(
+                    "write { text = \"…\" }, { text = \"…\", hold = true }, { artifact = \"PATTERN\", made_by = \"COMMAND\" } or \"plugin\"".to_owned(),
+                );
+                None
+            }
+        }
+    }
+
+    fn bucket_grant(&mut self, fields: &Fields) -> Option<BucketGrant> {
+        let when = self.when(fields)?;
+        let may: BTreeSet<BucketVerb> = fields.texts("may").iter().filter_map(|(text, _)| bucket_verb(text)).collect();
+        let prefixes = if fields.has("prefixes") {
+            fields.texts("prefixes").into_iter().map(|(prefix, _)| prefix.to_owned()).collect()
+        } else {
+            vec![String::new()]
+        };
+        fields.has("may").then_some(BucketGrant { may, prefixes, inspect: fields.flag("inspect"), when })
+    }
+
+    fn when(&mut self, fields: &Fields) -> Option<When> {
+        if !fields.has("verbs") {
+            return None;
+        }
+        let verbs = fields.texts("verbs").iter().filter_map(|(text, _)| verb(text)).collect();
+        let effect = match fields.text("effect")? {
+            "changes" => Effect::Changes,
+            _ => Effect::Reads,
+        };
+        Some(When { verbs, effect, scratch: fields.flag("scratch") })
+    }
+
+    fn parsed<T>(&mut self, path: &str, span: Range<usize>, result: Result<T>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let facts: Vec<_> = error.facts().iter().map(|(name, value)| format!("{name} {value}")).collect();
+                self.mistakes.add(span, format!("{path}: {}", error.message()), facts.join(", ")).help =
+                    error.hint_text().map(str::to_owned);
+                None
+            }
+        }
+    }
+
+    /// Puts what the policy says about a grant where the operator wrote it.
+    fn check(&mut self, fields: &Fields, found: Vec<Mistake>) {
+        for Mistake { key, message, hint } in found {
+            let (first, rest) = key.split_once('.').unwrap_or((&key, ""));
+            let entry = fields.map(first).iter().find(|entry| entry.name == rest);
+            let span = entry.map_or_else(|| fields.span_of(first), |entry| entry.name_span.clone());
+            self.mistakes.add(span, format!("{}.{key} cannot be granted", fields.path), message).help =
+                (!hint.is_empty()).then_some(hint);
+        }
+    }
+}
+
+fn verb(text: &str) -> Option<Verb> {
+    [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose].into_iter().find(|verb| verb.name() == text)
+}
+
+fn bucket_verb(text: &str) -> Option<BucketVerb> {
+    use BucketVerb::{Delete, DeleteVersion, List, Overwrite, Read, ReadConfig, Write, WriteConfig};
+    [List, Read, Write, Overwrite, Delete, DeleteVersion, ReadConfig, WriteConfig]
+        .into_iter()
+        .find(|verb| verb.name() == text)
+}

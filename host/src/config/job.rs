@@ -1,0 +1,143 @@
+//! `[job.x]` and `[target.x]`: what is backed up, where its commands run, what surrounds them.
+
+use super::read::{Fields, looks_secret};
+use super::{Depth, JobConfig, Meaning, SecretRef, TargetConfig, VerifyConfig};
+use crate::exec::RunIn;
+use std::collections::BTreeMap;
+
+impl Meaning<'_> {
+    pub(super) fn target(&mut self, fields: &Fields) -> Option<TargetConfig> {
+        let (env, secrets) = self.surroundings(fields);
+        Some(TargetConfig { run_in: self.run_in(fields), env, secrets, options: fields.json("options") })
+    }
+
+    pub(super) fn job(&mut self, root: &Fields, fields: &Fields) -> Option<JobConfig> {
+        let (env, secrets) = self.surroundings(fields);
+        let run_in = self.run_in(fields);
+        let verify = fields.table("verify").map(|verify| self.verify(root, verify)).unwrap_or_default();
+        let plugin = self.label(root, fields, "plugin", "plugin");
+        let store = self.label(root, fields, "store", "store");
+        Some(JobConfig {
+            plugin: plugin?,
+            store: store?,
+            run_in,
+            env,
+            secrets,
+            settings: fields.json("settings"),
+            verify,
+            objective: fields.duration("objective"),
+        })
+    }
+
+    fn verify(&mut self, root: &Fields, fields: &Fields) -> VerifyConfig {
+        let depth = match fields.text("depth") {
+            Some("stored") => Depth::Stored,
+            Some("restore") => Depth::Restore,
+            _ => Depth::Contents,
+        };
+        let target = self.label(root, fields, "target", "target");
+        let on_source = fields.flag("on_source");
+        if depth == Depth::Restore && !fields.has("target") && !on_source {
+            self.mistakes
+                .add(fields.span_of("depth"), format!("{} restores and names no target", fields.path), "where to?")
+                .help = Some(
+                "write target = \"…\" with a [target.…], or on_source = true to restore beside the source itself"
+                    .to_owned(),
+            );
+        }
+        if on_source && fields.has("target") {
+            let label = "expected one of target and on_source";
+            self.mistakes.add(
+                fields.span_of("on_source"),
+                format!("{}.on_source contradicts target", fields.path),
+                label,
+            );
+        }
+        VerifyConfig { depth, target, on_source }
+    }
+
+    /// `env` and `secrets`, which a job and a target have alike.
+    fn surroundings(&mut self, fields: &Fields) -> (BTreeMap<String, String>, BTreeMap<String, SecretRef>) {
+        let mut env = BTreeMap::new();
+        for entry in fields.map("env") {
+            let Some(text) = entry.text() else { continue };
+            if looks_secret(&entry.name) {
+                self.mistakes.mask(entry.field.span.clone());
+                let message = format!("{}.env.{} looks like a secret as text", fields.path, entry.name);
+                self.mistakes.add(entry.name_span.clone(), message, "env is for hosts, ports and users").help = Some(
+                    format!("write secrets = {{ {} = {{ env = \"NAME\" }} }} or {{ file = \"PATH\" }}", entry.name),
+                );
+            }
+            env.insert(entry.name.clone(), text.to_owned());
+        }
+        let mut secrets = BTreeMap::new();
+        for entry in fields.map("secrets") {
+            let Some(secret) = entry.secret() else { continue };
+            if env.contains_key(&entry.name) {
+                let message = format!("{} sets {} in env and in secrets", fields.path, entry.name);
+                self.mistakes.add(entry.name_span.clone(), message, "expected one of them");
+            }
+            secrets.insert(entry.name.clone(), self.secret_ref(secret));
+        }
+        (env, secrets)
+    }
+
+    fn run_in(&mut self, fields: &Fields) -> RunIn {
+        let here = RunIn::Local { user: None };
+        let Some(place) = fields.table("run_in") else { return here };
+        for key in ["user", "container"] {
+            let bad = |text: &str| {
+                text.is_empty() || text.starts_with('-') || text.chars().any(|c| c.is_whitespace() || c.is_control())
+            };
+            if place.text(key).is_some_and(bad) {
+                let label = "expected a name that does not begin with - and holds no spaces";
+                self.mistakes.add(place.span_of(key), format!("{}.{key} is not a name", place.path), label);
+            }
+        }
+        match (place.text("user"), place.text("container")) {
+            (Some(_), Some(_)) => {
+                self.mistakes
+                    .add(
+                        place.span_of("user"),
+                        format!("{} names a user and a container", place.path),
+                        "expected one of them",
+                    )
+                    .help =
+                    Some("to be another user inside a container, name the client with its arguments".to_owned());
+                here
+            }
+            (user, None) => {
+                if place.has("client") {
+                    let label = "a client is for a container";
+                    self.mistakes.add(
+                        place.span_of("client"),
+                        format!("{}.client without container", place.path),
+                        label,
+                    );
+                }
+                RunIn::Local { user: user.map(str::to_owned) }
+            }
+            (None, Some(name)) => RunIn::Container { name: name.to_owned(), client: self.client(place) },
+        }
+    }
+
+    fn client(&mut self, place: &Fields) -> Vec<String> {
+        if let Some(word) = place.text("client") {
+            return vec![word.to_owned()];
+        }
+        if !place.has("client") {
+            return vec!["docker".to_owned()];
+        }
+        let client: Vec<String> = place.texts("client").into_iter().map(|(text, _)| text.to_owned()).collect();
+        if !client.first().is_some_and(|program| program.starts_with('/')) {
+            self.mistakes
+                .add(
+                    place.span_of("client"),
+                    format!("{}.client does not begin with a program", place.path),
+                    "expected an absolute path first",
+                )
+                .help = Some("write client = [\"/usr/bin/podman\"], or client = \"podman\"".to_owned());
+        }
+        client
+    }
+}

@@ -1,0 +1,551 @@
+//! The table of keys: every key that the configuration knows, with its shape and its documentation.
+//!
+//! Decoding, the advice for unknown keys and `config schema` all read this table, so that a key
+//! cannot exist in one of them alone. Pure data.
+
+/// A table of the configuration: its keys, in the order in which they are documented.
+#[derive(Debug)]
+pub struct Section {
+    /// What a person calls one of these, such as `store`; for messages.
+    pub name: &'static str,
+    /// One line.
+    pub doc: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// As it is written.
+    pub name: &'static str,
+    /// What it holds.
+    pub shape: Shape,
+    /// Whether the table is wrong without it.
+    pub required: bool,
+    /// One or two lines: what it does, its unit, its default.
+    pub doc: &'static str,
+}
+
+/// What a key holds.
+#[derive(Debug)]
+pub enum Shape {
+    /// Any text.
+    Text,
+    /// `true` or `false`.
+    Flag,
+    /// A whole number from the first to the second, both included.
+    Whole(u64, u64),
+    /// A number of bytes, or a text such as `"8MiB"`; from the first to the second, both included.
+    Size(u64, u64),
+    /// A text such as `"30s"`.
+    Duration,
+    /// One of these words.
+    Word(&'static Words),
+    /// A table of the plugin's own, handed on as JSON.
+    Json,
+    /// A secret by reference.
+    Secret,
+    /// A list.
+    List(&'static Shape),
+    /// A table whose keys the operator chooses.
+    Map(Names, &'static Shape),
+    /// A table with known keys.
+    Table(&'static Section),
+    /// Such a table, or several of them.
+    Tables(&'static Section),
+    /// Any of these; told apart by their TOML type.
+    Union(&'static [Shape]),
+    /// Planned and not built: what to use now.
+    NotBuilt(&'static str),
+}
+
+/// The words that a [`Shape::Word`] accepts.
+#[derive(Debug)]
+pub struct Words {
+    /// Accepted.
+    pub known: &'static [&'static str],
+    /// Planned and not built, with what to use now.
+    pub not_built: &'static [(&'static str, &'static str)],
+}
+
+/// What the keys of a [`Shape::Map`] may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// An operator's label, see [`crate::id::Label`].
+    Label,
+    /// A label of the plugin's: `[A-Za-z0-9_-]{1,64}`.
+    Vendor,
+    /// An environment variable: `[A-Za-z_][A-Za-z0-9_]*`.
+    Variable,
+}
+
+impl Names {
+    /// The names as an anchored regular expression, for people and for the schema.
+    pub fn pattern(self) -> &'static str {
+        match self {
+            Names::Label => "^[a-z0-9][a-z0-9_-]{0,62}$",
+            Names::Vendor => "^[A-Za-z0-9_-]{1,64}$",
+            Names::Variable => "^[A-Za-z_][A-Za-z0-9_]{0,127}$",
+        }
+    }
+
+    /// Whether `name` is one of them.
+    pub fn admits(self, name: &str) -> bool {
+        let (first, rest, most): (fn(u8) -> bool, fn(u8) -> bool, usize) = match self {
+            Names::Label => (
+                |b| b.is_ascii_lowercase() || b.is_ascii_digit(),
+                |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-',
+                63,
+            ),
+            Names::Vendor => {
+                let any = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+                (any, any, 64)
+            }
+            Names::Variable => {
+                (|b| b.is_ascii_alphabetic() || b == b'_', |b| b.is_ascii_alphanumeric() || b == b'_', 128)
+            }
+        };
+        let bytes = name.as_bytes();
+        bytes.len() <= most && bytes.first().is_some_and(|b| first(*b)) && bytes.iter().skip(1).all(|b| rest(*b))
+    }
+}
+
+const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Key {
+    Key { name, shape, required: true, doc }
+}
+
+const fn may(name: &'static str, shape: Shape, doc: &'static str) -> Key {
+    Key { name, shape, required: false, doc }
+}
+
+const fn not_built(name: &'static str, instead: &'static str) -> Key {
+    Key { name, shape: Shape::NotBuilt(instead), required: false, doc: "Not built yet." }
+}
+
+/// The whole file.
+pub static ROOT: Section = Section {
+    name: "configuration",
+    doc: "Configuration of Strongroom, the backup host with sandboxed plugins.",
+    keys: &[
+        may(
+            "trusted_hosts",
+            Shape::List(&Shape::Text),
+            "Public keys of other hosts whose backup records are believed, as `strongroom key show` prints them there.",
+        ),
+        may("store", Shape::Map(Names::Label, &Shape::Table(&STORE)), "Places where backups are kept, by label."),
+        may(
+            "bucket",
+            Shape::Map(Names::Label, &Shape::Table(&BUCKET)),
+            "Buckets that plugins read or write as data, by label.",
+        ),
+        may("plugin", Shape::Map(Names::Label, &Shape::Table(&PLUGIN)), "Plugins and what they may do, by label."),
+        may(
+            "target",
+            Shape::Map(Names::Label, &Shape::Table(&TARGET)),
+            "Places to restore into, and to verify by restore, by label.",
+        ),
+        may("job", Shape::Map(Names::Label, &Shape::Table(&JOB)), "What is backed up, by label."),
+        not_built(
+            "cluster",
+            "run strongroom where the database's own client reaches it, and leave Kubernetes resources to GitOps for now",
+        ),
+        not_built(
+            "ceiling",
+            "keep this file writable by its owner only, and review `plugin approve --print` before applying it",
+        ),
+        not_built("metrics", "read `strongroom list --output json` from your monitoring"),
+        not_built("audit", "keep the log of standard error; `-v` adds one line for each command that runs"),
+    ],
+};
+
+static STORE_TYPES: Words = Words {
+    known: &["local", "s3"],
+    not_built: &[
+        ("gcs", "use type = \"s3\" with endpoint = \"https://storage.googleapis.com\" and an HMAC key"),
+        ("azure", "use an S3 gateway in front of it and type = \"s3\", or type = \"local\" on a mounted share"),
+    ],
+};
+
+/// The smallest part that S3 takes, except the last of an object, in bytes.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>
+pub const MIN_S3_PART_BYTES: u64 = 5 << 20;
+
+static STORE: Section = Section {
+    name: "store",
+    doc: "A place where backups are kept.",
+    keys: &[
+        must("type", Shape::Word(&STORE_TYPES), "\"local\" (a directory) or \"s3\" (S3 and servers like it)."),
+        may("path", Shape::Text, "type = \"local\": the directory, relative to this file."),
+        may("bucket", Shape::Text, "type = \"s3\": the bucket; it must exist."),
+        may("prefix", Shape::Text, "type = \"s3\": everything lies below this prefix. Empty unless set."),
+        may("region", Shape::Text, "type = \"s3\": \"us-east-1\" unless set."),
+        may(
+            "endpoint",
+            Shape::Text,
+            "type = \"s3\": URL of a server other than AWS, such as \"https://s3.example.org:9000\".",
+        ),
+        may(
+            "path_style",
+            Shape::Flag,
+            "type = \"s3\": the bucket in the path and not in the host name. True when `endpoint` is set.",
+        ),
+        may(
+            "access_key",
+            Shape::Secret,
+            "type = \"s3\": id of the access key; the platform's standard chain unless set.",
+        ),
+        may("secret_key", Shape::Secret, "type = \"s3\": the secret access key."),
+        may("session_token", Shape::Secret, "type = \"s3\": session token of temporary credentials."),
+        may(
+            "recipients",
+            Shape::List(&Shape::Text),
+            "age public keys (age1…) that can read the backups; use two, one of them offline.",
+        ),
+        may(
+            "encryption",
+            Shape::Word(&Words { known: &["on", "off"], not_built: &[] }),
+            "\"on\" unless set; \"off\" stores bare zstd, without recipients.",
+        ),
+        may(
+            "identity",
+            Shape::Secret,
+            "The age identity; needed only to read (verify contents, restore), never to back up.",
+        ),
+        may("level", Shape::Whole(1, 19), "zstd level, 1 to 19; 2 unless set."),
+        may(
+            "part_bytes",
+            Shape::Size(64 << 10, 512 << 20),
+            "Size of an uploaded part, such as \"8MiB\", which is the default; at least 5MiB for S3.",
+        ),
+        may("parts_per_segment", Shape::Whole(1, 10_000), "Parts in one object at most; 950 unless set."),
+        may(
+            "parts_in_flight",
+            Shape::Whole(1, 64),
+            "Parts of one artifact under way at once; 4 unless set. Memory: part_bytes x (parts_in_flight + 1).",
+        ),
+        not_built(
+            "object_lock",
+            "set a default retention with object lock on the bucket itself; strongroom writes everything but leases once",
+        ),
+    ],
+};
+
+static BUCKET: Section = Section {
+    name: "bucket",
+    doc: "An object store, or a directory tree, that plugins read or write as data.",
+    keys: &[
+        must(
+            "type",
+            Shape::Word(&Words {
+                known: &["local"],
+                not_built: &[
+                    ("s3", "mount it or copy it with its own client, and use type = \"local\""),
+                    ("gcs", "mount it or copy it with its own client, and use type = \"local\""),
+                    ("azure", "mount it or copy it with its own client, and use type = \"local\""),
+                ],
+            }),
+            "\"local\": a directory tree.",
+        ),
+        must("path", Shape::Text, "Root of the tree, relative to this file."),
+    ],
+};
+
+static PLUGIN: Section = Section {
+    name: "plugin",
+    doc: "A plugin, pinned by digest, and what it may do.",
+    keys: &[
+        must("source", Shape::Text, "Path of the component (.wasm), relative to this file."),
+        may(
+            "sha256",
+            Shape::Text,
+            "The digest that was approved, 64 hex digits; without it nothing runs. Written by `plugin approve`.",
+        ),
+        may("grant", Shape::Table(&GRANT), "What it may do; nothing unless granted. Written by `plugin approve`."),
+        may("limits", Shape::Table(&LIMITS), "What one run may use at most."),
+        not_built("public_key", "pin the exact bytes with sha256"),
+        not_built("signed_by", "pin the exact bytes with sha256"),
+    ],
+};
+
+static GRANT: Section = Section {
+    name: "grant",
+    doc: "What a plugin may do.",
+    keys: &[
+        may(
+            "exec",
+            Shape::Map(Names::Vendor, &Shape::Table(&EXEC)),
+            "Command lines, by the label that the plugin uses.",
+        ),
+        may(
+            "bucket",
+            Shape::Map(Names::Label, &Shape::Tables(&BUCKET_GRANT)),
+            "Buckets, by label; one grant or several, such as one to read and one to restore.",
+        ),
+        may("artifacts", Shape::Table(&ARTIFACTS), "The artifacts of its own backups."),
+        not_built("kube", "use a plugin that runs the component's own client through `exec`"),
+        not_built("metrics", "let the plugin ask the component itself through `exec`"),
+    ],
+};
+
+static VERBS: Shape = Shape::Word(&Words { known: &["backup", "verify", "restore", "diagnose"], not_built: &[] });
+static EFFECT: Words = Words { known: &["reads", "changes"], not_built: &[] };
+
+static EXEC: Section = Section {
+    name: "exec grant",
+    doc: "One command line.",
+    keys: &[
+        must("program", Shape::Text, "Absolute path of the program, where the command runs."),
+        may("args", Shape::List(&Shape::Text), "Arguments; {slot} stands for a slot's value, {{ and }} for braces."),
+        may("env", Shape::Map(Names::Variable, &Shape::Text), "Environment, with {slot} holes like `args`."),
+        may(
+            "stdin",
+            Shape::Union(&[Shape::Word(&Words { known: &["plugin"], not_built: &[] }), Shape::Table(&STDIN)]),
+            "What it reads: nothing unless set; a fixed text, an artifact, or \"plugin\" (whatever the plugin gives).",
+        ),
+        may(
+            "slots",
+            Shape::Map(Names::Vendor, &Shape::Union(&[Shape::Text, Shape::Table(&SLOT)])),
+            "What may fill the holes, by slot: an anchored regular expression, or a table.",
+        ),
+        may(
+            "secrets",
+            Shape::List(&Shape::Text),
+            "Names of the job's secrets that the command gets, as environment variables.",
+        ),
+        may("inspect", Shape::Flag, "Whether the plugin may read the output. False unless set."),
+        must("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose."),
+        must("effect", Shape::Word(&EFFECT), "\"reads\" or \"changes\"."),
+        may("scratch", Shape::Flag, "It changes only scratch places, so that `verify` may use it. False unless set."),
+        may(
+            "partial_stdin",
+            Shape::Flag,
+            "A program that stops reading early and exits with 0 succeeded. False unless set.",
+        ),
+        may(
+            "detects_short_input",
+            Shape::Flag,
+            "The program itself fails when its input ends too soon. False unless set.",
+        ),
+        may("timeout", Shape::Duration, "Longest time without progress, such as \"10m\"; `limits.stall` unless set."),
+    ],
+};
+
+static STDIN: Section = Section {
+    name: "stdin",
+    doc: "Standard input of a command: a fixed text, or an artifact.",
+    keys: &[
+        may("text", Shape::Text, "Exactly this text."),
+        may("hold", Shape::Flag, "With `text`: standard input stays open after it. False unless set."),
+        may("artifact", Shape::Text, "An artifact of the backup in scope whose name matches this pattern."),
+        may("made_by", Shape::Text, "With `artifact`: the label of the command that must have made it."),
+    ],
+};
+
+static SLOT: Section = Section {
+    name: "slot",
+    doc: "What may fill a slot: exactly one of `pattern`, `glob` and `setting`.",
+    keys: &[
+        may("pattern", Shape::Text, "A regular expression over the whole value."),
+        may("glob", Shape::Text, "`*` stands for letters, digits, `_`, `.` and `-`."),
+        may("setting", Shape::Text, "Exactly what the job's setting of this name holds."),
+        may("max_bytes", Shape::Whole(1, 1 << 20), "Longest value in bytes."),
+        may("max_count", Shape::Whole(1, 10_000), "How many values, where the slot is an argument of its own."),
+    ],
+};
+
+static BUCKET_GRANT: Section = Section {
+    name: "bucket grant",
+    doc: "What may be done with a bucket.",
+    keys: &[
+        must(
+            "may",
+            Shape::List(&Shape::Word(&Words {
+                known: &[
+                    "list",
+                    "read",
+                    "write",
+                    "overwrite",
+                    "delete",
+                    "delete-version",
+                    "read-config",
+                    "write-config",
+                ],
+                not_built: &[],
+            })),
+            "What may be done: list, read, write, overwrite, delete, delete-version, read-config, write-config.",
+        ),
+        may("prefixes", Shape::List(&Shape::Text), "Keys that it holds for, by prefix. The whole bucket unless set."),
+        may("inspect", Shape::Flag, "Whether the plugin may read the objects' bytes itself. False unless set."),
+        must("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose."),
+        must("effect", Shape::Word(&EFFECT), "\"reads\" or \"changes\"."),
+        may("scratch", Shape::Flag, "It changes only scratch places, so that `verify` may use it. False unless set."),
+    ],
+};
+
+static ARTIFACTS: Section = Section {
+    name: "artifacts grant",
+    doc: "The artifacts of the plugin's own backups.",
+    keys: &[may(
+        "inspect",
+        Shape::List(&Shape::Text),
+        "Patterns of the artifacts whose bytes the plugin may read itself. None unless set.",
+    )],
+};
+
+static LIMITS: Section = Section {
+    name: "limits",
+    doc: "What one run of a plugin may use at most.",
+    keys: &[
+        may("memory", Shape::Size(1 << 20, 4 << 30), "Linear memory of the guest; \"256MiB\" unless set."),
+        may("cpu", Shape::Duration, "Time that the guest itself computes; \"10m\" unless set."),
+        may("wall_clock", Shape::Duration, "One call of a verb; \"24h\" unless set."),
+        may(
+            "stall",
+            Shape::Duration,
+            "Longest time without progress of a call that moves or awaits bytes; \"15m\" unless set.",
+        ),
+        may("handles", Shape::Whole(16, 1_000_000), "Resource handles alive at once; 20000 unless set."),
+        may("open_streams", Shape::Whole(1, 65_536), "Sources, sinks and transfers alive at once; 1024 unless set."),
+        may("processes", Shape::Whole(1, 4_096), "Processes alive at once; 64 unless set."),
+        may("artifacts", Shape::Whole(1, 1_000_000), "Artifacts of one backup; 10000 unless set."),
+        may(
+            "call_bytes",
+            Shape::Size(64 << 10, 256 << 20),
+            "Bytes copied from the guest in one call; \"16MiB\" unless set.",
+        ),
+        may("log_bytes", Shape::Size(1 << 10, 1 << 30), "Log text of one run; \"4MiB\" unless set."),
+        may("open_transfers", Shape::Whole(1, 64), "Artifacts being stored at once; 4 unless set."),
+    ],
+};
+
+const RUN_IN: Shape = Shape::Table(&RUN_IN_SECTION);
+static RUN_IN_SECTION: Section = Section {
+    name: "run_in",
+    doc: "Where commands run: this machine unless set; { user = … } or { container = … }.",
+    keys: &[
+        may("user", Shape::Text, "On this machine as this user; strongroom itself must be allowed to become it."),
+        may("container", Shape::Text, "In this running container, by name or id."),
+        may(
+            "client",
+            Shape::Union(&[
+                Shape::Word(&Words { known: &["docker", "podman"], not_built: &[] }),
+                Shape::List(&Shape::Text),
+            ]),
+            "With `container`: \"docker\" (the default), \"podman\", or the client's path and what comes before its verb.",
+        ),
+        not_built(
+            "pod",
+            "run strongroom where the database's own client reaches it, for example in a CronJob (README), without `run_in`",
+        ),
+        not_built("ssh", "run strongroom on that machine, or name its server in the job's `env`"),
+    ],
+};
+
+const VARIABLES: Shape = Shape::Map(Names::Variable, &Shape::Text);
+const SECRETS: Shape = Shape::Map(Names::Variable, &Shape::Secret);
+
+const RUN_IN_DOC: &str =
+    "Where its commands run: this machine unless set; { user = \"postgres\" } or { container = \"db\" }.";
+const ENV_DOC: &str = "Environment of its commands: hosts, ports, users. Never passwords.";
+const SECRETS_DOC: &str = "Secrets of its commands by environment variable: { env = \"NAME\" } or { file = \"PATH\" }. A command gets only those its grant names.";
+
+static TARGET: Section = Section {
+    name: "target",
+    doc: "A place to restore into, and to verify by restore.",
+    keys: &[
+        may("run_in", RUN_IN, RUN_IN_DOC),
+        may("env", VARIABLES, ENV_DOC),
+        may("secrets", SECRETS, SECRETS_DOC),
+        may("options", Shape::Json, "Restore options of this place; those of the command line win."),
+    ],
+};
+
+static JOB: Section = Section {
+    name: "job",
+    doc: "What is backed up: a plugin, its settings, and the store that receives it.",
+    keys: &[
+        must("plugin", Shape::Text, "Label of the plugin."),
+        must("store", Shape::Text, "Label of the store."),
+        may("run_in", RUN_IN, RUN_IN_DOC),
+        may("env", VARIABLES, ENV_DOC),
+        may("secrets", SECRETS, SECRETS_DOC),
+        may("settings", Shape::Json, "Settings of the plugin; `plugin inspect` shows which there are."),
+        may("verify", Shape::Table(&VERIFY), "What `strongroom verify` does unless told otherwise."),
+        may(
+            "objective",
+            Shape::Duration,
+            "How old the last good backup may be before `diagnose` fails, such as \"26h\".",
+        ),
+        not_built("schedule", "call `strongroom backup JOB` from a systemd timer or a CronJob; the README has both"),
+        not_built("timezone", "set the time zone in the systemd timer or CronJob that calls `strongroom backup JOB`"),
+        not_built("keep", "let a lifecycle rule of the bucket expire old backups; the README says how"),
+        not_built("copy_to", "use a second job with the other store, or the bucket's own replication"),
+        not_built("notify", "use OnFailure= of the systemd unit, or an alert on the CronJob"),
+        not_built("backup", "give the job `secrets` of its own, and narrow the grants of its plugin"),
+        not_built("restore", "give a [target.…] `secrets` of its own and restore with `--target`"),
+    ],
+};
+
+static VERIFY: Section = Section {
+    name: "verify",
+    doc: "What `strongroom verify` does unless told otherwise.",
+    keys: &[
+        may(
+            "depth",
+            Shape::Word(&Words { known: &["stored", "contents", "restore"], not_built: &[] }),
+            "\"stored\" (the bytes are those recorded), \"contents\" (the component's reader accepts them; the default) or \"restore\".",
+        ),
+        may("target", Shape::Text, "depth = \"restore\": label of the target to restore into."),
+        may(
+            "on_source",
+            Shape::Flag,
+            "depth = \"restore\": allowed beside the source itself, without a target. False unless set.",
+        ),
+        not_built("schedule", "call `strongroom verify JOB` from a systemd timer or a CronJob; the README has both"),
+    ],
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_section(section: &'static Section, path: &str) {
+        let mut seen = std::collections::BTreeSet::new();
+        for key in section.keys {
+            assert!(seen.insert(key.name), "{path}.{} is listed twice", key.name);
+            assert!(key.doc.ends_with('.'), "{path}.{} has no sentence of documentation", key.name);
+            check_shape(&key.shape, &format!("{path}.{}", key.name));
+        }
+    }
+
+    fn check_shape(shape: &'static Shape, path: &str) {
+        match shape {
+            Shape::Table(section) | Shape::Tables(section) => check_section(section, path),
+            Shape::List(inner) | Shape::Map(_, inner) => check_shape(inner, path),
+            Shape::Union(shapes) => shapes.iter().for_each(|shape| check_shape(shape, path)),
+            Shape::NotBuilt(instead) => assert!(!instead.is_empty(), "{path} does not say what to use now"),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_key_is_listed_once_and_documented() {
+        check_section(&ROOT, "");
+    }
+
+    #[test]
+    fn names_are_admitted_as_their_patterns_say() {
+        for names in [Names::Label, Names::Vendor, Names::Variable] {
+            let pattern = regex::Regex::new(names.pattern()).unwrap();
+            let long = "a".repeat(63);
+            let longer = "a".repeat(64);
+            let longest = "A".repeat(129);
+            for name in
+                ["", "a", "A", "0", "-", "_", "a-b", "A_B", "_a", "0a", "a.b", "ä", "a b", &long, &longer, &longest]
+            {
+                assert_eq!(names.admits(name), pattern.is_match(name), "{names:?} {name:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Mistakes in a configuration: all of them at once, each with its place and a marked excerpt.
+//!
+//! A literal secret never gets into an excerpt: what the reader masks is blotted out before
+//! anything is shown.
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, Severity};
+use serde::Serialize;
+use std::fmt;
+use std::ops::Range;
+
+/// One mistake, or something that is merely worth a warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// What is wrong, with the key's full name; lower case, no full stop.
+    pub message: String,
+    /// What stands at the mark, such as `expected text, got a whole number`.
+    pub label: String,
+    /// What to write instead.
+    pub help: Option<String>,
+    /// Where, in bytes of the file.
+    pub span: Range<usize>,
+}
+
+/// Where a mistake is and what it is, for programs (`--output json`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Placed {
+    /// The file as it was named.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// See [`Mistake::message`].
+    pub message: String,
+    /// See [`Mistake::label`].
+    pub found: String,
+    /// See [`Mistake::help`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// How excerpts are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drawing {
+    /// ASCII only, no colour: for logs and pipes.
+    Plain,
+    /// With colour, for a terminal.
+    Terminal,
+}
+
+/// Every mistake of one file, in the order of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Mistakes {
+    file: String,
+    source: String,
+    list: Vec<Mistake>,
+    masked: Vec<Range<usize>>,
+}
+
+impl Mistakes {
+    /// None so far.
+    pub(super) fn new(file: &str, source: &str) -> Self {
+        Self { file: file.to_owned(), source: source.to_owned(), list: Vec::new(), masked: Vec::new() }
+    }
+
+    pub(super) fn add(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        label: impl Into<String>,
+    ) -> &mut Mistake {
+        let end = self.source.len();
+        let span = span.start.min(end)..span.end.min(end);
+        let at = self.list.len();
+        self.list.push(Mistake { message: message.into(), label: label.into(), help: None, span });
+        &mut self.list[at]
+    }
+
+    /// The text at `span` is never shown.
+    pub(super) fn mask(&mut self, span: Range<usize>) {
+        self.masked.push(span);
+    }
+
+    /// Sorted by place, once and for all.
+    pub(super) fn finish(mut self) -> Self {
+        self.list.sort_by_key(|mistake| (mistake.span.start, mistake.span.end));
+        self.list.dedup();
+        let shown: String = self
+            .source
+            .char_indices()
+            .flat_map(|(at, c)| {
+                let hidden = c != '\n' && self.masked.iter().any(|span| span.contains(&at));
+                // As many bytes as before, so that every other place stays where it is.
+                let (c, n) = if hidden { ('*', c.len_utf8()) } else { (c, 1) };
+                std::iter::repeat_n(c, n)
+            })
+            .collect();
+        self.source = shown;
+        self.masked.clear();
+        self
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The mistakes in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+        self.list.iter()
+    }
+
+    /// Each with file, line and column.
+    pub fn placed(&self) -> Vec<Placed> {
+        self.list
+            .iter()
+            .map(|mistake| {
+                let (line, column) = self.place_of(mistake.span.start);
+                Placed {
+                    file: self.file.clone(),
+                    line,
+                    column,
+                    message: mistake.message.clone(),
+                    found: mistake.label.clone(),
+                    hint: mistake.help.clone(),
+                }
+            })
+            .collect()
+    }
+
+    fn place_of(&self, at: usize) -> (usize, usize) {
+        let before = self.source.get(..at).unwrap_or(&self.source);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    /// Marked excerpts of all of them, one after the other.
+    pub fn draw(&self, drawing: Drawing, width: usize) -> String {
+        self.draw_as(drawing, width, Severity::Error)
+    }
+
+    /// The same, as warnings.
+    pub fn draw_warnings(&self, drawing: Drawing, width: usize) -> String {
+        self.draw_as(drawing, width, Severity::Warning)
+    }
+
+    fn draw_as(&self, drawing: Drawing, width: usize, severity: Severity) -> String {
+        let theme = match drawing {
+            Drawing::Plain => GraphicalTheme::none(),
+            Drawing::Terminal => GraphicalTheme::unicode(),
+        };
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_width(width)
+            .with_context_lines(1)
+            .with_links(false)
+            .without_syntax_highlighting();
+        let mut out = String::new();
+        for mistake in &self.list {
+            let drawn = Drawn { mistake, severity, source: NamedSource::new(&self.file, self.source.clone()) };
+            if handler.render_report(&mut out, &drawn).is_err() {
+                // A report that cannot be drawn (a span in a strange place) is still told.
+                out.push_str(&format!("{}: {}\n", mistake.message, mistake.label));
+            }
+            out.push('\n');
+        }
+        // The handler pads lines; logs and snapshots want none of that.
+        out.lines().map(str::trim_end).fold(String::new(), |mut text, line| {
+            text.push_str(line);
+            text.push('\n');
+            text
+        })
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.list.len();
+        let noun = if n == 1 { "mistake" } else { "mistakes" };
+        write!(f, "{n} {noun} in \"{}\"", self.file)
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+struct Drawn<'a> {
+    mistake: &'a Mistake,
+    severity: Severity,
+    source: NamedSource<String>,
+}
+
+impl fmt::Debug for Drawn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.mistake.message)
+    }
+}
+
+impl fmt::Display for Drawn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.mistake.message)
+    }
+}
+
+impl std::error::Error for Drawn<'_> {}
+
+impl miette::Diagnostic for Drawn<'_> {
+    fn severity(&self) -> Option<Severity> {
+        Some(self.severity)
+    }
+
+    fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {
+        self.mistake.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        Some(&self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let span = self.mistake.span.clone();
+        Some(Box::new(std::iter::once(LabeledSpan::new(Some(self.mistake.label.clone()), span.start, span.len()))))
+    }
+}

@@ -1,0 +1,65 @@
+//! `[plugin.x]`: where the component is, what was approved, what it may use.
+
+use super::read::Fields;
+use super::{Meaning, PluginConfig};
+use crate::id::Label;
+use crate::plugin::limits::Limits;
+use crate::policy::Grants;
+
+impl Meaning<'_> {
+    pub(super) fn plugin(&mut self, label: &Label, fields: &Fields) -> Option<PluginConfig> {
+        let grants = fields.table("grant").map(|grant| self.grants(grant)).unwrap_or_default();
+        let sha256 = self.sha256(label, fields, &grants);
+        let limits = fields.table("limits").map(limits).unwrap_or_default();
+        let text = fields.text("source")?;
+        if let Some((scheme, _)) = text.split_once("://") {
+            let shown = super::read::escape(scheme);
+            self.mistakes
+                .add(
+                    fields.span_of("source"),
+                    format!("{}.source: {shown}:// is not built yet", fields.path),
+                    "expected the path of a file",
+                )
+                .help = Some("download the component, check its digest, and write its path".to_owned());
+            return None;
+        }
+        Some(PluginConfig { source: self.path(fields, "source")?, sha256, grants, limits })
+    }
+
+    fn sha256(&mut self, label: &Label, fields: &Fields, grants: &Grants) -> Option<String> {
+        let Some(text) = fields.text("sha256") else {
+            let granted = !grants.exec.is_empty() || !grants.buckets.is_empty() || grants.artifacts.is_some();
+            if granted && !fields.has("sha256") {
+                self.warnings
+                    .add(fields.span.clone(), format!("{} has grants and no sha256", fields.path), "it will not run")
+                    .help = Some(format!("run `strongroom plugin approve {label}`"));
+            }
+            return None;
+        };
+        let digest = text.to_ascii_lowercase();
+        if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+            let got = format!("expected 64 hex digits, got {} characters", text.chars().count());
+            self.mistakes.add(fields.span_of("sha256"), format!("{}.sha256 is not a digest", fields.path), got).help =
+                Some(format!("`strongroom plugin approve {label}` writes it"));
+            return None;
+        }
+        Some(digest)
+    }
+}
+
+fn limits(fields: &Fields) -> Limits {
+    let otherwise = Limits::default();
+    Limits {
+        memory_bytes: fields.whole("memory").unwrap_or(otherwise.memory_bytes),
+        cpu: fields.duration("cpu").unwrap_or(otherwise.cpu),
+        wall_clock: fields.duration("wall_clock").unwrap_or(otherwise.wall_clock),
+        stall: fields.duration("stall").unwrap_or(otherwise.stall),
+        handles: fields.whole("handles").unwrap_or(otherwise.handles),
+        open_streams: fields.whole("open_streams").unwrap_or(otherwise.open_streams),
+        processes: fields.whole("processes").unwrap_or(otherwise.processes),
+        artifacts: fields.whole("artifacts").unwrap_or(otherwise.artifacts),
+        call_bytes: fields.whole("call_bytes").unwrap_or(otherwise.call_bytes),
+        log_bytes: fields.whole("log_bytes").unwrap_or(otherwise.log_bytes),
+        open_transfers: fields.whole("open_transfers").unwrap_or(otherwise.open_transfers),
+    }
+}

@@ -1,0 +1,634 @@
+//! The configuration as written: a spanned TOML document checked against the table of keys.
+//!
+//! This level knows shapes and not meanings: it resolves no label and touches no file.
+
+use super::SecretRef;
+use super::key::{Key, Names, Section, Shape};
+use super::mistake::Mistakes;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A value whose shape was found to be right.
+#[derive(Clone, Debug)]
+pub(super) struct Field {
+    pub(super) datum: Datum,
+    pub(super) span: Range<usize>,
+}
+
+/// What a [`Field`] holds, by its shape.
+#[derive(Clone, Debug)]
+pub(super) enum Datum {
+    Text(String),
+    Flag(bool),
+    /// Numbers and sizes.
+    Whole(u64),
+    Duration(Duration),
+    Json(Value),
+    Secret(SecretRef),
+    List(Vec<Field>),
+    Map(Vec<Named>),
+    Table(Fields),
+    Tables(Vec<Fields>),
+}
+
+/// An entry of a map.
+#[derive(Clone, Debug)]
+pub(super) struct Named {
+    pub(super) name: String,
+    pub(super) name_span: Range<usize>,
+    pub(super) field: Field,
+}
+
+/// A table that was read: only known keys, only of the right shape.
+#[derive(Clone, Debug)]
+pub(super) struct Fields {
+    /// Its full name, such as `store.main`.
+    pub(super) path: String,
+    /// The place of its name.
+    pub(super) span: Range<usize>,
+    pub(super) known: BTreeMap<&'static str, Field>,
+}
+
+/// Reads a document. What is wrong is added to `mistakes`; what is right is returned.
+pub(super) fn read(text: &str, section: &'static Section, mistakes: &mut Mistakes) -> Fields {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        mistakes.add(span, "this is not TOML", error.message().replace('\n', ", ")).help =
+            Some("the rest is checked once the file can be read".to_owned());
+    }
+    if !errors.is_empty() {
+        // What was recovered is a guess, and mistakes found in it would mislead.
+        return Fields { path: String::new(), span: 0..0, known: BTreeMap::new() };
+    }
+    Reader { mistakes }.section("", section, document.get_ref(), 0..0)
+}
+
+struct Reader<'m> {
+    mistakes: &'m mut Mistakes,
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+impl Reader<'_> {
+    fn section(&mut self, path: &str, section: &'static Section, table: &DeTable<'_>, span: Range<usize>) -> Fields {
+        let mut known = BTreeMap::new();
+        for (name, value) in table {
+            let written = name.get_ref().as_ref();
+            let full = join(path, written);
+            match section.keys.iter().find(|key| key.name == written) {
+                Some(Key { shape: Shape::NotBuilt(instead), .. }) => {
+                    self.mistakes
+                        .add(name.span(), format!("{full} is not built yet"), "this version would ignore it")
+                        .help = Some((*instead).to_owned());
+                }
+                Some(key) => {
+                    if let Some(field) = self.value(&full, &key.shape, value) {
+                        known.insert(key.name, field);
+                    }
+                }
+                None => self.unknown(path, section, written, name.span(), value),
+            }
+        }
+        for key in section.keys.iter().filter(|key| key.required) {
+            let given = table.iter().any(|(name, _)| name.get_ref().as_ref() == key.name);
+            if !given {
+                self.mistakes
+                    .add(span.clone(), format!("{} is missing", join(path, key.name)), format!("needs {}", key.name))
+                    .help = Some(format!("{}: {}", key.name, key.doc));
+            }
+        }
+        Fields { path: path.to_owned(), span, known }
+    }
+
+    fn unknown(
+        &mut self,
+        path: &str,
+        section: &'static Section,
+        written: &str,
+        span: Range<usize>,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let built = section.keys.iter().filter(|key| !matches!(key.shape, Shape::NotBuilt(_)));
+        let near = nearest(written, section.keys.iter().map(|key| key.name));
+        let meant_secret = near
+            .and_then(|near| section.keys.iter().find(|key| key.name == near))
+            .is_some_and(|key| matches!(key.shape, Shape::Secret | Shape::Map(_, Shape::Secret)));
+        if meant_secret || looks_secret(written) {
+            self.mask_texts(value);
+        }
+        let place = if path.is_empty() { String::new() } else { format!(" in [{path}]") };
+        let help = match near {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => format!("known here: {}", built.map(|key| key.name).collect::<Vec<_>>().join(", ")),
+        };
+        self.mistakes
+            .add(
+                span,
+                format!("unknown key \"{}\"{place}", escape(written)),
+                "not a key of a ".to_owned() + section.name,
+            )
+            .help = Some(help);
+    }
+
+    fn mask_texts(&mut self, value: &Spanned<DeValue<'_>>) {
+        match value.get_ref() {
+            DeValue::Table(table) => table.iter().for_each(|(_, inner)| self.mask_texts(inner)),
+            DeValue::Array(list) => list.iter().for_each(|inner| self.mask_texts(inner)),
+            _ => self.mistakes.mask(value.span()),
+        }
+    }
+
+    fn value(&mut self, path: &str, shape: &'static Shape, value: &Spanned<DeValue<'_>>) -> Option<Field> {
+        let datum = self.datum(path, shape, value)?;
+        Some(Field { datum, span: value.span() })
+    }
+
+    fn datum(&mut self, path: &str, shape: &'static Shape, value: &Spanned<DeValue<'_>>) -> Option<Datum> {
+        let span = value.span();
+        match (shape, value.get_ref()) {
+            (Shape::Text, DeValue::String(text)) => {
+                if text.contains('\0') {
+                    self.mistakes.add(span, format!("{path} holds a NUL character"), "no text may hold one");
+                    return None;
+                }
+                Some(Datum::Text(text.to_string()))
+            }
+            (Shape::Flag, DeValue::Boolean(flag)) => Some(Datum::Flag(*flag)),
+            (Shape::Whole(least, most), DeValue::Integer(_)) => {
+                self.whole(path, value, *least, *most, &|n| n.to_string()).map(Datum::Whole)
+            }
+            (Shape::Size(least, most), DeValue::Integer(_)) => {
+                self.whole(path, value, *least, *most, &show_size).map(Datum::Whole)
+            }
+            (Shape::Size(least, most), DeValue::String(text)) => match crate::unit::parse_bytes(text) {
+                Ok(n) => self.within(path, span, n, *least, *most, &show_size).map(Datum::Whole),
+                Err(error) => self.refuse(path, span, &error),
+            },
+            (Shape::Duration, DeValue::String(text)) => match crate::unit::parse_duration(text) {
+                Ok(duration) if duration.is_zero() => {
+                    self.mistakes.add(span, format!("{path} is zero"), "expected a duration such as \"30s\"");
+                    None
+                }
+                Ok(duration) => Some(Datum::Duration(duration)),
+                Err(error) => self.refuse(path, span, &error),
+            },
+            (Shape::Word(words), DeValue::String(text)) => {
+                if words.known.contains(&text.as_ref()) {
+                    return Some(Datum::Text(text.to_string()));
+                }
+                let known = words.known.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+                if let Some((word, instead)) = words.not_built.iter().find(|(word, _)| *word == text.as_ref()) {
+                    self.mistakes
+                        .add(span, format!("{path} = \"{word}\" is not built yet"), format!("expected {known}"))
+                        .help = Some((*instead).to_owned());
+                } else {
+                    let near = nearest(text, words.known.iter().copied());
+                    self.mistakes
+                        .add(span, format!("{path} = \"{}\" is not known", escape(text)), format!("expected {known}"))
+                        .help = near.map(|near| format!("did you mean \"{near}\"?"));
+                }
+                None
+            }
+            (Shape::Json, DeValue::Table(_)) => self.json(path, value).map(Datum::Json),
+            (Shape::Secret, DeValue::Table(table)) => self.secret(path, table, span).map(Datum::Secret),
+            (Shape::Secret, _) => {
+                self.mask_texts(value);
+                let message = format!("{path} holds a secret as text");
+                self.mistakes.add(span, message, "expected a reference, got the value itself").help = Some(
+                    "write { env = \"NAME\" } or { file = \"PATH\" }, and replace the secret: it was in a file"
+                        .to_owned(),
+                );
+                None
+            }
+            (Shape::List(shape), DeValue::Array(list)) => {
+                let mut fields = Vec::new();
+                for (n, inner) in list.iter().enumerate() {
+                    fields.extend(self.value(&format!("{path}[{n}]"), shape, inner));
+                }
+                // A list that lost an element is wrong as a whole; what was wrong has been told.
+                (fields.len() == list.len()).then_some(Datum::List(fields))
+            }
+            (Shape::Map(names, shape), DeValue::Table(table)) => Some(Datum::Map(self.map(path, *names, shape, table))),
+            (Shape::Table(section), DeValue::Table(table)) => {
+                Some(Datum::Table(self.section(path, section, table, span)))
+            }
+            (Shape::Tables(section), DeValue::Table(table)) => {
+                Some(Datum::Tables(vec![self.section(path, section, table, span)]))
+            }
+            (Shape::Tables(section), DeValue::Array(list))
+                if list.iter().all(|inner| matches!(inner.get_ref(), DeValue::Table(_))) =>
+            {
+                let tables = list.iter().filter_map(|inner| match inner.get_ref() {
+                    DeValue::Table(table) => Some(self.section(path, section, table, inner.span())),
+                    _ => None,
+                });
+                Some(Datum::Tables(tables.collect()))
+            }
+            (Shape::Union(shapes), got) => match shapes.iter().find(|shape| fits(shape, got)) {
+                Some(shape) => self.datum(path, shape, value),
+                None => self.mismatch(path, shape, value),
+            },
+            _ => self.mismatch(path, shape, value),
+        }
+    }
+
+    fn map(&mut self, path: &str, names: Names, shape: &'static Shape, table: &DeTable<'_>) -> Vec<Named> {
+        let mut entries = Vec::new();
+        for (name, value) in table {
+            let written = name.get_ref().as_ref();
+            if !names.admits(written) {
+                self.mistakes.add(
+                    name.span(),
+                    format!("\"{}\" cannot be a name in {path}", escape(written)),
+                    format!("expected {}", names.pattern()),
+                );
+                if matches!(shape, Shape::Secret) {
+                    self.mask_texts(value);
+                }
+                continue;
+            }
+            let full = join(path, written);
+            // The name is a better mark than the table's header: an inline table has none.
+            let field = match (shape, value.get_ref()) {
+                (Shape::Table(section), DeValue::Table(inner)) => {
+                    let fields = self.section(&full, section, inner, name.span());
+                    Some(Field { datum: Datum::Table(fields), span: value.span() })
+                }
+                (Shape::Tables(section), DeValue::Table(inner)) => {
+                    let fields = self.section(&full, section, inner, name.span());
+                    Some(Field { datum: Datum::Tables(vec![fields]), span: value.span() })
+                }
+                _ => self.value(&full, shape, value),
+            };
+            entries.extend(field.map(|field| Named { name: written.to_owned(), name_span: name.span(), field }));
+        }
+        entries
+    }
+
+    fn secret(&mut self, path: &str, table: &DeTable<'_>, span: Range<usize>) -> Option<SecretRef> {
+        let mut found = Vec::new();
+        for (name, value) in table {
+            let written = name.get_ref().as_ref();
+            match (written, value.get_ref()) {
+                ("env", DeValue::String(variable)) if Names::Variable.admits(variable) => {
+                    found.push(SecretRef::Env(variable.to_string()));
+                }
+                ("env", _) => {
+                    self.mask_texts(value);
+                    self.mistakes
+                        .add(
+                            value.span(),
+                            format!("{path}.env is not the name of an environment variable"),
+                            "expected a name",
+                        )
+                        .help = Some(format!("expected {}", Names::Variable.pattern()));
+                    return None;
+                }
+                ("file", DeValue::String(file)) if !file.is_empty() && !file.contains('\0') => {
+                    found.push(SecretRef::File(PathBuf::from(file.as_ref())));
+                }
+                ("file", _) => {
+                    self.mask_texts(value);
+                    self.mistakes.add(
+                        value.span(),
+                        format!("{path}.file is not a path"),
+                        "expected the path of a file",
+                    );
+                    return None;
+                }
+                ("kubernetes" | "kube", _) => {
+                    self.mistakes
+                        .add(name.span(), format!("{path}.{written} is not built yet"), "this version cannot read it")
+                        .help =
+                        Some("mount the Kubernetes secret into the pod and write { file = \"PATH\" }".to_owned());
+                    return None;
+                }
+                _ => {
+                    self.mask_texts(value);
+                    self.mistakes
+                        .add(
+                            name.span(),
+                            format!("unknown key \"{}\" in {path}", escape(written)),
+                            "not a reference to a secret",
+                        )
+                        .help = Some("write { env = \"NAME\" } or { file = \"PATH\" }".to_owned());
+                    return None;
+                }
+            }
+        }
+        if found.len() == 1 {
+            return found.pop();
+        }
+        self.mistakes
+            .add(
+                span,
+                format!("{path} does not name one secret"),
+                format!("expected one of env and file, got {}", found.len()),
+            )
+            .help = Some("write { env = \"NAME\" } or { file = \"PATH\" }".to_owned());
+        None
+    }
+
+    fn whole(
+        &mut self,
+        path: &str,
+        value: &Spanned<DeValue<'_>>,
+        least: u64,
+        most: u64,
+        show: &dyn Fn(u64) -> String,
+    ) -> Option<u64> {
+        let DeValue::Integer(integer) = value.get_ref() else { return None };
+        match u64::from_str_radix(integer.as_str().trim_start_matches('+'), integer.radix()) {
+            Ok(n) => self.within(path, value.span(), n, least, most, show),
+            Err(_) => {
+                let label = format!("expected {} to {}, got {integer}", show(least), show(most));
+                self.mistakes.add(value.span(), format!("{path} is out of range"), label);
+                None
+            }
+        }
+    }
+
+    fn within(
+        &mut self,
+        path: &str,
+        span: Range<usize>,
+        n: u64,
+        least: u64,
+        most: u64,
+        show: &dyn Fn(u64) -> String,
+    ) -> Option<u64> {
+        if (least..=most).contains(&n) {
+            return Some(n);
+        }
+        let label = format!("expected {} to {}, got {}", show(least), show(most), show(n));
+        self.mistakes.add(span, format!("{path} is out of range"), label);
+        None
+    }
+
+    fn refuse<T>(&mut self, path: &str, span: Range<usize>, error: &crate::error::Error) -> Option<T> {
+        let label =
+            error.facts().iter().map(|(label, value)| format!("{label} {value}")).collect::<Vec<_>>().join(", ");
+        self.mistakes.add(span, format!("{path}: {}", error.message()), label).help =
+            error.hint_text().map(str::to_owned);
+        None
+    }
+
+    fn mismatch<T>(&mut self, path: &str, shape: &'static Shape, value: &Spanned<DeValue<'_>>) -> Option<T> {
+        let label = format!("expected {}, got {}", expected(shape), got(value.get_ref()));
+        // A list of secrets, or one without its braces, still holds them.
+        if matches!(shape, Shape::Map(_, Shape::Secret)) || looks_secret(path.rsplit('.').next().unwrap_or(path)) {
+            self.mask_texts(value);
+        }
+        self.mistakes.add(value.span(), format!("{path} has the wrong type"), label);
+        None
+    }
+
+    fn json(&mut self, path: &str, value: &Spanned<DeValue<'_>>) -> Option<Value> {
+        Some(match value.get_ref() {
+            DeValue::String(text) => Value::String(text.to_string()),
+            DeValue::Boolean(flag) => Value::Bool(*flag),
+            DeValue::Integer(integer) => {
+                let n = i64::from_str_radix(integer.as_str().trim_start_matches('+'), integer.radix());
+                if let Ok(n) = n {
+                    Value::from(n)
+                } else {
+                    self.mistakes.add(value.span(), format!("{path} is out of range"), "expected a number of 64 bits");
+                    return None;
+                }
+            }
+            DeValue::Float(float) => {
+                let number = float.as_str().parse().ok().and_then(serde_json::Number::from_f64);
+                let Some(number) = number else {
+                    let label = format!("expected a finite number, got {float}");
+                    self.mistakes.add(value.span(), format!("{path} cannot be handed to a plugin"), label);
+                    return None;
+                };
+                Value::Number(number)
+            }
+            DeValue::Datetime(at) => Value::String(at.to_string()),
+            DeValue::Array(list) => Value::Array(
+                list.iter().enumerate().filter_map(|(n, inner)| self.json(&format!("{path}[{n}]"), inner)).collect(),
+            ),
+            DeValue::Table(table) => Value::Object(
+                table
+                    .iter()
+                    .filter_map(|(name, inner)| {
+                        let name = name.get_ref().as_ref();
+                        Some((name.to_owned(), self.json(&join(path, name), inner)?))
+                    })
+                    .collect(),
+            ),
+        })
+    }
+}
+
+fn show_size(n: u64) -> String {
+    crate::unit::bytes(n)
+}
+
+/// Whether a shape of a union is the one that was meant, judged by the TOML type alone.
+fn fits(shape: &Shape, value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::String(_) => matches!(shape, Shape::Text | Shape::Word(_) | Shape::Duration | Shape::Size(..)),
+        DeValue::Table(_) => matches!(shape, Shape::Table(_) | Shape::Map(..) | Shape::Json),
+        DeValue::Array(_) => matches!(shape, Shape::List(_)),
+        DeValue::Integer(_) => matches!(shape, Shape::Whole(..) | Shape::Size(..)),
+        DeValue::Boolean(_) => matches!(shape, Shape::Flag),
+        DeValue::Float(_) | DeValue::Datetime(_) => false,
+    }
+}
+
+fn expected(shape: &Shape) -> String {
+    match shape {
+        Shape::Text | Shape::NotBuilt(_) => "text".to_owned(),
+        Shape::Flag => "true or false".to_owned(),
+        Shape::Whole(least, most) => format!("a whole number from {least} to {most}"),
+        Shape::Size(..) => "a size such as \"8MiB\"".to_owned(),
+        Shape::Duration => "a duration such as \"30s\"".to_owned(),
+        Shape::Word(words) => words.known.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or "),
+        Shape::Json | Shape::Map(..) | Shape::Table(_) => "a table".to_owned(),
+        Shape::Secret => "a reference to a secret".to_owned(),
+        Shape::List(inner) => format!("a list of {}", expected_many(inner)),
+        Shape::Tables(_) => "a table or a list of tables".to_owned(),
+        Shape::Union(shapes) => shapes.iter().map(expected).collect::<Vec<_>>().join(" or "),
+    }
+}
+
+fn expected_many(shape: &Shape) -> String {
+    match shape {
+        Shape::Text => "texts".to_owned(),
+        other => expected(other),
+    }
+}
+
+fn got(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a point",
+        DeValue::Boolean(true) => "true",
+        DeValue::Boolean(false) => "false",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// The candidate nearest to `written`, if it is near enough to have been meant.
+pub(super) fn nearest<'a>(written: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let folded = written.to_lowercase().replace('-', "_");
+    candidates
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(&folded, &candidate.replace('-', "_")), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.55)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+/// Whether a name says that its value is a secret.
+pub(super) fn looks_secret(name: &str) -> bool {
+    let name = name.to_uppercase().replace(['-', '.'], "_");
+    if name.ends_with("_FILE") || name.ends_with("_PATH") || name.ends_with("PASSFILE") {
+        return false;
+    }
+    ["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "APIKEY", "API_KEY", "PRIVATE_KEY"]
+        .iter()
+        .any(|word| name.contains(word))
+        || ["_PASS", "_PWD", "_AUTH", "ACCESS_KEY"].iter().any(|end| name.ends_with(end))
+        || matches!(name.as_str(), "PASS" | "PWD")
+}
+
+/// Text of the operator's, fit for a message.
+pub(super) fn escape(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_debug).collect()
+}
+
+impl Fields {
+    fn get(&self, name: &str) -> Option<&Field> {
+        self.known.get(name)
+    }
+
+    /// The place of a key's value, or of the table where it is absent.
+    pub(super) fn span_of(&self, name: &str) -> Range<usize> {
+        self.get(name).map_or_else(|| self.span.clone(), |field| field.span.clone())
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.known.contains_key(name)
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        match &self.get(name)?.datum {
+            Datum::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn flag(&self, name: &str) -> bool {
+        matches!(self.get(name).map(|field| &field.datum), Some(Datum::Flag(true)))
+    }
+
+    pub(super) fn flag_or(&self, name: &str, otherwise: bool) -> bool {
+        match self.get(name).map(|field| &field.datum) {
+            Some(Datum::Flag(flag)) => *flag,
+            _ => otherwise,
+        }
+    }
+
+    pub(super) fn whole<T: TryFrom<u64>>(&self, name: &str) -> Option<T> {
+        match &self.get(name)?.datum {
+            Datum::Whole(n) => T::try_from(*n).ok(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn duration(&self, name: &str) -> Option<Duration> {
+        match &self.get(name)?.datum {
+            Datum::Duration(duration) => Some(*duration),
+            _ => None,
+        }
+    }
+
+    pub(super) fn json(&self, name: &str) -> Value {
+        match self.get(name).map(|field| &field.datum) {
+            Some(Datum::Json(value)) => value.clone(),
+            _ => Value::Object(serde_json::Map::new()),
+        }
+    }
+
+    pub(super) fn secret(&self, name: &str) -> Option<&SecretRef> {
+        match &self.get(name)?.datum {
+            Datum::Secret(secret) => Some(secret),
+            _ => None,
+        }
+    }
+
+    pub(super) fn list(&self, name: &str) -> &[Field] {
+        match self.get(name).map(|field| &field.datum) {
+            Some(Datum::List(list)) => list,
+            _ => &[],
+        }
+    }
+
+    /// The texts of a list, with their places.
+    pub(super) fn texts(&self, name: &str) -> Vec<(&str, Range<usize>)> {
+        self.list(name)
+            .iter()
+            .filter_map(|field| match &field.datum {
+                Datum::Text(text) => Some((text.as_str(), field.span.clone())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(super) fn map(&self, name: &str) -> &[Named] {
+        match self.get(name).map(|field| &field.datum) {
+            Some(Datum::Map(map)) => map,
+            _ => &[],
+        }
+    }
+
+    pub(super) fn table(&self, name: &str) -> Option<&Fields> {
+        match &self.get(name)?.datum {
+            Datum::Table(fields) => Some(fields),
+            _ => None,
+        }
+    }
+}
+
+impl Named {
+    pub(super) fn table(&self) -> Option<&Fields> {
+        match &self.field.datum {
+            Datum::Table(fields) => Some(fields),
+            _ => None,
+        }
+    }
+
+    pub(super) fn tables(&self) -> &[Fields] {
+        match &self.field.datum {
+            Datum::Tables(tables) => tables,
+            _ => &[],
+        }
+    }
+
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.field.datum {
+            Datum::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn secret(&self) -> Option<&SecretRef> {
+        match &self.field.datum {
+            Datum::Secret(secret) => Some(secret),
+            _ => None,
+        }
+    }
+}

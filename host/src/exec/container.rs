@@ -1,0 +1,205 @@
+//! Commands in a running container, through docker's or podman's own client.
+//!
+//! The client has no way to end what it started, so the host finds it: every command carries a
+//! random word in its environment, and a fixed script inside the container ends whatever has that
+//! word in `/proc/*/environ`, with its process group. A program that gives its children another
+//! environment and another session escapes it. A second fixed script starts the program and says
+//! so on standard error first, so that the client's own exit codes (125, 126, 127) are told from
+//! the program's. Both need `/bin/sh` in the container; neither holds anything but positional
+//! arguments. Values of variables are in the client's environment only, never in its arguments.
+
+use super::launch::{Killer, Prepared};
+use super::local::{NewPrivileges, confine, environment};
+use super::{Place, TICK, cannot_start};
+use crate::error::{Error, Kind, Result};
+use crate::policy::exec::{CommandLine, StdinGrant, forbidden_name};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use std::io::Read as _;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The variable that holds the random word.
+const WORD: &str = "STRONGROOM_EXEC";
+
+/// How long one call of the client that ends a program may take.
+const CLIENT_TIME: Duration = Duration::from_secs(10);
+
+/// Says whether the program can be run, then becomes it. Arguments: the marker, program, arguments.
+const START: &str = r#"marker=$1; shift
+if [ ! -e "$1" ]; then echo "$marker missing" >&2; exit 127; fi
+if [ -d "$1" ] || [ ! -x "$1" ]; then echo "$marker denied" >&2; exit 126; fi
+echo "$marker run" >&2
+exec "$@""#;
+
+/// Signals everything that has the word in its environment, and its group where it leads one.
+/// Arguments: signal, word. Prints how many there were. Uses nothing but the shell itself.
+const END: &str = r#"n=0
+for dir in /proc/[0-9]*; do
+  pid=${dir#/proc/}
+  found=
+  while IFS= read -r line || [ -n "$line" ]; do
+    case $line in *"$2"*) found=yes ;; esac
+  done 2>/dev/null <"$dir/environ"
+  if [ "$found" ]; then
+    n=$((n + 1))
+    kill -s "$1" -- "-$pid" 2>/dev/null || kill -s "$1" "$pid" 2>/dev/null
+  fi
+done 2>/dev/null
+echo "$n""#;
+
+/// Ends one program inside its container.
+pub(super) struct ContainerKiller {
+    client: Vec<String>,
+    container: String,
+    word: String,
+}
+
+/// Builds the client's command; nothing runs yet, unless the command reads a source (see below).
+pub(super) fn prepare(command: &CommandLine, place: &Place, name: &str, client: &[String]) -> Result<Prepared> {
+    if !command.program.starts_with('/') {
+        return Err(cannot_start(Kind::Invalid, command, "the program is not an absolute path"));
+    }
+    let named = name.bytes().enumerate().all(|(i, b)| b.is_ascii_alphanumeric() || (i > 0 && b"_.-".contains(&b)));
+    if name.is_empty() || !named {
+        return Err(cannot_start(Kind::Invalid, command, format!("{name:?} is not the name of a container")));
+    }
+    if command.uses_scratch {
+        return Err(cannot_start(Kind::Invalid, command, "the run's scratch directory is not in the container")
+            .hint("run this command on this machine"));
+    }
+    let word = random_word()?;
+    let killer = ContainerKiller { client: client.to_vec(), container: name.to_owned(), word: word.clone() };
+    let mut child = killer.client(command)?;
+    child.arg("exec");
+    if !matches!(command.stdin, StdinGrant::None) {
+        child.arg("-i");
+    }
+    child.arg("-e").arg(format!("{WORD}={word}"));
+    for (variable, value) in environment(command, place)? {
+        let secret = command.secrets.contains(&variable);
+        match forbidden_name(&variable) {
+            None => {
+                child.arg("-e").arg(&variable).env(&variable, value);
+            }
+            // These mean something to the client itself: they go in as text, which a secret must not.
+            Some(_) if !secret => {
+                child.arg("-e").arg(format!("{variable}={value}"));
+            }
+            Some(reason) => {
+                return Err(cannot_start(
+                    Kind::Invalid,
+                    command,
+                    format!("the secret {variable:?} has the name of a variable of the client: {reason}"),
+                ));
+            }
+        }
+    }
+    let marker = format!("strongroom-exec-{word}");
+    child.arg(name).args(["/bin/sh", "-c", START, "sh", &marker, &command.program]).args(&command.args);
+    child.process_group(0).current_dir("/");
+    confine(&mut child, NewPrivileges::Allowed);
+    Ok(Prepared { child, killer: Killer::Container(killer), marker: Some(marker) })
+}
+
+impl ContainerKiller {
+    /// Whether a program in this container could be ended. Asked before a command that acts on
+    /// what it reads: if its source failed and it could not be ended, it would see an end of input.
+    pub(super) fn check(&self, command: &CommandLine) -> Result<()> {
+        self.signal("0").map(drop).map_err(|said| {
+            cannot_start(
+                Kind::Unavailable,
+                command,
+                "a program in the container could not be ended if its input failed",
+            )
+            .fact("container", self.container.clone())
+            .fact("client said", said)
+            .hint("look whether the container runs and has /bin/sh and /proc")
+        })
+    }
+
+    /// Signals the program and its children; whether the container could be reached.
+    pub(super) fn send(&self, signal: Signal) -> bool {
+        let name = if signal == Signal::KILL { "KILL" } else { "TERM" };
+        match self.signal(name) {
+            Ok(_) => true,
+            Err(said) => {
+                tracing::warn!(container = %self.container, signal = name, said, "could not end a program in its container");
+                false
+            }
+        }
+    }
+
+    /// Runs the fixed script; how many processes had the word.
+    fn signal(&self, signal: &str) -> Result<u32, String> {
+        let mut client = self.bare_client().map_err(|error| error.to_string())?;
+        client.args(["exec", &self.container, "/bin/sh", "-c", END, "sh", signal, &self.word]);
+        client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = client.spawn().map_err(|error| error.to_string())?;
+        let ended = wait_for(&child, CLIENT_TIME);
+        if !ended {
+            // It is killed here because it took too long; the answer says so.
+            let _ = child.kill();
+        }
+        let status = child.wait().map_err(|error| error.to_string())?;
+        let mut said = String::new();
+        let mut from = |pipe: Option<&mut dyn std::io::Read>| {
+            // Both answers are one line: they fit into their pipes, and a part is as good as all.
+            let _ = pipe.map(|pipe| pipe.take(4096).read_to_string(&mut said));
+        };
+        if status.success() {
+            from(child.stdout.as_mut().map(|pipe| pipe as &mut dyn std::io::Read));
+            return said.trim().parse().map_err(|_| format!("it answered {said:?}"));
+        }
+        if ended {
+            from(child.stderr.as_mut().map(|pipe| pipe as &mut dyn std::io::Read));
+        }
+        Err(if ended { said.trim().to_owned() } else { format!("no answer in {} s", CLIENT_TIME.as_secs()) })
+    }
+
+    fn client(&self, command: &CommandLine) -> Result<Command> {
+        let client = self.bare_client()?;
+        if std::fs::metadata(client.get_program()).is_err() {
+            let path = client.get_program().to_string_lossy().into_owned();
+            return Err(cannot_start(Kind::NotFound, command, format!("there is no container client {path:?}"))
+                .hint("install podman or docker, or correct `client` in run_in"));
+        }
+        Ok(client)
+    }
+
+    /// The client with the host's own environment, which holds its settings and stays outside the container.
+    fn bare_client(&self) -> Result<Command> {
+        let Some((program, args)) = self.client.split_first().filter(|(program, _)| program.starts_with('/')) else {
+            return Err(
+                Error::invalid("the container's client is not an absolute path").fact("got", self.client.join(" "))
+            );
+        };
+        #[expect(clippy::disallowed_methods, reason = "the one home of granted commands in containers")]
+        let mut client = Command::new(program);
+        client.args(args);
+        Ok(client)
+    }
+}
+
+/// Waits for a child without reaping it; false when it takes longer than `most`.
+fn wait_for(child: &std::process::Child, most: Duration) -> bool {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let Some(pidfd) = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else { return true };
+    let began = Instant::now();
+    let tick = Timespec { tv_sec: 0, tv_nsec: i64::from(TICK.subsec_nanos()) };
+    while began.elapsed() < most {
+        if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&tick)).is_ok_and(|n| n > 0) {
+            return true;
+        }
+    }
+    false
+}
+
+/// 128 random bits in hex.
+fn random_word() -> Result<String> {
+    let mut random = [0_u8; 16];
+    getrandom::fill(&mut random)
+        .map_err(|error| Error::failed("could not get random bytes").because(error.to_string()))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,156 @@
+//! `exec`: commands that the operator granted, started by the host.
+
+use super::bytes::{Downstream, GuestSource, Taken};
+use crate::error::Result;
+use crate::exec::{Exit, Process, RunIn};
+use crate::plugin::bindings::strongroom::plugin::exec;
+use crate::plugin::budget::{Limit, Permit};
+use crate::plugin::guard::{Deadline, Refusal};
+use crate::plugin::state::{State, check_leashes};
+use crate::policy::Call;
+use crate::policy::exec::ExecCall;
+use crate::stream::{ByteSource, Source, SourceInfo};
+use std::sync::Arc;
+use std::time::Duration;
+use wasmtime::component::Resource;
+
+/// Most bytes of standard output that `exec.run` returns.
+const MAX_OUTPUT_BYTES: usize = 1 << 20;
+
+/// A process in the guest's hands.
+pub struct GuestProcess {
+    process: Process,
+    /// The pipe that it reads from, if the guest made it.
+    upstream: Option<Downstream>,
+    /// Shared with its output, which keeps it alive as well.
+    permit: Arc<Permit>,
+}
+
+/// Output of a process, which counts as alive as long as it is.
+struct Output {
+    body: Box<dyn ByteSource>,
+    _permit: Arc<Permit>,
+}
+
+impl ByteSource for Output {
+    fn open(&mut self) -> Result<SourceInfo> {
+        self.body.open()
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        self.body.read(buf)
+    }
+
+    fn next_chunk(&mut self) -> Result<Option<::bytes::Bytes>> {
+        self.body.next_chunk()
+    }
+}
+
+impl GuestProcess {
+    fn stdout(&mut self) -> Result<Source> {
+        let mut source = self.process.stdout()?;
+        if let Some(upstream) = &self.upstream {
+            upstream.add(source.leash.clone());
+        }
+        let body = std::mem::replace(&mut source.body, Box::new(crate::stream::source::InMemory::new(Vec::new())));
+        source.body = Box::new(Output { body, _permit: Arc::clone(&self.permit) });
+        Ok(source)
+    }
+}
+
+impl State {
+    async fn start(&mut self, call: &ExecCall<'_>, stdin: Option<Taken>, timeout_ms: Option<u64>) -> Result<GuestProcess, Refusal> {
+        let permit = self.processes.take().ok_or_else(|| self.guard.spent(Limit::Processes))?;
+        let scratch = match self.run.place.run_in {
+            RunIn::Local { .. } => self.run.scratch.clone(),
+            RunIn::Container { .. } => None,
+        };
+        let path = scratch.as_deref().and_then(std::path::Path::to_str);
+        let function = if call.reads_output { "exec.run" } else { "exec.spawn" };
+        let mut command =
+            self.guard.policy().command_line(call, path).map_err(|decision| self.guard.deny(function, decision))?;
+        let granted = command.timeout.unwrap_or(self.run.limits.stall);
+        let stall = timeout_ms.map_or(granted, |ms| granted.min(Duration::from_millis(ms)));
+        command.timeout = Some(stall);
+        let (stdin, upstream) = stdin.map_or((None, None), |taken| (Some(taken.source), taken.downstream));
+        let place = Arc::clone(&self.run.place);
+        let process = crate::exec::spawn(command, place, scratch, stdin, stall, self.run.cancel.child_token()).await?;
+        Ok(GuestProcess { process, upstream, permit: Arc::new(permit) })
+    }
+
+    /// Standard input leaves the guest's hands before the policy is asked.
+    fn take_stdin(&mut self, stdin: Option<Resource<GuestSource>>) -> Result<Result<Option<Taken>>, Refusal> {
+        stdin.map_or(Ok(Ok(None)), |stdin| Ok(self.take_source(stdin)?.map(Some)))
+    }
+}
+
+impl exec::Host for State {
+    async fn spawn(&mut self, invocation: exec::Invocation) -> Result<Resource<GuestProcess>, Refusal> {
+        let stdin = self.take_stdin(invocation.stdin)??;
+        let guard = self.guard.clone();
+        let origin = stdin.as_ref().map(|taken| taken.source.origin.clone());
+        let call = ExecCall {
+            command: &invocation.command,
+            slots: &invocation.slots,
+            stdin: origin.as_ref(),
+            reads_output: false,
+        };
+        let work = async {
+            let process = self.start(&call, stdin, invocation.timeout_ms).await?;
+            Ok(self.table.push(process)?)
+        };
+        guard.pass("exec.spawn", Some(&Call::Exec(call.clone())), Deadline::Stall, work).await
+    }
+
+    async fn run(&mut self, invocation: exec::Invocation) -> Result<exec::Output, Refusal> {
+        let stdin = self.take_stdin(invocation.stdin)??;
+        let guard = self.guard.clone();
+        let origin = stdin.as_ref().map(|taken| taken.source.origin.clone());
+        let call = ExecCall {
+            command: &invocation.command,
+            slots: &invocation.slots,
+            stdin: origin.as_ref(),
+            reads_output: true,
+        };
+        let work = async {
+            let waits_for = stdin.as_ref().map(|taken| taken.source.waits_for.as_slice()).unwrap_or_default();
+            check_leashes(waits_for, "the command")?;
+            let process = self.start(&call, stdin, invocation.timeout_ms).await?;
+            let output = process.process.run_to_end(MAX_OUTPUT_BYTES).await?;
+            Ok(exec::Output { exit: exit_for_guest(output.exit), stdout: output.stdout })
+        };
+        // The process has its own deadline, which counts time without progress.
+        guard.pass("exec.run", Some(&Call::Exec(call.clone())), Deadline::Own, work).await
+    }
+}
+
+fn exit_for_guest(exit: Exit) -> exec::Exit {
+    exec::Exit { code: exit.code, signal: exit.signal, stderr: exit.stderr }
+}
+
+impl exec::HostProcess for State {
+    async fn stdout(&mut self, this: Resource<GuestProcess>) -> Result<Resource<GuestSource>, Refusal> {
+        let guard = self.guard.clone();
+        let work = async {
+            let source = self.table.get_mut(&this)?.stdout()?;
+            self.push_source(source, None)
+        };
+        guard.pass("exec.process.stdout", None, Deadline::Own, work).await
+    }
+
+    async fn wait(&mut self, this: Resource<GuestProcess>) -> Result<exec::Exit, Refusal> {
+        let guard = self.guard.clone();
+        let process = self.table.get_mut(&this)?;
+        let work = async {
+            check_leashes(&process.process.waits_for(), "the wait for the process")?;
+            Ok(exit_for_guest(process.process.wait().await?))
+        };
+        // The process has its own deadline, which counts time without progress.
+        guard.pass("exec.process.wait", None, Deadline::Own, work).await
+    }
+
+    async fn drop(&mut self, this: Resource<GuestProcess>) -> wasmtime::Result<()> {
+        self.table.delete(this)?;
+        Ok(())
+    }
+}

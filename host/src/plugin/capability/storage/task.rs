@@ -1,0 +1,111 @@
+//! Work on a task of its own, of which the guest holds a handle.
+
+use crate::error::{Error, Result};
+use crate::plugin::capability::bytes::Watch;
+use crate::plugin::guard::lock;
+use crate::plugin::state::Reaper;
+use crate::stream::Leash;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// Work under way. Dropping it tells the work to stop and gives it to the reaper.
+pub(super) struct Task<T> {
+    outcome: Arc<Mutex<Option<Result<T>>>>,
+    done: watch::Receiver<bool>,
+    stop: Vec<CancellationToken>,
+    waits_for: Vec<Leash>,
+    watch: Watch,
+    abort: AbortHandle,
+}
+
+/// Waits for a [`Task`] without holding it.
+pub(super) struct Watcher {
+    done: watch::Receiver<bool>,
+    waits_for: Vec<Leash>,
+    watch: Watch,
+}
+
+impl<T: Send + 'static> Task<T> {
+    pub(super) fn new(
+        work: JoinHandle<Result<T>>,
+        stop: Vec<CancellationToken>,
+        waits_for: Vec<Leash>,
+        watch: Watch,
+        reaper: Reaper,
+    ) -> Self {
+        let (tell, done) = watch::channel(false);
+        let outcome = Arc::new(Mutex::new(None));
+        let abort = work.abort_handle();
+        let place = Arc::clone(&outcome);
+        reaper.add(tokio::spawn(async move {
+            let result = work.await.unwrap_or_else(|e| Err(Error::failed("the host failed in the background").because(e)));
+            *lock(&place) = Some(result);
+            // Nobody may be waiting any more.
+            let _ = tell.send(true);
+        }));
+        Self { outcome, done, stop, waits_for, watch, abort }
+    }
+
+    pub(super) fn watcher(&self) -> Watcher {
+        Watcher { done: self.done.clone(), waits_for: self.waits_for.clone(), watch: self.watch.clone() }
+    }
+
+    pub(super) fn waits_for(&self) -> &[Leash] {
+        &self.waits_for
+    }
+
+    pub(super) fn abort_handle(&self) -> AbortHandle {
+        self.abort.clone()
+    }
+
+    /// Tells the work to stop; it cleans up behind itself.
+    pub(super) fn stop(&self) {
+        self.stop.iter().for_each(CancellationToken::cancel);
+    }
+}
+
+impl<T: Clone> Task<T> {
+    /// What came of it, once it is done. A failure is given once.
+    pub(super) fn outcome(&self) -> Result<T> {
+        let mut place = lock(&self.outcome);
+        match place.take() {
+            Some(Ok(value)) => {
+                *place = Some(Ok(value.clone()));
+                Ok(value)
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(Error::failed("it has failed, as an earlier wait for it said")),
+        }
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.stop.iter().for_each(CancellationToken::cancel);
+    }
+}
+
+impl Watcher {
+    pub(super) fn is_done(&self) -> bool {
+        *self.done.borrow()
+    }
+
+    pub(super) fn waits_for(&self) -> &[Leash] {
+        &self.waits_for
+    }
+
+    /// Waits until the work is done; false when it made no progress for as long as `stall`.
+    pub(super) async fn done(mut self, stall: Duration) -> bool {
+        loop {
+            let seen = self.watch.seen();
+            match tokio::time::timeout(stall, self.done.wait_for(|done| *done)).await {
+                Ok(_) => return true,
+                Err(_) if self.watch.seen() == seen => return false,
+                Err(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The one function that every call of a guest goes through.
+//!
+//! A guest is told that it was denied and nothing more; the operator is told the rule, the reason
+//! and the TOML that is missing. Nothing here decides: that is the policy's.
+
+use super::budget::{Limit, Meter};
+use super::limits::Limits;
+use crate::error::{Error, Kind, Result};
+use crate::policy::{Call, Decision, Policy};
+use async_trait::async_trait;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use wasmtime::component::ResourceTableError;
+
+/// All that a guest learns of a denial.
+pub(super) const DENIED: &str = "the operator's grants do not cover this call";
+
+/// Most distinct denials that are kept for the operator.
+const MAX_DENIALS: usize = 100;
+/// Most errors that are kept in full behind what the guest was told of them.
+const MAX_RECENT: usize = 16;
+
+/// Sees every call; the audit log's place.
+#[async_trait]
+pub trait Observer: Send + Sync {
+    /// A call that the policy has decided on, before anything happens. If this fails, nothing does.
+    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<()>;
+
+    /// A call has ended: well, or with this error.
+    fn ended(&self, function: &'static str, error: Option<&Error>, took: Duration);
+}
+
+/// Writes nothing down.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+#[async_trait]
+impl Observer for Unobserved {
+    async fn decided(&self, _: &'static str, _: &Call<'_>, _: &Decision) -> Result<()> {
+        Ok(())
+    }
+
+    fn ended(&self, _: &'static str, _: Option<&Error>, _: Duration) {}
+}
+
+/// A call that the policy refused, for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The function that was called, such as `exec.spawn`.
+    pub function: &'static str,
+    /// The rule that decided.
+    pub rule: String,
+    /// Why.
+    pub reason: String,
+    /// The TOML that would allow it; empty where nothing would.
+    pub missing: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// The denials of a run, at most 100 distinct ones; a copy sees the same list.
+#[derive(Clone, Debug, Default)]
+pub struct Denials(Arc<Mutex<Vec<Denial>>>);
+
+impl Denials {
+    /// What was denied so far, in order.
+    pub fn list(&self) -> Vec<Denial> {
+        lock(&self.0).clone()
+    }
+
+    fn add(&self, function: &'static str, decision: &Decision) {
+        let mut list = lock(&self.0);
+        let same = |d: &&mut Denial| d.function == function && d.rule == decision.rule && d.reason == decision.reason;
+        if let Some(denial) = list.iter_mut().find(same) {
+            denial.count += 1;
+        } else if list.len() < MAX_DENIALS {
+            list.push(Denial {
+                function,
+                rule: decision.rule.clone(),
+                reason: decision.reason.clone(),
+                missing: decision.missing.clone(),
+                count: 1,
+            });
+        }
+    }
+}
+
+/// A lock that a panic elsewhere cannot make useless: what it holds is whole after every statement.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why a call was not done.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The policy refused it; the error is for the operator.
+    Denied(Error),
+    /// The guest is answered with kind and message.
+    Answer(Error),
+    /// The guest is ended.
+    End(wasmtime::Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Refusal::Answer(error)
+    }
+}
+
+impl From<ResourceTableError> for Refusal {
+    fn from(error: ResourceTableError) -> Self {
+        Refusal::End(error.into())
+    }
+}
+
+impl From<Refusal> for wasmtime::Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Denied(error) | Refusal::Answer(error) => wasmtime::Error::new(error),
+            Refusal::End(error) => error,
+        }
+    }
+}
+
+/// How long a call may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Deadline {
+    /// It waits for nothing, or is timed where it waits.
+    Own,
+    /// It moves bytes or awaits them: the limit `stall`.
+    Stall,
+}
+
+/// The guard of one run.
+#[derive(Clone)]
+pub(super) struct Guard(Arc<Inner>);
+
+struct Inner {
+    label: String,
+    policy: Policy,
+    limits: Limits,
+    observer: Arc<dyn Observer>,
+    denials: Denials,
+    meter: Meter,
+    recent: Mutex<VecDeque<(String, Error)>>,
+}
+
+impl Guard {
+    pub(super) fn new(label: &str, policy: Policy, limits: &Limits, observer: Arc<dyn Observer>) -> Self {
+        Self(Arc::new(Inner {
+            label: label.to_owned(),
+            policy,
+            observer,
+            denials: Denials::default(),
+            meter: Meter::new(limits.cpu),
+            limits: limits.clone(),
+            recent: Mutex::default(),
+        }))
+    }
+
+    pub(super) fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    pub(super) fn denials(&self) -> &Denials {
+        &self.0.denials
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.0.meter
+    }
+
+    pub(super) fn spent(&self, limit: Limit) -> Error {
+        limit.spent(&self.0.label, &self.0.limits)
+    }
+
+    /// Does `work` for the guest, if the policy allows `call`: decision, audit, deadline, audit.
+    ///
+    /// `call` is `None` for what needs no decision, or was decided when the handle was made.
+    pub(super) async fn pass<T>(
+        &self,
+        function: &'static str,
+        call: Option<&Call<'_>>,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        let inner = &*self.0;
+        inner.meter.charge();
+        let began = Instant::now();
+        let result = match call {
+            Some(call) => match self.allow(function, call).await {
+                Ok(()) => self.within(deadline, work).await,
+                Err(refusal) => Err(refusal),
+            },
+            None => self.within(deadline, work).await,
+        };
+        let error = match &result {
+            Ok(_) | Err(Refusal::End(_)) => None,
+            Err(Refusal::Denied(error) | Refusal::Answer(error)) => Some(error),
+        };
+        inner.observer.ended(function, error, began.elapsed());
+        inner.meter.resume();
+        result
+    }
+
+    async fn allow(&self, function: &'static str, call: &Call<'_>) -> Result<(), Refusal> {
+        let decision = self.0.policy.decide(call);
+        self.0.observer.decided(function, call, &decision).await?;
+        if decision.allowed { Ok(()) } else { Err(self.deny(function, decision)) }
+    }
+
+    /// Notes a denial; the error is the operator's.
+    pub(super) fn deny(&self, function: &'static str, decision: Decision) -> Refusal {
+        self.0.denials.add(function, &decision);
+        let Decision { rule, reason, missing, .. } = decision;
+        let mut error =
+            Error::denied(format!("plugin \"{}\" may not call {function}", self.0.label)).fact("reason", reason).fact("rule", rule);
+        if !missing.is_empty() {
+            error = error.hint(format!("if it should, add to the configuration:\n{missing}"));
+        }
+        Refusal::Denied(error)
+    }
+
+    async fn within<T>(&self, deadline: Deadline, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        match deadline {
+            Deadline::Own => work.await,
+            Deadline::Stall => tokio::time::timeout(self.0.limits.stall, work).await.unwrap_or_else(|_| Err(self.stalled().into())),
+        }
+    }
+
+    /// The error of a call that made no progress for the limit `stall`.
+    pub(super) fn stalled(&self) -> Error {
+        let error = self.spent(Limit::Stall);
+        let hint = error.hint_text().unwrap_or_default().to_owned();
+        Error::timed_out(format!("no progress for {}", crate::unit::duration(self.0.limits.stall))).hint(hint)
+    }
+
+    /// Keeps an error in full and gives what the guest is told of it.
+    pub(super) fn tell(&self, error: Error, told: &str) -> String {
+        let told = super::speech::line(told);
+        let mut recent = lock(&self.0.recent);
+        if recent.len() == MAX_RECENT {
+            recent.pop_front();
+        }
+        recent.push_back((told.clone(), error));
+        told
+    }
+
+    /// The error in full behind a text that the guest passes on, if it was told it in this run.
+    pub(super) fn behind(&self, text: &str) -> Option<Error> {
+        let mut recent = lock(&self.0.recent);
+        let at = recent.iter().rposition(|(told, _)| text.contains(told.as_str()))?;
+        recent.remove(at).map(|(_, error)| error)
+    }
+}
+
+/// The kind that a guest is answered with. What the operating system or a server denied is a
+/// failure for the guest: `denied` is the policy's word alone.
+pub(super) fn kind_for_guest(kind: Kind) -> Kind {
+    match kind {
+        Kind::Denied | Kind::Damaged | Kind::Cancelled => Kind::Failed,
+        other => other,
+    }
+}

@@ -1,0 +1,295 @@
+//! `plugin inspect`: what a component is and what it could do, without running it.
+//!
+//! Everything a vendor wrote is shown as data: cut, escaped, and in quotes.
+
+mod text;
+
+use super::capability::{CAPABILITIES, Risk};
+use super::component::{Component, Import};
+use super::manifest::{PluginManifest, RawStdin};
+use super::speech::line;
+use crate::policy::storage::BucketVerb;
+use crate::policy::{Effect, Grants, Verb};
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+/// The name of the shape of [`Inspection`] as JSON. Keys may be added; none is removed or changed.
+pub const SCHEMA: &str = "strongroom.inspect/1";
+
+/// What a component is. As JSON its shape is [`SCHEMA`]; as text it is for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// Name from the manifest.
+    pub name: String,
+    /// Version from the manifest.
+    pub version: String,
+    /// One line from the manifest.
+    pub summary: String,
+    /// SPDX expression from the manifest.
+    pub licence: String,
+    /// SHA-256 of the file, in hex.
+    pub sha256: String,
+    /// Size of the file in bytes.
+    pub size_bytes: u64,
+    /// Versions of the contract that it runs on.
+    pub contract: Vec<String>,
+    /// Oldest host that it runs on.
+    pub minimum_host: Option<String>,
+    /// Tools that made it, as the file says.
+    pub toolchain: Vec<Tool>,
+    /// What it imports.
+    pub imports: Vec<Interface>,
+    /// What it asks for.
+    pub requests: Vec<Request>,
+    /// What is effective under the grants that were given, if any were.
+    pub effective: Option<Vec<Effective>>,
+    /// What a person who decides should know.
+    pub notes: Vec<String>,
+}
+
+/// A tool that made the component.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// An imported interface.
+#[derive(Clone, Debug, Serialize)]
+pub struct Interface {
+    /// Its name with its version.
+    pub name: String,
+    /// Of WASI: there is nothing behind it.
+    pub inert: bool,
+    /// Its functions.
+    pub functions: Vec<Function>,
+}
+
+/// An imported function.
+#[derive(Clone, Debug, Serialize)]
+pub struct Function {
+    /// Its name.
+    pub name: String,
+    /// How far it reaches; absent for what is inert.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub risk: Option<Risk>,
+    /// What it does.
+    pub does: String,
+    /// Whether a request covers it: if not, it is imported and never allowed.
+    pub requested: bool,
+}
+
+/// Something that the plugin asks for.
+#[derive(Clone, Debug, Serialize)]
+pub struct Request {
+    /// `exec`, `bucket` or `artifacts`.
+    pub kind: &'static str,
+    /// Name of the command, or the setting that names the bucket.
+    pub name: String,
+    /// Why, as the vendor says.
+    pub reason: String,
+    /// What exactly: the command line, or what is done with the bucket.
+    pub what: String,
+    /// Verbs it is for.
+    pub verbs: Vec<Verb>,
+    /// Whether it changes something.
+    pub effect: Effect,
+    /// Its changes stay in scratch places.
+    pub scratch: bool,
+    /// Whether the plugin reads the bytes itself.
+    pub inspect: bool,
+}
+
+/// Something that the plugin may do under given grants.
+#[derive(Clone, Debug, Serialize)]
+pub struct Effective {
+    /// `exec`, `bucket` or `artifacts`.
+    pub kind: &'static str,
+    /// Label of the grant.
+    pub name: String,
+    /// What exactly.
+    pub what: String,
+    /// Verbs it holds for.
+    pub verbs: Vec<Verb>,
+    /// Whether it changes something.
+    pub effect: Effect,
+    /// Whether the plugin reads the bytes itself.
+    pub inspect: bool,
+}
+
+/// What `component` is, and with `grants`, what of it is effective.
+pub fn inspect(component: &Component, grants: Option<&Grants>) -> Inspection {
+    let manifest = &component.manifest;
+    let imports: Vec<_> =
+        component.imports.iter().map(|(name, import)| interface(name, import, manifest)).collect();
+    Inspection {
+        schema: SCHEMA,
+        name: manifest.name.clone(),
+        version: manifest.version.clone(),
+        summary: line(&manifest.summary),
+        licence: line(&manifest.licence),
+        sha256: component.sha256.clone(),
+        size_bytes: component.size,
+        contract: manifest.component.clone(),
+        minimum_host: manifest.minimum_host.clone(),
+        toolchain: component.toolchain.iter().map(|(name, version)| Tool { name: name.clone(), version: version.clone() }).collect(),
+        notes: notes(component, &imports),
+        requests: requests(manifest),
+        effective: grants.map(|grants| effective(&manifest.effective(grants))),
+        imports,
+    }
+}
+
+fn interface(name: &str, import: &Import, manifest: &PluginManifest) -> Interface {
+    let functions = import.functions.iter().map(|function| {
+        let entry = CAPABILITIES.iter().find(|c| import.is_contract() && c.interface == import.interface && c.function == function);
+        Function {
+            name: line(function),
+            risk: entry.map(|entry| entry.risk),
+            does: entry.map_or_else(|| "inert".to_owned(), |entry| entry.does.to_owned()),
+            requested: entry.is_none_or(|entry| is_requested(manifest, entry.interface, entry.function)),
+        }
+    });
+    Interface { name: name.to_owned(), inert: !import.is_contract(), functions: functions.collect() }
+}
+
+/// Whether the manifest's requests cover a function at all.
+fn is_requested(manifest: &PluginManifest, interface: &str, function: &str) -> bool {
+    let request = &manifest.request;
+    let may = |verbs: &[BucketVerb]| request.bucket.iter().any(|b| verbs.iter().any(|verb| b.may.contains(verb)));
+    match (interface, function) {
+        ("exec", "run") => request.exec.iter().any(|exec| exec.grant.inspect),
+        ("exec", _) => !request.exec.is_empty(),
+        ("bytes", "source.read") => {
+            request.exec.iter().any(|exec| exec.grant.inspect)
+                || request.bucket.iter().any(|bucket| bucket.inspect)
+                || request.artifacts.as_ref().is_some_and(|artifacts| !artifacts.inspect.is_empty())
+        }
+        ("storage", "open-bucket") => !request.bucket.is_empty(),
+        ("storage", "bucket.objects") => may(&[BucketVerb::List]),
+        ("storage", "bucket.attributes" | "bucket.read") => may(&[BucketVerb::Read]),
+        ("storage", "bucket.write" | "writing.wait") => may(&[BucketVerb::Write, BucketVerb::Overwrite]),
+        ("storage", "bucket.delete") => may(&[BucketVerb::Delete, BucketVerb::DeleteVersion]),
+        ("storage", "bucket.read-config") => may(&[BucketVerb::ReadConfig]),
+        ("storage", "bucket.write-config") => may(&[BucketVerb::WriteConfig]),
+        ("storage", _) => request.artifacts.is_some(),
+        _ => true,
+    }
+}
+
+fn requests(manifest: &PluginManifest) -> Vec<Request> {
+    let request = &manifest.request;
+    let exec = request.exec.iter().map(|exec| {
+        let grant = &exec.grant;
+        let env = grant.env.iter().map(|(name, value)| format!("{name}={value}"));
+        let command: Vec<_> = env.chain([exec.program.clone()]).chain(grant.args.iter().cloned()).collect();
+        let stdin = match &grant.stdin {
+            None => "",
+            Some(RawStdin::Text { .. }) => " < a fixed text",
+            Some(RawStdin::Artifact { .. }) => " < an artifact",
+            Some(RawStdin::Word(_)) => " < whatever the plugin gives",
+        };
+        Request {
+            kind: "exec",
+            name: exec.name.clone(),
+            reason: line(&exec.reason),
+            what: line(&format!("{}{stdin}", command.join(" "))),
+            verbs: grant.verbs.iter().copied().collect(),
+            effect: grant.effect.unwrap_or(Effect::Changes),
+            scratch: grant.scratch,
+            inspect: grant.inspect,
+        }
+    });
+    let buckets = request.bucket.iter().map(|bucket| Request {
+        kind: "bucket",
+        name: line(&bucket.setting),
+        reason: line(&bucket.reason),
+        what: bucket_verbs(&bucket.may),
+        verbs: bucket.verbs.iter().copied().collect(),
+        effect: bucket.effect,
+        scratch: bucket.scratch,
+        inspect: bucket.inspect,
+    });
+    let artifacts = request.artifacts.iter().map(|artifacts| Request {
+        kind: "artifacts",
+        name: "artifacts".to_owned(),
+        reason: line(&artifacts.reason),
+        what: artifact_what(&artifacts.inspect),
+        verbs: vec![Verb::Backup, Verb::Verify, Verb::Restore],
+        effect: Effect::Reads,
+        scratch: false,
+        inspect: !artifacts.inspect.is_empty(),
+    });
+    exec.chain(buckets).chain(artifacts).collect()
+}
+
+fn artifact_what(inspect: &[String]) -> String {
+    if inspect.is_empty() {
+        "stores and reads back its own artifacts, without seeing them".to_owned()
+    } else {
+        line(&format!("stores and reads back its own artifacts; reads the bytes of {}", inspect.join(", ")))
+    }
+}
+
+fn bucket_verbs(may: &BTreeSet<BucketVerb>) -> String {
+    may.iter().map(|verb| verb.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn effective(grants: &Grants) -> Vec<Effective> {
+    let exec = grants.exec.iter().map(|(name, grant)| Effective {
+        kind: "exec",
+        name: name.clone(),
+        what: line(&command_line(grant)),
+        verbs: grant.when.verbs.iter().copied().collect(),
+        effect: grant.when.effect,
+        inspect: grant.inspect,
+    });
+    let buckets = grants.buckets.iter().flat_map(|(label, grants)| {
+        grants.iter().map(move |grant| Effective {
+            kind: "bucket",
+            name: label.clone(),
+            what: format!("{} under {:?}", bucket_verbs(&grant.may), grant.prefixes),
+            verbs: grant.when.verbs.iter().copied().collect(),
+            effect: grant.when.effect,
+            inspect: grant.inspect,
+        })
+    });
+    let artifacts = grants.artifacts.iter().map(|grant| Effective {
+        kind: "artifacts",
+        name: "artifacts".to_owned(),
+        what: artifact_what(&grant.inspect.iter().map(crate::policy::slot::SlotRule::describe).collect::<Vec<_>>()),
+        verbs: vec![Verb::Backup, Verb::Verify, Verb::Restore],
+        effect: Effect::Reads,
+        inspect: !grant.inspect.is_empty(),
+    });
+    exec.chain(buckets).chain(artifacts).collect()
+}
+
+fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {
+    let env = grant.env.iter().map(|(name, value)| format!("{name}={value}"));
+    let args = grant.args.iter().map(ToString::to_string);
+    env.chain([grant.program.clone()]).chain(args).collect::<Vec<_>>().join(" ")
+}
+
+fn notes(component: &Component, imports: &[Interface]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for exec in component.manifest.request.exec.iter().filter(|e| matches!(e.grant.stdin, Some(RawStdin::Word(_)))) {
+        notes.push(format!(
+            "\"{}\" reads what the plugin gives it: that is code execution for every program that reads a language",
+            exec.name
+        ));
+    }
+    if component.imports_wasi() {
+        notes.push("WASI is inert: no files, environment, arguments or network behind it; output goes to the log".to_owned());
+    }
+    let beyond: Vec<_> =
+        imports.iter().flat_map(|i| &i.functions).filter(|f| !f.requested).map(|f| f.name.as_str()).collect();
+    if !beyond.is_empty() {
+        notes.push(format!("imported, never allowed: {}", beyond.join(", ")));
+    }
+    notes
+}

@@ -1,0 +1,77 @@
+//! An inspection for people.
+
+use super::{Inspection, Interface};
+use crate::policy::{Effect, Verb};
+use std::fmt;
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} {}  {:?}", self.name, self.version, self.summary)?;
+        writeln!(f, "  sha256     {}", self.sha256)?;
+        writeln!(f, "  size       {}", crate::unit::bytes(self.size_bytes))?;
+        writeln!(f, "  licence    {}", self.licence)?;
+        writeln!(f, "  contract   strongroom:plugin {}", self.contract.join(", "))?;
+        if let Some(minimum) = &self.minimum_host {
+            writeln!(f, "  host       {minimum} or newer")?;
+        }
+        if !self.toolchain.is_empty() {
+            let tools: Vec<_> = self.toolchain.iter().map(|tool| format!("{} {}", tool.name, tool.version)).collect();
+            writeln!(f, "  toolchain  {}", tools.join(", "))?;
+        }
+        writeln!(f, "\nimports")?;
+        for interface in &self.imports {
+            write_interface(f, interface)?;
+        }
+        writeln!(f, "\nrequests")?;
+        if self.requests.is_empty() {
+            writeln!(f, "  none")?;
+        }
+        for request in &self.requests {
+            let when = when(&request.verbs, request.effect, request.scratch, request.inspect);
+            writeln!(f, "  {} {:?}  {when}\n    {}\n    why: {:?}", request.kind, request.name, request.what, request.reason)?;
+        }
+        if let Some(effective) = &self.effective {
+            writeln!(f, "\neffective under this configuration")?;
+            if effective.is_empty() {
+                writeln!(f, "  nothing")?;
+            }
+            for one in effective {
+                let when = when(&one.verbs, one.effect, false, one.inspect);
+                writeln!(f, "  {} {:?}  {when}\n    {}", one.kind, one.name, one.what)?;
+            }
+        }
+        if !self.notes.is_empty() {
+            writeln!(f, "\nnotes")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  {note}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_interface(f: &mut fmt::Formatter<'_>, interface: &Interface) -> fmt::Result {
+    if interface.inert {
+        return writeln!(f, "  {}  inert, {} functions", interface.name, interface.functions.len());
+    }
+    if interface.functions.is_empty() {
+        return Ok(());
+    }
+    writeln!(f, "  {}", interface.name)?;
+    for function in &interface.functions {
+        let risk = function.risk.map_or("inert", super::Risk::name);
+        let beyond = if function.requested { "" } else { "  (imported, never allowed)" };
+        writeln!(f, "    {:<20} {risk:<9} {}{beyond}", function.name, function.does)?;
+    }
+    Ok(())
+}
+
+fn when(verbs: &[Verb], effect: Effect, scratch: bool, inspect: bool) -> String {
+    let verbs: Vec<_> = verbs.iter().map(|verb| verb.name()).collect();
+    let effect = match effect {
+        Effect::Reads => "reads",
+        Effect::Changes if scratch => "changes scratch places",
+        Effect::Changes => "changes",
+    };
+    format!("for {}; {effect}{}", verbs.join(", "), if inspect { "; its bytes enter the plugin" } else { "" })
+}

@@ -1,0 +1,248 @@
+//! One run of a plugin: a store of its own, one verb, and what is said when it does not end well.
+
+use super::bindings;
+use super::bindings::strongroom::plugin::types;
+use super::budget::Limit;
+use super::context::{Check, RunContext};
+use super::engine;
+use super::guard::{Denials, Guard, Observer};
+use super::linker::inert_wasi;
+use super::load::Plugin;
+use super::log::Log;
+use super::speech;
+use super::state::State;
+use super::verb::{BackupReport, BackupRequest, DiagnoseRequest, RestoreRequest, VerifyRequest, checks_from_guest};
+use crate::error::{Error, Kind, Result};
+use crate::policy::{Policy, Verb};
+use std::sync::Arc;
+use wasmtime::component::ResourceTableError;
+use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
+
+/// A plugin that was started for one verb. The verb takes it: a store is never used twice.
+///
+/// Dropping it, or the future of its verb, ends everything that the guest began.
+pub struct Instance {
+    store: Store<State>,
+    guest: bindings::Plugin,
+    ending: Ending,
+}
+
+/// What is needed to say how a run ended, after its store is gone.
+struct Ending {
+    name: String,
+    version: String,
+    label: String,
+    guard: Guard,
+    log: Log,
+}
+
+impl Instance {
+    pub(super) async fn start(plugin: &Plugin, mut run: RunContext, observer: Arc<dyn Observer>) -> Result<Self> {
+        let manifest = &plugin.component().manifest;
+        let policy = Policy { grants: manifest.effective(&run.policy.grants), ..(*run.policy).clone() };
+        run.policy = Arc::new(policy.clone());
+        let label = plugin.label().to_owned();
+        let guard = Guard::new(&label, policy, &run.limits, observer);
+        let log = Log::new(Arc::clone(&run.reporter), &run.limits, &label);
+        let ending = Ending {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            label,
+            guard: guard.clone(),
+            log: log.clone(),
+        };
+        let limits = run.limits.clone();
+        let wasi = inert_wasi(&log);
+        let mut store = Store::new(engine::shared()?, State::new(run, guard.clone(), log, wasi));
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(limits.call_bytes);
+        store.set_max_component_handles(limits.handles);
+        // Set before the guest's own initialisation runs.
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|context| {
+            let within = context.data().guard.meter().charge();
+            Ok(if within { UpdateDeadline::Yield(1) } else { UpdateDeadline::Interrupt })
+        });
+        guard.meter().resume();
+        let started = tokio::time::timeout(limits.wall_clock, plugin.pre().instantiate_async(&mut store)).await;
+        match started {
+            Ok(Ok(guest)) => Ok(Self { store, guest, ending }),
+            Ok(Err(error)) => Err(ending.stopped("its own initialisation", store.data(), &error)),
+            Err(_) => Err(guard.spent(Limit::WallClock)),
+        }
+    }
+
+    /// Calls that the policy refused, as they happen; keep it before a verb takes the instance.
+    pub fn denials(&self) -> Denials {
+        self.ending.guard.denials().clone()
+    }
+
+    /// Makes a backup. What it stored went through [`super::context::Artifacts`].
+    ///
+    /// Errors: what the plugin reported (with the host's own error behind it), a trap, a limit,
+    /// `Cancelled`. In every case whatever it had begun and not finished has been abandoned and
+    /// cleaned up when this returns.
+    pub async fn backup(self, request: BackupRequest) -> Result<BackupReport> {
+        let request = request.into();
+        let report = self
+            .call(Verb::Backup, async |guest, store| guest.strongroom_plugin_component().call_backup(store, &request).await)
+            .await?;
+        BackupReport::from_guest(report)
+    }
+
+    /// Checks a backup. Errors as [`Self::backup`]; a failed check is not an error.
+    pub async fn verify(self, request: VerifyRequest) -> Result<Vec<Check>> {
+        let request = request.into();
+        let checks = self
+            .call(Verb::Verify, async |guest, store| guest.strongroom_plugin_component().call_verify(store, &request).await)
+            .await?;
+        checks_from_guest(checks)
+    }
+
+    /// Brings data back; its steps go to the reporter as they happen. Errors as [`Self::backup`].
+    pub async fn restore(self, request: RestoreRequest) -> Result<()> {
+        let request = request.into_wit(self.store.data().run.policy.occasion.plan_only);
+        self.call(Verb::Restore, async |guest, store| guest.strongroom_plugin_component().call_restore(store, &request).await)
+            .await
+    }
+
+    /// Looks for trouble. Errors as [`Self::backup`]; a failed check is not an error.
+    pub async fn diagnose(self, request: DiagnoseRequest) -> Result<Vec<Check>> {
+        let request = request.into();
+        let checks = self
+            .call(Verb::Diagnose, async |guest, store| {
+                guest.strongroom_plugin_component().call_diagnose(store, &request).await
+            })
+            .await?;
+        checks_from_guest(checks)
+    }
+
+    async fn call<T>(
+        self,
+        verb: Verb,
+        function: impl AsyncFnOnce(&bindings::Plugin, &mut Store<State>) -> wasmtime::Result<Result<T, types::Error>>,
+    ) -> Result<T> {
+        let Self { mut store, guest, ending } = self;
+        let run = &store.data().run;
+        let (cancel, wall_clock, reaper) = (run.cancel.clone(), run.limits.wall_clock, store.data().reaper.clone());
+        if run.policy.occasion.verb != verb {
+            let for_verb = run.policy.occasion.verb.name();
+            return Err(Error::invalid(format!("\"{}\" was called in a run that is for \"{for_verb}\"", verb.name())));
+        }
+        ending.guard.meter().resume();
+        let result = {
+            let call = function(&guest, &mut store);
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(Error::cancelled(format!("plugin \"{}\" was stopped", ending.label))),
+                ended = tokio::time::timeout(wall_clock, call) => match ended {
+                    Err(_) => Err(ending.guard.spent(Limit::WallClock)),
+                    Ok(Ok(Ok(value))) => Ok(value),
+                    Ok(Ok(Err(reported))) => Err(ending.reported(reported)),
+                    Ok(Err(error)) => Err(ending.stopped(verb.name(), store.data(), &error)),
+                },
+            }
+        };
+        // Everything that the guest still held goes now, and what it had begun is cleaned up.
+        drop(store);
+        reaper.wait().await;
+        result
+    }
+}
+
+impl Ending {
+    /// The error that a guest returned, attributed; the host's own error behind it, if it passed one on.
+    fn reported(&self, reported: types::Error) -> Error {
+        let (kind, text) = match reported {
+            // Only the policy denies: without a denial of its own it is the plugin's opinion.
+            types::Error::Denied(text) if !self.guard.denials().list().is_empty() => (Kind::Denied, text),
+            types::Error::Denied(text) | types::Error::Failed(text) => (Kind::Failed, text),
+            types::Error::Invalid(text) => (Kind::Invalid, text),
+            types::Error::NotFound(text) => (Kind::NotFound, text),
+            types::Error::Conflict(text) => (Kind::Conflict, text),
+            types::Error::Unavailable(text) => (Kind::Unavailable, text),
+            types::Error::TimedOut(text) => (Kind::TimedOut, text),
+            types::Error::Limit(text) => (Kind::Limit, text),
+        };
+        let error = Error::new(kind, format!("plugin \"{}\" {} reported: {}", self.name, self.version, speech::line(&text)));
+        match self.guard.behind(&text) {
+            Some(behind) => error.because(behind),
+            None => error,
+        }
+    }
+
+    /// The error of a guest that was stopped: a limit, a trap, a panic, or an exit.
+    fn stopped(&self, function: &str, state: &State, error: &wasmtime::Error) -> Error {
+        let trap = error.downcast_ref::<Trap>().copied();
+        if let Some(limit) = self.limit(state, trap, error) {
+            return self.explain(limit, function, error);
+        }
+        let reason = match trap {
+            Some(Trap::UnreachableCodeReached) if self.log.panic().is_some() => "it panicked".to_owned(),
+            Some(Trap::UnreachableCodeReached) => "it reached code that is never reached (a panic without a message, or an abort)".to_owned(),
+            Some(Trap::StackOverflow) => "its calls nest too deep for its stack".to_owned(),
+            Some(trap) => trap.to_string(),
+            None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+                Some(exit) => format!("it called exit with code {}", exit.0),
+                None => speech::line(&error.root_cause().to_string()),
+            },
+        };
+        let stopped = Error::failed(format!(
+            "plugin \"{}\" {} stopped in \"{function}\": {reason}",
+            self.name, self.version
+        ));
+        self.explain(stopped, function, error).hint("this is for the plugin's vendor to mend; send them this message")
+    }
+
+    fn limit(&self, state: &State, trap: Option<Trap>, error: &wasmtime::Error) -> Option<Error> {
+        let meter = self.guard.meter();
+        if trap == Some(Trap::Interrupt) && meter.is_spent() {
+            return Some(self.guard.spent(Limit::Cpu));
+        }
+        if state.memory.refused && matches!(trap, None | Some(Trap::UnreachableCodeReached)) {
+            return Some(self.guard.spent(Limit::Memory));
+        }
+        let text = format!("{error:#}");
+        // The runtime has no types for these two; a test holds on to the words.
+        if text.contains("fuel allocated for hostcalls has been exhausted") {
+            return Some(self.guard.spent(Limit::CallBytes));
+        }
+        let full = matches!(error.downcast_ref(), Some(ResourceTableError::Full));
+        if full || text.contains("store handle limit exceeded") {
+            return Some(self.guard.spent(Limit::Handles));
+        }
+        None
+    }
+
+    /// Adds what is known of the place: function, panic and backtrace.
+    fn explain(&self, mut error: Error, function: &str, cause: &wasmtime::Error) -> Error {
+        error = error.fact("in", function);
+        if let Some(panic) = self.log.panic() {
+            error = error.fact("panic", panic);
+        }
+        for frame in cause.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default() {
+            error = error.fact("at", frame);
+        }
+        error
+    }
+}
+
+/// The frames of a backtrace, innermost first: function names as people write them.
+fn frames(trace: &WasmBacktrace) -> Vec<String> {
+    let text = trace.to_string();
+    let frames = text.lines().skip(1).map(|line| {
+        let name = line.split_once(" - ").map_or(line, |(_, name)| name).trim();
+        // `module!function`; the module is the plugin itself.
+        let name = name.split_once('!').map_or(name, |(_, name)| name);
+        speech::line(without_hash(name))
+    });
+    frames.filter(|name| !name.is_empty()).collect()
+}
+
+/// A demangled Rust name without its `::h0123456789abcdef`.
+fn without_hash(name: &str) -> &str {
+    match name.rsplit_once("::h") {
+        Some((path, hash)) if hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => path,
+        _ => name,
+    }
+}

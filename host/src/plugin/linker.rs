@@ -1,0 +1,88 @@
+//! What a plugin is linked with: the granted interfaces, and WASI that can do nothing.
+//!
+//! An interface that is not granted is not there: a component that imports it cannot be made to run.
+
+use super::bindings::strongroom::plugin as contract;
+use super::component::Component;
+use super::log::{LineWriter, Log};
+use super::state::State;
+use crate::error::{Error, Result};
+use crate::policy::Grants;
+use tokio::io::AsyncWrite;
+use wasmtime::Engine;
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream, WasiCli, WasiCliView};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
+use wasmtime_wasi::p2::bindings::{cli, filesystem, random};
+use wasmtime_wasi::random::{WasiRandom, WasiRandomView};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder};
+
+/// Most random bytes of one call of WASI.
+const MAX_RANDOM_BYTES: u64 = 64 << 10;
+
+/// A linker with what is granted to this component. `grants` are the effective ones.
+pub(super) fn for_plugin(engine: &Engine, component: &Component, grants: &Grants) -> Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    add(&mut linker, component, grants)
+        .map_err(|e| Error::failed("could not link the plugin").because(format!("{e:#}")))?;
+    Ok(linker)
+}
+
+fn add(linker: &mut Linker<State>, component: &Component, grants: &Grants) -> wasmtime::Result<()> {
+    contract::types::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    contract::run::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    contract::bytes::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    if grants.artifacts.is_some() || !grants.buckets.is_empty() {
+        contract::storage::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    }
+    if !grants.exec.is_empty() {
+        contract::exec::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    }
+    if component.imports_wasi() {
+        add_inert_wasi(linker)?;
+    }
+    Ok(())
+}
+
+/// The interfaces of `capability::INERT_WASI`: no sockets, no HTTP.
+fn add_inert_wasi(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_proxy_interfaces_async(linker)?;
+    cli::environment::add_to_linker::<State, WasiCli>(linker, WasiCliView::cli)?;
+    cli::exit::add_to_linker::<State, WasiCli>(linker, WasiCliView::cli)?;
+    cli::terminal_input::add_to_linker::<State, WasiCli>(linker, WasiCliView::cli)?;
+    cli::terminal_output::add_to_linker::<State, WasiCli>(linker, WasiCliView::cli)?;
+    cli::terminal_stdin::add_to_linker::<State, WasiCli>(linker, WasiCliView::cli)?;
+    cli::terminal_stdout::add_to_linker::<State, WasiCli>(linker, WasiCliView::cli)?;
+    cli::terminal_stderr::add_to_linker::<State, WasiCli>(linker, WasiCliView::cli)?;
+    random::insecure::add_to_linker::<State, WasiRandom>(linker, WasiRandomView::random)?;
+    random::insecure_seed::add_to_linker::<State, WasiRandom>(linker, WasiRandomView::random)?;
+    filesystem::types::add_to_linker::<State, WasiFilesystem>(linker, WasiFilesystemView::filesystem)?;
+    filesystem::preopens::add_to_linker::<State, WasiFilesystem>(linker, WasiFilesystemView::filesystem)?;
+    Ok(())
+}
+
+/// A WASI without files, arguments, environment and network; output becomes log lines.
+pub(super) fn inert_wasi(log: &Log) -> WasiCtx {
+    WasiCtxBuilder::new()
+        .stdout(ToLog(log.clone()))
+        .stderr(ToLog(log.clone()))
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .max_random_size(MAX_RANDOM_BYTES)
+        .build()
+}
+
+struct ToLog(Log);
+
+impl IsTerminal for ToLog {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for ToLog {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(LineWriter::new(self.0.clone()))
+    }
+}

@@ -1,0 +1,101 @@
+//! Requests against grants: what is effective, and which TOML would grant what is missing.
+
+use super::{ExecRequest, PluginManifest, RawExecGrant};
+use crate::policy::storage::BucketGrant;
+use crate::policy::{Grants, exec::ExecGrant};
+use serde::Serialize;
+
+impl PluginManifest {
+    /// What is effective of `grants`: nothing that the manifest does not request.
+    ///
+    /// A grant may hold less than its request, and then it does; one that holds more is cut down
+    /// to the request's verbs, bucket verbs and `inspect`. What a granted command line looks like is
+    /// the operator's word alone.
+    pub fn effective(&self, grants: &Grants) -> Grants {
+        let exec = self.request.exec.iter().filter_map(|request| {
+            let granted = grants.exec.get(&request.name)?;
+            Some((request.name.clone(), narrow_exec(granted, &request.grant)))
+        });
+        let buckets = grants.buckets.iter().map(|(label, granted)| {
+            (label.clone(), granted.iter().filter_map(|grant| self.narrow_bucket(grant)).collect::<Vec<_>>())
+        });
+        Grants {
+            exec: exec.filter(|(_, grant)| !grant.when.verbs.is_empty()).collect(),
+            buckets: buckets.filter(|(_, grants)| !grants.is_empty()).collect(),
+            artifacts: self.request.artifacts.as_ref().and_then(|request| {
+                let mut granted = grants.artifacts.clone()?;
+                if request.inspect.is_empty() {
+                    granted.inspect.clear();
+                }
+                Some(granted)
+            }),
+        }
+    }
+
+    /// A bucket's label is the operator's, so a grant is held against all bucket requests together.
+    fn narrow_bucket(&self, granted: &BucketGrant) -> Option<BucketGrant> {
+        let mut grant = granted.clone();
+        let requests = &self.request.bucket;
+        grant.may.retain(|verb| requests.iter().any(|request| request.may.contains(verb)));
+        grant.when.verbs.retain(|verb| requests.iter().any(|request| request.verbs.contains(verb)));
+        grant.inspect &= requests.iter().any(|request| request.inspect);
+        (!grant.may.is_empty() && !grant.when.verbs.is_empty()).then_some(grant)
+    }
+}
+
+fn narrow_exec(granted: &ExecGrant, request: &RawExecGrant) -> ExecGrant {
+    let mut grant = granted.clone();
+    grant.when.verbs.retain(|verb| request.verbs.contains(verb));
+    grant.inspect &= request.inspect;
+    grant
+}
+
+/// The TOML that is missing in `grants` for interfaces that the component imports and of which
+/// nothing at all is granted; `None` when there is no such interface.
+///
+/// `label` is the plugin's name in the configuration.
+pub fn missing_grants(
+    manifest: &PluginManifest,
+    label: &str,
+    imports_exec: bool,
+    imports_storage: bool,
+    grants: &Grants,
+) -> Option<String> {
+    let effective = manifest.effective(grants);
+    let mut toml = String::new();
+    if imports_exec && effective.exec.is_empty() {
+        for request in &manifest.request.exec {
+            toml.push_str(&exec_toml(label, request));
+        }
+    }
+    if imports_storage && effective.artifacts.is_none() && effective.buckets.is_empty() {
+        if let Some(artifacts) = &manifest.request.artifacts {
+            toml.push_str(&format!("[plugin.{label}.grant.artifacts]\n"));
+            if !artifacts.inspect.is_empty() {
+                toml.push_str(&format!("inspect = {}\n", inline(&artifacts.inspect)));
+            }
+        }
+        for bucket in &manifest.request.bucket {
+            toml.push_str(&format!("[[plugin.{label}.grant.bucket.LABEL]]\n"));
+            toml.push_str(&format!("may = {}\nverbs = {}\n", inline(&bucket.may), inline(&bucket.verbs)));
+            toml.push_str(&format!("effect = {}\n", inline(&bucket.effect)));
+        }
+    }
+    (!toml.is_empty()).then_some(toml)
+}
+
+/// A requested command line as the grant that would allow it; the program's path is for the operator.
+fn exec_toml(label: &str, request: &ExecRequest) -> String {
+    let mut lines = format!("[plugin.{label}.grant.exec.{}]\n", request.name);
+    lines.push_str(&format!("program = {}\n", inline(&request.program)));
+    let Ok(toml::Value::Table(table)) = toml::Value::try_from(&request.grant) else { return lines };
+    for (key, value) in table.iter().filter(|(key, value)| *key != "args" || value.as_array().is_none_or(|a| !a.is_empty())) {
+        lines.push_str(&format!("{key} = {}\n", inline(value)));
+    }
+    lines
+}
+
+/// A value on one line of TOML.
+fn inline(value: &impl Serialize) -> String {
+    toml::Value::try_from(value).map(|value| value.to_string()).unwrap_or_default()
+}

@@ -1,0 +1,49 @@
+//! What a guest says is data: cut, escaped, and never taken for the host's own words.
+
+/// Longest text of a guest that is passed on, in bytes.
+pub const MAX_TEXT_BYTES: usize = 1024;
+
+/// A guest's text for one line: control characters escaped, cut at 1 KiB.
+///
+/// Characters that change the direction or the look of what surrounds them are escaped too, so
+/// that a message cannot rewrite the line it is shown in.
+pub fn line(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars() {
+        let piece: String = if is_harmless(c) { c.to_string() } else { c.escape_unicode().to_string() };
+        if shown.len() + piece.len() > MAX_TEXT_BYTES {
+            shown.push('…');
+            break;
+        }
+        shown.push_str(&piece);
+    }
+    shown
+}
+
+/// At most `max` texts, each as [`line`].
+pub fn lines(texts: Vec<String>, max: usize) -> Vec<String> {
+    texts.into_iter().take(max).map(|text| line(&text)).collect()
+}
+
+fn is_harmless(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_and_direction_characters_are_escaped() {
+        assert_eq!(line("a\x1b[2Jb\nc\u{202e}d"), "a\\u{1b}[2Jb\\u{a}c\\u{202e}d");
+        assert_eq!(line("größe 5 µs"), "größe 5 µs");
+    }
+
+    #[test]
+    fn long_text_is_cut_at_one_kibibyte() {
+        let shown = line(&"ä".repeat(5000));
+        assert!(shown.len() <= MAX_TEXT_BYTES + '…'.len_utf8());
+        assert!(shown.ends_with('…'));
+    }
+}

@@ -1,0 +1,141 @@
+//! What the host keeps for one running guest. It is thrown away as a whole when the verb ends.
+
+use super::bindings::strongroom::plugin::types;
+use super::budget::{Counter, Limit, MemoryLimiter, Permit};
+use super::context::RunContext;
+use super::guard::{DENIED, Guard, Refusal, kind_for_guest, lock};
+use super::log::Log;
+use crate::error::{Error, Kind, Result};
+use std::sync::{Arc, Mutex};
+use tokio::task::{AbortHandle, JoinHandle};
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+/// Most writes into buckets that are under way at once; the next one waits.
+const MAX_WRITES: usize = 8;
+
+/// State of one guest.
+pub(crate) struct State {
+    pub(super) table: ResourceTable,
+    pub(super) guard: Guard,
+    pub(super) run: RunContext,
+    pub(super) memory: MemoryLimiter,
+    pub(super) streams: Counter,
+    pub(super) processes: Counter,
+    /// Transfers that were begun: finished ones are forgotten at the next look.
+    pub(super) transfers: Vec<Underway>,
+    /// Writes into buckets that were begun.
+    pub(super) writings: Vec<Underway>,
+    pub(super) write_places: Arc<tokio::sync::Semaphore>,
+    pub(super) n_artifacts: usize,
+    pub(super) n_steps: u64,
+    pub(super) log: Log,
+    pub(super) reaper: Reaper,
+    wasi: WasiCtx,
+}
+
+impl State {
+    pub(super) fn new(run: RunContext, guard: Guard, log: Log, wasi: WasiCtx) -> Self {
+        let limits = &run.limits;
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.handles);
+        Self {
+            table,
+            memory: MemoryLimiter::new(limits),
+            streams: Counter::new(limits.open_streams),
+            processes: Counter::new(limits.processes),
+            transfers: Vec::new(),
+            writings: Vec::new(),
+            write_places: Arc::new(tokio::sync::Semaphore::new(MAX_WRITES)),
+            n_artifacts: 0,
+            n_steps: 0,
+            log,
+            reaper: Reaper::default(),
+            wasi,
+            guard,
+            run,
+        }
+    }
+
+    /// A place for one more source, sink, transfer or writing.
+    pub(super) fn stream_place(&self) -> Result<Permit> {
+        self.streams.take().ok_or_else(|| self.guard.spent(Limit::OpenStreams))
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// Something that runs on a task of its own and may wait for what the guest holds.
+pub(super) struct Underway {
+    pub(super) task: AbortHandle,
+    pub(super) waits_for: Vec<crate::stream::Leash>,
+}
+
+/// Whether a wait for any one of these could only be ended by the guest itself.
+pub(super) fn all_wait_for_guest(underway: &mut Vec<Underway>) -> bool {
+    underway.retain(|one| !one.task.is_finished());
+    !underway.is_empty() && underway.iter().all(|one| one.waits_for.iter().any(crate::stream::Leash::is_held))
+}
+
+/// Tasks whose handles the guest has dropped: they were told to stop, and clean up behind
+/// themselves. The run waits for them before it says that it has ended.
+#[derive(Clone, Default)]
+pub(super) struct Reaper(Arc<Mutex<Vec<JoinHandle<()>>>>);
+
+impl Reaper {
+    pub(super) fn add(&self, task: JoinHandle<()>) {
+        let mut tasks = lock(&self.0);
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+
+    /// Waits until all of them have ended.
+    pub(super) async fn wait(&self) {
+        loop {
+            let tasks = std::mem::take(&mut *lock(&self.0));
+            if tasks.is_empty() {
+                return;
+            }
+            for task in tasks {
+                // A task that panicked has said so itself.
+                let _ = task.await;
+            }
+        }
+    }
+}
+
+impl types::Host for State {
+    fn convert_error(&mut self, refusal: Refusal) -> wasmtime::Result<types::Error> {
+        let (error, kind, told) = match refusal {
+            Refusal::End(error) => return Err(error),
+            Refusal::Denied(error) => (error, Kind::Denied, DENIED.to_owned()),
+            Refusal::Answer(error) => {
+                let (kind, told) = (kind_for_guest(error.kind()), error.message().to_owned());
+                (error, kind, told)
+            }
+        };
+        let told = self.guard.tell(error, &told);
+        Ok(match kind {
+            Kind::Denied => types::Error::Denied(told),
+            Kind::Invalid => types::Error::Invalid(told),
+            Kind::NotFound => types::Error::NotFound(told),
+            Kind::Conflict => types::Error::Conflict(told),
+            Kind::Unavailable => types::Error::Unavailable(told),
+            Kind::TimedOut => types::Error::TimedOut(told),
+            Kind::Limit => types::Error::Limit(told),
+            Kind::Damaged | Kind::Cancelled | Kind::Failed => types::Error::Failed(told),
+        })
+    }
+}
+
+/// Refuses a wait that only the guest could end.
+pub(super) fn check_leashes(waits_for: &[crate::stream::Leash], what: &str) -> Result<()> {
+    if waits_for.iter().any(crate::stream::Leash::is_held) {
+        return Err(Error::invalid(format!("{what} would never end: it waits for a stream that the plugin itself holds")));
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! One run of one verb for one job: the level that knows the story.
+//!
+//! Nothing here reads a configuration, prints, or knows what a component is.
+
+pub mod artifact;
+pub mod backup;
+pub mod diagnose;
+pub mod restore;
+pub mod scratch;
+pub mod trend;
+pub mod verify;
+
+use crate::bucket::SharedBucket;
+use crate::catalog::lease;
+use crate::clock;
+use crate::catalog::{Catalog, HostKey, Listed};
+use crate::error::{Error, Result};
+use crate::exec::Place;
+use crate::id::{BackupId, Label};
+use crate::plugin::context::{Artifacts, Level, Reporter, RunContext, Step};
+use crate::plugin::limits::Limits;
+use crate::plugin::verb::Made;
+use crate::plugin::Plugin;
+use crate::policy::{Grants, Occasion, Policy, Verb};
+use crate::record::{BackupRecord, HostIdentity, Outcome};
+use crate::store::Store;
+use crate::stream::{Budget, Identity, Recipients};
+use crate::progress::Progress;
+use scratch::Scratch;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// A job with everything it names resolved: ready to run any verb.
+#[derive(Clone)]
+pub struct Job {
+    /// Its name.
+    pub name: Label,
+    /// Where its backups are kept.
+    pub store: Arc<dyn Store>,
+    /// Which backups there are, and whose are believed.
+    pub catalog: Catalog,
+    /// How artifacts are sealed.
+    pub sealing: Sealing,
+    /// What opens them; needed only to read.
+    pub identity: Option<Arc<Identity>>,
+    /// The plugin, loaded and linked for these grants.
+    pub plugin: Plugin,
+    /// Its bytes, as they were loaded: kept beside the backups.
+    pub plugin_bytes: bytes::Bytes,
+    /// What it may do.
+    pub grants: Grants,
+    /// What it may use.
+    pub limits: Limits,
+    /// Where its commands run.
+    pub place: Arc<Place>,
+    /// Buckets by label.
+    pub buckets: BTreeMap<String, SharedBucket>,
+    /// Its `settings`.
+    pub settings: serde_json::Value,
+    /// Signs records.
+    pub host_key: Arc<HostKey>,
+    /// Memory and workers of the process.
+    pub budget: Arc<Budget>,
+    /// Where scratch directories are made.
+    pub scratch_root: PathBuf,
+    /// Where file locks of this machine are.
+    pub lock_dir: PathBuf,
+    /// How long a lease must stand still before it is taken over.
+    pub lease_duration: Duration,
+    /// Who watches.
+    pub progress: Arc<dyn Progress>,
+    /// Ends everything.
+    pub cancel: CancellationToken,
+}
+
+/// How artifacts are sealed in a store.
+#[derive(Clone, Debug)]
+pub struct Sealing {
+    /// Who can open them; `None` without encryption.
+    pub recipients: Option<Arc<Recipients>>,
+    /// zstd level.
+    pub level: i32,
+    /// Parts of a segment; how large they are and how many are under way is the budget's.
+    pub parts_per_segment: u32,
+}
+
+impl Job {
+    /// What this run lends to its plugin, and the scratch directory that lives as long as the run.
+    fn context(
+        &self,
+        verb: Verb,
+        plan_only: bool,
+        run: &BackupId,
+        artifacts: Arc<dyn Artifacts>,
+        cancel: &CancellationToken,
+    ) -> Result<(RunContext, Scratch)> {
+        let scratch = Scratch::make(&self.scratch_root, run, &self.place.run_in)?;
+        let policy = Policy {
+            plugin: self.plugin.label().to_owned(),
+            grants: self.grants.clone(),
+            occasion: Occasion { verb, plan_only },
+            settings: self.settings.clone(),
+        };
+        let context = RunContext {
+            policy: Arc::new(policy),
+            place: self.place.clone(),
+            buckets: self.buckets.clone(),
+            artifacts,
+            scratch: Some(scratch.path().to_owned()),
+            reporter: Arc::new(Attributed { plugin: self.plugin.label().to_owned(), progress: self.progress.clone() }),
+            limits: self.limits.clone(),
+            cancel: cancel.clone(),
+        };
+        Ok((context, scratch))
+    }
+
+    fn lease_request(&self, run: &BackupId) -> lease::Request {
+        lease::Request {
+            job: self.name.clone(),
+            run: run.clone(),
+            holder: format!("{} process {}", machine(), std::process::id()),
+            duration: self.lease_duration,
+            lock_dir: self.lock_dir.clone(),
+        }
+    }
+}
+
+/// A backup that may be read: its signer is believed, and it is complete unless told otherwise.
+fn readable(listed: &Listed, allow_incomplete: bool) -> Result<&BackupRecord> {
+    let (job, id) = (&listed.job, &listed.id);
+    let record = listed.trusted().ok_or_else(|| listed.not_believed())?;
+    if record.outcome == Outcome::Incomplete && !allow_incomplete {
+        let missing: Vec<_> = record.skipped.iter().take(8).map(|(what, why)| format!("{what} ({why})")).collect();
+        let more = record.skipped.len().saturating_sub(missing.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        return Err(Error::denied(format!("backup {id} of job \"{job}\" is incomplete"))
+            .fact("missing", format!("{}{more}", missing.join(", ")))
+            .hint("add --allow-incomplete to restore what there is, or choose another backup"));
+    }
+    Ok(record)
+}
+
+/// A backup as its plugin is told of it.
+fn made(record: &BackupRecord) -> Made {
+    Made {
+        backup_id: record.id.to_string(),
+        created_ms: clock::millis(record.started),
+        plugin_version: record.plugin.version.clone(),
+        settings: record.settings.clone(),
+        source_id: record.source_id.clone(),
+        facts: record.facts.clone(),
+        skipped: record.skipped.clone(),
+        state: record.state.clone(),
+    }
+}
+
+/// Hands what the plugin says to whoever watches, with its name.
+struct Attributed {
+    plugin: String,
+    progress: Arc<dyn Progress>,
+}
+
+impl Reporter for Attributed {
+    fn log(&self, level: Level, message: &str, fields: &[(String, String)]) {
+        let fields: String = fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+        self.progress.log(level, &self.plugin, &format!("{message}{fields}"));
+    }
+
+    fn progress(&self, step: &str, done: u64, total: Option<u64>) {
+        self.progress.stage(step, done, total);
+    }
+
+    fn step(&self, step: Step) {
+        self.progress.step(&step);
+    }
+}
+
+/// This host, as records name it.
+fn host_identity() -> HostIdentity {
+    HostIdentity { version: env!("CARGO_PKG_VERSION").to_owned(), machine: machine() }
+}
+
+fn machine() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

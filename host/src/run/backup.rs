@@ -1,0 +1,137 @@
+//! The story of a backup, from top to bottom.
+
+use super::artifact::NewArtifacts;
+use super::{Job, made, trend};
+use crate::catalog::lease::Lease;
+use crate::catalog::{Listed, layout};
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::id::BackupId;
+use crate::plugin::verb::BackupRequest;
+use crate::policy::Verb;
+use crate::record::{BackupRecord, FORMAT, Outcome};
+use crate::store::discard::DiscardStore;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Makes a backup of `job`.
+///
+/// Guarantee: when this returns a record, the record is in the store and every byte that it names
+/// was acknowledged with a matching checksum. When it returns an error there is no record, and what
+/// was stored under the id has been removed; if the store cannot be reached for that, the error
+/// says so.
+pub async fn backup(job: &Job) -> Result<BackupRecord> {
+    let id = BackupId::generate(clock::now())?;
+    let cancel = job.cancel.child_token();
+    let lease = Lease::take(&job.store, job.lease_request(&id), &cancel).await?;
+    if let Some(warning) = &lease.warning {
+        job.progress.warn(warning);
+    }
+    let result = match make(job, &id, &cancel).await {
+        Ok(record) => Ok(record),
+        Err(error) => Err(clean_up(job, &id, error).await),
+    };
+    if let Err(error) = lease.release().await {
+        job.progress.warn(&format!("could not give the job's lease back ({error}): the next run waits until it has stood still"));
+    }
+    result
+}
+
+/// Goes through a whole backup into a store that keeps nothing, and writes no record: what would be
+/// stored.
+pub async fn dry_run(job: &Job) -> Result<BackupRecord> {
+    let id = BackupId::generate(clock::now())?;
+    let mut job = job.clone();
+    let earlier = job.catalog.backups(&job.name).await?;
+    job.store = Arc::new(DiscardStore::new());
+    let cancel = job.cancel.child_token();
+    let (record, _) = collect(&job, &id, &earlier, &cancel).await?;
+    Ok(record)
+}
+
+async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> Result<BackupRecord> {
+    let earlier = job.catalog.backups(&job.name).await?;
+    job.catalog.keep_plugin(&job.plugin.identity().sha256, &job.plugin_bytes).await?;
+
+    let (record, artifacts) = collect(job, id, &earlier, cancel).await?;
+
+    artifacts.confirm().await?;
+    if cancel.is_cancelled() {
+        return Err(Error::cancelled(format!("backup {id} was cancelled before its record was written")));
+    }
+    job.catalog.commit(&record, &job.host_key).await?;
+    Ok(record)
+}
+
+/// Runs the plugin, and gathers what it stored and said into a record that is not yet written.
+async fn collect(
+    job: &Job,
+    id: &BackupId,
+    earlier: &[Listed],
+    cancel: &CancellationToken,
+) -> Result<(BackupRecord, Arc<NewArtifacts>)> {
+    let started = clock::now();
+    let good: Vec<&BackupRecord> = earlier.iter().filter(|b| b.is_good()).filter_map(Listed::trusted).collect();
+    let artifacts = Arc::new(NewArtifacts::new(job, id, cancel));
+
+    let request = BackupRequest {
+        settings: job.settings.clone(),
+        previous: good.last().map(|record| made(record)),
+    };
+    let (context, _scratch) = job.context(Verb::Backup, false, id, artifacts.clone(), cancel)?;
+    let answer = job.plugin.start(context).await?.backup(request).await;
+    let (stored, mut skipped) = artifacts.close(answer.is_err()).await?;
+    let report = answer?;
+
+    if stored.is_empty() {
+        return Err(Error::failed(format!("plugin \"{}\" reported success and stored nothing", job.plugin.label()))
+            .hint("a backup without an artifact is not one; this is a fault of the plugin"));
+    }
+    skipped.splice(0..0, report.skipped);
+    let mut record = BackupRecord {
+        format: FORMAT,
+        job: job.name.clone(),
+        id: id.clone(),
+        started,
+        finished: clock::now(),
+        outcome: if skipped.is_empty() { Outcome::Complete } else { Outcome::Incomplete },
+        plugin: job.plugin.identity(),
+        host: super::host_identity(),
+        settings: job.settings.clone(),
+        source_id: report.source_id,
+        artifacts: stored,
+        facts: report.facts,
+        skipped,
+        not_captured: report.not_captured,
+        needs: parse_needs(job, report.needs)?,
+        state: report.state,
+        warnings: Vec::new(),
+        extra: Default::default(),
+    };
+    record.warnings = trend::warnings(&record, &good);
+    for warning in &record.warnings {
+        job.progress.warn(warning);
+    }
+    Ok((record, artifacts))
+}
+
+fn parse_needs(job: &Job, needs: Vec<String>) -> Result<Vec<BackupId>> {
+    needs
+        .iter()
+        .map(|id| id.parse::<BackupId>())
+        .collect::<Result<_>>()
+        .map_err(|error| error.while_doing(format!("plugin \"{}\" named a backup that it needs", job.plugin.label())))
+}
+
+/// Removes what a failed run stored. The first error wins; what could not be removed is added to it.
+async fn clean_up(job: &Job, id: &BackupId, error: Error) -> Error {
+    match job.catalog.discard(&job.name, id).await {
+        Ok(_) => error,
+        Err(left) => {
+            let folder = layout::record(&job.name, id).map(|key| key.as_str().trim_end_matches("record.json").to_owned());
+            let folder = folder.unwrap_or_default();
+            tracing::warn!(%folder, error = %left, "could not remove what the failed run stored");
+            error.fact("left behind", format!("objects under \"{folder}\" in {} ({left}); they are not a backup", job.store.describe()))
+        }
+    }
+}

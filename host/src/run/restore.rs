@@ -1,0 +1,110 @@
+//! Bringing a backup back, or saying what that would do.
+
+use super::artifact::StoredArtifacts;
+use super::{Job, made, readable};
+use crate::catalog::Listed;
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::id::BackupId;
+use crate::plugin::context::{CheckOutcome, Level, Step};
+use crate::plugin::verb::RestoreRequest;
+use crate::progress::Progress;
+use crate::policy::Verb;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How a restore is to be done.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Say what would be done, and change nothing.
+    pub plan_only: bool,
+    /// Restore a backup that is not whole.
+    pub allow_incomplete: bool,
+    /// Options of the plugin: those of the target, then those of the command line.
+    pub plugin: serde_json::Value,
+}
+
+/// What a restore did.
+#[derive(Debug)]
+pub struct Restored {
+    /// The backup.
+    pub id: BackupId,
+    /// Every step, in the order in which it happened.
+    pub steps: Vec<Step>,
+    /// How it ended. After an error the steps say what the target holds now.
+    pub result: Result<()>,
+}
+
+impl Restored {
+    /// Whether the target was changed before it stopped.
+    pub fn changed_target(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.outcome, CheckOutcome::Passed | CheckOutcome::Warned | CheckOutcome::Failed))
+    }
+}
+
+/// Restores a backup. An error before the plugin was called is returned as such: nothing changed.
+pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Restored> {
+    let record = readable(listed, options.allow_incomplete)?.clone();
+    let id = record.id.clone();
+    if !options.plan_only && record.plugin.name != job.plugin.identity().name {
+        return Err(Error::invalid(format!("backup {id} was made by plugin \"{}\", and the job uses \"{}\"", record.plugin.name, job.plugin.identity().name))
+            .hint("set the job's plugin to the one that made it"));
+    }
+    let run = BackupId::generate(clock::now())?;
+    let cancel = job.cancel.child_token();
+    let steps = Arc::new(Steps { inner: job.progress.clone(), seen: Mutex::default() });
+    let mut job = job.clone();
+    job.progress = steps.clone();
+
+    let artifacts = Arc::new(StoredArtifacts::new(&job, record.clone(), &cancel));
+    let request = RestoreRequest {
+        settings: job.settings.clone(),
+        options: options.plugin,
+        backup: made(&record),
+    };
+    let (context, scratch) = job.context(Verb::Restore, options.plan_only, &run, artifacts, &cancel)?;
+    let result = job.plugin.start(context).await?.restore(request).await;
+    drop(scratch);
+    let result = match result {
+        Err(_) if job.cancel.is_cancelled() => Err(Error::cancelled(format!("the restore of backup {id} was cancelled"))),
+        other => other,
+    };
+    let taken = std::mem::take(&mut *steps.seen.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Restored { id, steps: taken, result })
+}
+
+/// Hands progress on, and keeps the steps.
+struct Steps {
+    inner: Arc<dyn Progress>,
+    seen: Mutex<Vec<Step>>,
+}
+
+impl Progress for Steps {
+    fn artifact_started(&self, name: &str) {
+        self.inner.artifact_started(name);
+    }
+    fn artifact_bytes(&self, name: &str, read: u64, stored: u64) {
+        self.inner.artifact_bytes(name, read, stored);
+    }
+    fn artifact_done(&self, name: &str, read: u64, stored: u64) {
+        self.inner.artifact_done(name, read, stored);
+    }
+    fn artifact_dropped(&self, name: &str) {
+        self.inner.artifact_dropped(name);
+    }
+    fn stage(&self, name: &str, done: u64, total: Option<u64>) {
+        self.inner.stage(name, done, total);
+    }
+    fn step(&self, step: &Step) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(step.clone());
+        self.inner.step(step);
+    }
+    fn warn(&self, text: &str) {
+        self.inner.warn(text);
+    }
+    fn log(&self, level: Level, plugin: &str, text: &str) {
+        self.inner.log(level, plugin, text);
+    }
+    fn finish(&self) {
+        self.inner.finish();
+    }
+}

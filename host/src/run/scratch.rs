@@ -1,0 +1,103 @@
+//! The scratch directory of a run: empty at its start, gone at its end.
+
+use crate::error::{Error, IoContext, Result};
+use crate::exec::RunIn;
+use crate::id::BackupId;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// What the names of scratch directories begin with; a later run removes those of dead runs.
+const PREFIX: &str = "strongroom-";
+
+/// A directory that is removed with everything in it when this is dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    // Held while the run lives: a directory whose lock is free belongs to a dead run.
+    _lock: std::fs::File,
+}
+
+impl Scratch {
+    /// Makes the directory beneath `root`, mode 0700, owned by the user that commands run as, and
+    /// removes those that dead runs left there.
+    pub fn make(root: &Path, run: &BackupId, run_in: &RunIn) -> Result<Self> {
+        std::fs::create_dir_all(root).doing(|| format!("make \"{}\"", root.display()))?;
+        remove_dead(root);
+        // Short, since it may hold a Unix socket, whose path is limited to 107 bytes.
+        let name = format!("{PREFIX}{}", &run.as_str()[17..]);
+        let lock_path = root.join(format!("{name}.lock"));
+        let lock = std::fs::File::create(&lock_path).doing(|| format!("make \"{}\"", lock_path.display()))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+            .doing(|| format!("lock \"{}\"", lock_path.display()))?;
+        let path = root.join(name);
+        std::fs::DirBuilder::new().mode(0o700).create(&path).doing(|| format!("make \"{}\"", path.display()))?;
+        let scratch = Self { path, _lock: lock };
+        if let RunIn::Local { user: Some(user) } = run_in {
+            let (uid, gid) = crate::exec::user_ids(user)?;
+            std::os::unix::fs::chown(&scratch.path, Some(uid), Some(gid))
+                .doing(|| format!("give \"{}\" to user \"{user}\"", scratch.path.display()))?;
+            let mode = std::fs::metadata(root).doing(|| format!("read the mode of \"{}\"", root.display()))?.permissions().mode();
+            if mode & 0o001 == 0 {
+                return Err(Error::denied(format!("user \"{user}\" cannot reach the scratch directory \"{}\"", scratch.path.display()))
+                    .fact("got", format!("mode {:04o} of \"{}\"", mode & 0o7777, root.display()))
+                    .hint("name another place with --scratch-dir, such as a directory beneath /var/tmp that others may enter"));
+            }
+        }
+        Ok(scratch)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "could not remove the scratch directory");
+        }
+        let _gone_or_removed_later = std::fs::remove_file(self.path.with_extension("lock"));
+    }
+}
+
+fn remove_dead(root: &Path) {
+    let Ok(entries) = std::fs::read_dir(root) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let is_lock = path.extension().is_some_and(|e| e == "lock");
+        if !is_lock || !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let Ok(lock) = std::fs::File::open(&path) else { continue };
+        if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let removed = std::fs::remove_dir_all(path.with_extension(""));
+            if removed.as_ref().is_ok_and(|()| true) || removed.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+                let _best_effort = std::fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scratch_is_empty_private_and_gone_at_the_end_and_dead_runs_are_swept() {
+        let root = tempfile::tempdir().unwrap();
+        let id = |c: char| -> BackupId { format!("20261120T020000Z-{}", c.to_string().repeat(8)).parse().unwrap() };
+        let local = RunIn::Local { user: None };
+        let dead = root.path().join("strongroom-dddddddd");
+        std::fs::create_dir(&dead).unwrap();
+        std::fs::write(dead.join("left"), "x").unwrap();
+        std::fs::write(root.path().join("strongroom-dddddddd.lock"), "").unwrap();
+        let first = Scratch::make(root.path(), &id('a'), &local).unwrap();
+        assert!(!dead.exists(), "what a dead run left is removed");
+        let second = Scratch::make(root.path(), &id('b'), &local).unwrap();
+        assert!(first.path().exists(), "a living run's is not");
+        assert_eq!(std::fs::metadata(first.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        drop((first, second));
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+}

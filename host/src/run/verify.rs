@@ -1,0 +1,179 @@
+//! Is this backup good? Three depths, each of which proves more.
+//!
+//! `stored`: the bytes at rest are those of the record; needs neither key nor plugin.
+//! `contents`: every artifact decrypts, decodes and is the plaintext that was recorded, and the
+//! component's own reader accepts it. `restore`: a restore into a scratch place brought back what
+//! the facts say.
+
+use super::artifact::StoredArtifacts;
+use super::{Job, made, readable};
+use crate::catalog::{Catalog, HostKey, Listed, Verification, verified};
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+use crate::id::BackupId;
+use crate::plugin::context::{Check, CheckOutcome};
+use crate::plugin::verb::{Depth, VerifyRequest};
+use crate::policy::Verb;
+use crate::record::{ArtifactRecord, BackupRecord};
+use crate::progress::Progress;
+use crate::store::StoreSegments;
+use crate::stream::{Budget, check_stored};
+use crate::unit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio_util::sync::CancellationToken;
+
+/// What a verification found.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Verdict {
+    /// The backup.
+    pub id: BackupId,
+    /// How deep it was looked.
+    pub depth: &'static str,
+    /// The findings: the host's own first, then the plugin's.
+    pub checks: Vec<Check>,
+}
+
+impl Verdict {
+    /// Whether nothing failed.
+    pub fn passed(&self) -> bool {
+        self.checks.iter().all(|check| check.outcome != CheckOutcome::Failed)
+    }
+}
+
+/// Compares the bytes at rest with the record. Needs no key, no plugin and no configuration but the
+/// store's. `key` signs what is kept of it.
+pub async fn verify_stored(
+    catalog: &Catalog,
+    key: &HostKey,
+    listed: &Listed,
+    budget: &Arc<Budget>,
+    progress: &Arc<dyn Progress>,
+    cancel: &CancellationToken,
+) -> Result<Verdict> {
+    let record = readable(listed, true)?;
+    let mut checks = Vec::new();
+    for artifact in &record.artifacts {
+        let segments = StoreSegments::new(catalog.store().clone(), &record.job, &record.id, &artifact.name, artifact.encrypted)?;
+        let read = AtomicU64::new(0);
+        let name = artifact.name.as_str();
+        progress.artifact_started(name);
+        let moved = |n| progress.artifact_bytes(name, read.fetch_add(n, Ordering::Relaxed) + n, artifact.stored_bytes());
+        let found = check_stored(artifact, &segments, budget, moved, cancel.child_token()).await;
+        match &found {
+            Ok(()) => progress.artifact_done(name, artifact.stored_bytes(), artifact.stored_bytes()),
+            Err(_) => progress.artifact_dropped(name),
+        }
+        checks.push(artifact_check("host.stored", "stored bytes", artifact, found)?);
+    }
+    let verdict = Verdict { id: record.id.clone(), depth: "stored", checks };
+    keep(catalog, key, record, &verdict).await?;
+    Ok(verdict)
+}
+
+/// Verifies a backup with its plugin. `place_given` says that a target was named, whose place and
+/// options the job has: without it a verification by restore is refused unless `on_source`.
+pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_json::Value) -> Result<Verdict> {
+    let record = readable(listed, true)?.clone();
+    let run = BackupId::generate(clock::now())?;
+    let cancel = job.cancel.child_token();
+    let artifacts = StoredArtifacts::new(job, record.clone(), &cancel);
+
+    let request = VerifyRequest {
+        settings: job.settings.clone(),
+        depth,
+        backup: made(&record),
+        options,
+    };
+    let (context, scratch) = job.context(Verb::Verify, false, &run, Arc::new(artifacts.clone()), &cancel)?;
+    let answer = job.plugin.start(context).await?.verify(request).await;
+    drop(scratch);
+    if job.cancel.is_cancelled() {
+        return Err(Error::cancelled(format!("the verification of backup {} was cancelled", record.id)));
+    }
+
+    // That the bytes are those recorded is the host's own check: it reads what the plugin did not.
+    let mut checks = Vec::new();
+    for artifact in &record.artifacts {
+        let proven = if artifacts.is_proven(&artifact.name) { Ok(()) } else { artifacts.read_through(artifact).await };
+        checks.push(artifact_check("host.artifact", "decrypted, decoded and compared", artifact, proven)?);
+    }
+    let damaged = checks.iter().any(|check| check.outcome == CheckOutcome::Failed);
+    match answer {
+        Ok(found) => checks.extend(found),
+        // The damage is named above; what the plugin made of it is only a consequence.
+        Err(error) if damaged => checks.push(plugin_failed(job, &error)),
+        Err(error) => return Err(error),
+    }
+    let verdict = Verdict { id: record.id.clone(), depth: depth_name(depth), checks };
+    keep(&job.catalog, &job.host_key, &record, &verdict).await?;
+    Ok(verdict)
+}
+
+fn depth_name(depth: Depth) -> &'static str {
+    match depth {
+        Depth::Contents => "contents",
+        Depth::Restore => "restore",
+    }
+}
+
+fn artifact_check(id: &str, how: &str, artifact: &ArtifactRecord, found: Result<()>) -> Result<Check> {
+    let sizes = format!("{} in {} segment(s), {} at rest", unit::bytes(artifact.size), artifact.segments.len(), unit::bytes(artifact.stored_bytes()));
+    let (outcome, evidence, causes, remedies) = match found {
+        Ok(()) => (CheckOutcome::Passed, format!("{how}: {sizes}, blake3 {}", artifact.blake3), vec![], vec![]),
+        Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => {
+            let mut evidence = error.message().to_owned();
+            for (label, value) in error.facts() {
+                evidence.push_str(&format!("; {label}: {value}"));
+            }
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(next) = cause.source() {
+                evidence.push_str(&format!(": {next}"));
+                cause = next;
+            }
+            let causes = vec![
+                "the store lost or changed bytes (disk, bit rot, an interrupted copy)".to_owned(),
+                "somebody changed or removed objects of the backup".to_owned(),
+            ];
+            let remedies = vec![
+                "strongroom list: choose another backup, and make a new one now".to_owned(),
+                "check the store's own logs and disks before trusting it again".to_owned(),
+            ];
+            (CheckOutcome::Failed, evidence, causes, remedies)
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(Check { id: id.to_owned(), title: format!("artifact \"{}\"", artifact.name), outcome, evidence, causes, remedies })
+}
+
+fn plugin_failed(job: &Job, error: &Error) -> Check {
+    Check {
+        id: "host.plugin".to_owned(),
+        title: format!("plugin \"{}\" could not finish its own checks", job.plugin.label()),
+        outcome: CheckOutcome::Failed,
+        evidence: error.to_string(),
+        causes: vec!["the damage named above".to_owned()],
+        remedies: Vec::new(),
+    }
+}
+
+async fn keep(catalog: &Catalog, key: &HostKey, record: &BackupRecord, verdict: &Verdict) -> Result<()> {
+    let worth_keeping = |check: &&Check| matches!(check.outcome, CheckOutcome::Failed | CheckOutcome::Warned);
+    let found = Verification {
+        job: record.job.clone(),
+        id: record.id.clone(),
+        at: clock::now(),
+        depth: verdict.depth.to_owned(),
+        passed: verdict.passed(),
+        findings: verdict.checks.iter().filter(worth_keeping).map(|c| (c.id.clone(), c.evidence.clone())).collect(),
+    };
+    match verified::write(catalog.store(), &found, key).await {
+        Ok(()) => Ok(()),
+        // Verifying needs no right to write: what was found is said all the same.
+        Err(error) if matches!(error.kind(), Kind::Denied | Kind::Unavailable | Kind::TimedOut) => {
+            tracing::warn!(%error, "could not keep what the verification found");
+            Ok(())
+        }
+        Err(error) => Err(error.while_doing("could not keep what the verification found")),
+    }
+}

@@ -1,0 +1,206 @@
+//! Blots secrets out of text, also where they were encoded or cut into chunks.
+//!
+//! For text only: bytes on their way into an artifact are never touched.
+
+use super::Secret;
+use base64::Engine as _;
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Finds secrets in text and replaces them.
+///
+/// A secret is found as it is, percent-encoded (wholly or in part, `+` for a space), with
+/// backslashes before its special characters, and in base64 of both alphabets at any of the three
+/// alignments, that is also inside the base64 of a longer text. Matches that overlap are blotted
+/// out together. The mask is a character that occurs in no secret, so that what is left and the
+/// masks cannot form one either.
+#[derive(Clone)]
+pub struct Redactor {
+    needles: Arc<[Needle]>,
+    mask: String,
+    /// Longest text that one needle can match, in bytes.
+    longest: usize,
+}
+
+struct Needle {
+    text: Zeroizing<Vec<u8>>,
+    form: Form,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As it is, each byte perhaps `%XX` or behind a backslash.
+    Text,
+    /// Base64 of either alphabet.
+    Base64,
+}
+
+impl Redactor {
+    /// A redactor for these secrets; empty ones are left out.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
+        let mut needles = Vec::new();
+        for secret in secrets {
+            let bytes = secret.expose().as_bytes();
+            if bytes.is_empty() {
+                continue;
+            }
+            needles.push(Needle { text: Zeroizing::new(bytes.to_vec()), form: Form::Text });
+            needles.extend((0..3).filter_map(|shift| in_base64(bytes, shift)));
+        }
+        let longest = needles.iter().map(Needle::longest_match).max().unwrap_or(0);
+        Self { mask: mask(&needles), needles: needles.into(), longest }
+    }
+
+    /// The text without secrets.
+    pub fn text(&self, text: &str) -> String {
+        let mut out = Vec::with_capacity(text.len());
+        let mut stream = self.stream();
+        stream.push(text.as_bytes(), &mut out);
+        stream.finish(&mut out);
+        // A match begins and ends at characters, since a secret is whole characters: nothing is lost here.
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// The longest text that a secret can be found in, in bytes: what a cut may leave of one.
+    pub fn longest_match(&self) -> usize {
+        self.longest
+    }
+
+    /// For text that comes in chunks. Holds back at most three times the longest secret.
+    pub fn stream(&self) -> RedactStream {
+        RedactStream { redactor: self.clone(), held: Zeroizing::new(Vec::new()), marks: Vec::new(), in_mask: false }
+    }
+}
+
+impl std::fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Redactor(…)")
+    }
+}
+
+/// Text on its way through a [`Redactor`].
+pub struct RedactStream {
+    redactor: Redactor,
+    /// The end of what was pushed: bytes that a secret which is not whole yet may begin in.
+    held: Zeroizing<Vec<u8>>,
+    /// Whether each byte of `held` belongs to a secret.
+    marks: Vec<bool>,
+    in_mask: bool,
+}
+
+impl RedactStream {
+    /// Takes the next chunk and appends to `out` what is known to be harmless.
+    pub fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
+        let fresh = self.held.len();
+        self.held.extend_from_slice(chunk);
+        self.marks.resize(self.held.len(), false);
+        // Matches that ended within the older bytes are marked already; newer ones begin at most
+        // `longest - 1` bytes before the chunk, which is all that is held.
+        for start in 0..self.held.len() {
+            for needle in self.redactor.needles.iter() {
+                if let Some(end) = needle.matches_at(&self.held, start).filter(|end| *end > fresh) {
+                    self.marks[start..end].fill(true);
+                }
+            }
+        }
+        self.emit(self.held.len().saturating_sub(self.redactor.longest.saturating_sub(1)), out);
+    }
+
+    /// Appends the rest to `out`.
+    pub fn finish(mut self, out: &mut Vec<u8>) {
+        self.emit(self.held.len(), out);
+    }
+
+    fn emit(&mut self, n: usize, out: &mut Vec<u8>) {
+        for (byte, marked) in self.held.drain(..n).zip(self.marks.drain(..n)) {
+            match (marked, self.in_mask) {
+                (false, _) => out.push(byte),
+                (true, false) => out.extend_from_slice(self.redactor.mask.as_bytes()),
+                (true, true) => {}
+            }
+            self.in_mask = marked;
+        }
+    }
+}
+
+impl Needle {
+    fn longest_match(&self) -> usize {
+        match self.form {
+            Form::Text => self.text.len() * 3,
+            Form::Base64 => self.text.len(),
+        }
+    }
+
+    /// The furthest end of a match that begins at `start`.
+    fn matches_at(&self, text: &[u8], start: usize) -> Option<usize> {
+        match self.form {
+            Form::Base64 => {
+                let end = start.checked_add(self.text.len()).filter(|end| *end <= text.len())?;
+                let same = |(a, b): (&u8, &u8)| standard(*a) == *b;
+                text[start..end].iter().zip(self.text.iter()).all(same).then_some(end)
+            }
+            Form::Text => {
+                // All places where the rest of the secret may go on: more than one only where the
+                // secret itself holds what looks encoded, such as `%25`.
+                let (&first, rest) = self.text.split_first()?;
+                let mut places: Vec<usize> = after(text, start, first).collect();
+                for &byte in rest {
+                    let mut next: Vec<usize> = places.iter().flat_map(|&at| after(text, at, byte)).collect();
+                    next.sort_unstable();
+                    next.dedup();
+                    if next.is_empty() {
+                        return None;
+                    }
+                    places = next;
+                }
+                places.last().copied()
+            }
+        }
+    }
+}
+
+/// Where `byte` ends in `text` if it stands at `at` in any of its forms.
+fn after(text: &[u8], at: usize, byte: u8) -> impl Iterator<Item = usize> {
+    let rest = text.get(at..).unwrap_or_default();
+    let plain = rest.first() == Some(&byte) || (byte == b' ' && rest.first() == Some(&b'+'));
+    let escaped = !byte.is_ascii_alphanumeric() && rest.first() == Some(&b'\\') && rest.get(1) == Some(&byte);
+    let hex = |i: usize| rest.get(i).and_then(|b| char::from(*b).to_digit(16));
+    let encoded =
+        rest.first() == Some(&b'%') && hex(1).zip(hex(2)).is_some_and(|(high, low)| high * 16 + low == u32::from(byte));
+    [(plain, 1), (escaped, 2), (encoded, 3)].into_iter().filter(|(is, _)| *is).map(move |(_, n)| at + n)
+}
+
+/// The characters of base64 that depend on the secret alone when `shift` bytes stand before it.
+fn in_base64(secret: &[u8], shift: usize) -> Option<Needle> {
+    let mut bytes = Zeroizing::new(vec![0; shift]);
+    bytes.extend_from_slice(secret);
+    let encoded = Zeroizing::new(base64::engine::general_purpose::STANDARD_NO_PAD.encode(&*bytes));
+    let first = (shift * 8).div_ceil(6);
+    let end = bytes.len() * 8 / 6;
+    // Shorter than 4 characters (a secret of 3 bytes) says too little to be told from words.
+    (end >= first + 4)
+        .then(|| Needle { text: Zeroizing::new(encoded.as_bytes()[first..end].to_vec()), form: Form::Base64 })
+}
+
+/// The URL-safe alphabet as the standard one.
+fn standard(byte: u8) -> u8 {
+    match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => other,
+    }
+}
+
+/// A run of the first character that no needle holds.
+fn mask(needles: &[Needle]) -> String {
+    let free = |c: &char| {
+        let mut bytes = [0; 4];
+        let bytes = c.encode_utf8(&mut bytes).as_bytes();
+        !needles.iter().any(|needle| needle.text.windows(bytes.len()).any(|window| window == bytes))
+    };
+    let candidates = ['*', '#', '█'].into_iter().chain('\u{e000}'..='\u{f8ff}');
+    candidates.into_iter().find(free).map(|c| String::from_iter([c; 3])).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

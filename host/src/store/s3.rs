@@ -1,0 +1,765 @@
+//! A bucket of an S3-compatible server as a store.
+//!
+//! The SDK signs, speaks and parses; it neither retries nor computes checksums here. Bodies travel
+//! unsigned with a checksum of ours: TLS protects them on the way, and plain HTTP is refused
+//! except to this machine itself, or where it is allowed by name. No request has a limit on its
+//! whole time, only on the time without progress.
+//!
+//! Whether a write worked is decided by what is there, not by the answer alone: after an answer
+//! that leaves it open (lost, 5xx, 409, 412, an error inside a 200, `NoSuchUpload`) the object is
+//! asked for its size and checksum, or compared byte for byte.
+
+mod body;
+mod checksum;
+mod failure;
+mod upload;
+
+use super::memory::{check_limit, too_short};
+use super::{Condition, ObjectInfo, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, crc64nvme, len_of};
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+use crate::id::ObjectKey;
+use crate::secret::Secret;
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::{ByteStream, DateTime, SdkBody};
+use aws_sdk_s3::types::{BucketVersioningStatus, ChecksumMode, ObjectLockEnabled};
+use body::{Progress, Sliced};
+use bytes::{Bytes, BytesMut};
+use checksum::{Known, Sums, decode64};
+use crc_fast::CrcAlgorithm;
+use failure::{Failure, explain, stalled};
+use jiff::Timestamp;
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How long a connection may take to come about.
+pub const CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// How long a request may go without progress, unless set otherwise.
+pub const STALL_WAIT: Duration = Duration::from_secs(60);
+/// How long a server may take to put the parts of an object together: AWS says "several minutes".
+const COMPLETE_WAIT: Duration = Duration::from_secs(300);
+/// Objects without a known checksum are read back in pieces of this size.
+const READ_BACK_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Where a bucket is and how to get in.
+#[derive(Clone, Debug)]
+pub struct S3Spec {
+    /// The bucket.
+    pub bucket: String,
+    /// Put before every key with a slash between; empty for the whole bucket.
+    pub prefix: String,
+    /// The bucket's region; servers other than AWS mostly ignore it.
+    pub region: String,
+    /// Base URL of the server; `None` for AWS.
+    pub endpoint: Option<String>,
+    /// Whether the bucket is in the path (most servers other than AWS) or in the host name.
+    pub path_style: bool,
+    /// Explicit credentials; the platform's standard chain (environment, profile, container,
+    /// instance) without them.
+    pub credentials: Option<S3Credentials>,
+    /// Whether plain HTTP may leave this machine. What is encrypted at rest stays secret then, but
+    /// whoever sits between sees names and sizes, and can make requests fail.
+    pub allow_plaintext: bool,
+    /// How long a request may go without progress; [`STALL_WAIT`] unless a test is in a hurry.
+    pub stall: Duration,
+}
+
+/// Explicit credentials, resolved.
+#[derive(Clone, Debug)]
+pub struct S3Credentials {
+    /// Access key id.
+    pub access_key: Secret,
+    /// Secret access key.
+    pub secret_key: Secret,
+    /// Session token of temporary credentials.
+    pub session_token: Option<Secret>,
+}
+
+/// A bucket as a store. Clones share connections and what is known of the server.
+#[derive(Clone, Debug)]
+pub struct S3Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    client: Client,
+    place: Place,
+    known: Known,
+    stall: Duration,
+    /// The bucket was seen to exist: a 404 without a code means the object.
+    bucket_seen: AtomicBool,
+}
+
+/// What errors and descriptions say of the bucket, and what they must not say.
+#[derive(Debug)]
+struct Place {
+    bucket: String,
+    prefix: String,
+    endpoint: Option<String>,
+    region: String,
+    secrets: Vec<Secret>,
+}
+
+impl Place {
+    fn endpoint(&self) -> String {
+        self.endpoint.clone().unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", self.region))
+    }
+
+    fn describe(&self) -> String {
+        let prefix = if self.prefix.is_empty() { String::new() } else { format!(", prefix \"{}\"", self.prefix) };
+        format!("s3 bucket \"{}\" at {}{prefix}", self.bucket, self.endpoint())
+    }
+
+    /// What somebody else wrote, without our credentials and fit for one line.
+    fn scrub(&self, text: &str) -> String {
+        let mut text = failure::quote(text);
+        for secret in &self.secrets {
+            if secret.expose().len() >= crate::secret::MIN_SECRET_BYTES {
+                text = text.replace(secret.expose(), "[secret]");
+            }
+        }
+        text
+    }
+}
+
+/// What lies under a name, compared with what should.
+enum Found {
+    /// The very object.
+    Same(ObjectInfo),
+    /// Another one.
+    Other(ObjectInfo),
+    /// None.
+    Nothing,
+}
+
+impl S3Store {
+    /// Prepares a client; asks the server nothing yet. `Invalid` for an endpoint that is no URL,
+    /// holds credentials, or is plain HTTP to another machine.
+    pub async fn open(spec: S3Spec) -> Result<Self> {
+        if let Some(endpoint) = &spec.endpoint {
+            check_endpoint(endpoint, spec.allow_plaintext)?;
+        }
+        let region = Region::new(spec.region.clone());
+        let mut config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(region.clone())
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_WAIT).build())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .force_path_style(spec.path_style);
+        let mut secrets = Vec::new();
+        if let Some(credentials) = spec.credentials {
+            config = config.credentials_provider(Credentials::new(
+                credentials.access_key.expose(),
+                credentials.secret_key.expose(),
+                credentials.session_token.as_ref().map(|token| token.expose().to_owned()),
+                None,
+                "strongroom",
+            ));
+            secrets.extend([credentials.secret_key, credentials.access_key]);
+            secrets.extend(credentials.session_token);
+        } else {
+            // Only credentials are taken from the platform: where the store is, the configuration says.
+            let platform = Box::pin(aws_config::defaults(BehaviorVersion::latest()).region(region).load()).await;
+            config.set_credentials_provider(platform.credentials_provider());
+        }
+        config.set_endpoint_url(spec.endpoint.clone());
+        let place = Place {
+            bucket: spec.bucket,
+            prefix: spec.prefix.trim_matches('/').to_owned(),
+            endpoint: spec.endpoint,
+            region: spec.region,
+            secrets,
+        };
+        let inner = Inner {
+            client: Client::from_conf(config.build()),
+            place,
+            known: Known::default(),
+            stall: spec.stall,
+            bucket_seen: AtomicBool::new(false),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Creates the bucket; one that is there already and is ours is a success.
+    pub async fn create_bucket(&self) -> Result<()> {
+        let request = self.client().create_bucket().bucket(self.bucket());
+        match self.ask(&format!("create bucket \"{}\"", self.bucket()), request.send()).await {
+            Err(failure) if failure.is("BucketAlreadyOwnedByYou") => Ok(()),
+            Err(failure) => Err(failure.error),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
+    fn place(&self) -> &Place {
+        &self.inner.place
+    }
+
+    fn bucket(&self) -> &str {
+        &self.inner.place.bucket
+    }
+
+    fn known(&self) -> &Known {
+        &self.inner.known
+    }
+
+    fn stall(&self) -> Duration {
+        self.inner.stall
+    }
+
+    /// The key as the bucket knows it.
+    fn full_key(&self, key: &ObjectKey) -> String {
+        self.full(key.as_str())
+    }
+
+    fn full(&self, key: &str) -> String {
+        match self.place().prefix.as_str() {
+            "" => key.to_owned(),
+            prefix => format!("{prefix}/{key}"),
+        }
+    }
+
+    /// The reverse of [`Self::full`]; `None` for what is not ours.
+    fn relative(&self, full: &str) -> Option<String> {
+        match self.place().prefix.as_str() {
+            "" => Some(full.to_owned()),
+            prefix => full.strip_prefix(prefix)?.strip_prefix('/').map(str::to_owned),
+        }
+    }
+
+    fn stream(body: Bytes, progress: &Arc<Progress>) -> ByteStream {
+        ByteStream::new(SdkBody::from_body_1_x(Sliced::new(body, Arc::clone(progress))))
+    }
+
+    fn signed_len(body: &Bytes) -> Result<i64> {
+        i64::try_from(body.len()).map_err(|_| Error::invalid(format!("a body of {} bytes is too large", body.len())))
+    }
+
+    /// Sends a request once and waits for its answer as long as something moves.
+    async fn send<T, E>(
+        &self,
+        doing: &str,
+        progress: &Arc<Progress>,
+        stall: Duration,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        match progress.watch(stall, Box::pin(request)).await {
+            Some(Ok(output)) => {
+                self.inner.bucket_seen.store(true, Ordering::Relaxed);
+                Ok(output)
+            }
+            Some(Err(error)) => Err(explain(self.place(), doing, &error)),
+            None => Err(stalled(self.place(), doing, stall)),
+        }
+    }
+
+    /// A request without a body worth watching.
+    async fn ask<T, E>(
+        &self,
+        doing: &str,
+        request: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    ) -> Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        self.send(doing, &Progress::new(), self.stall(), request).await
+    }
+
+    /// One PUT, its CRC64NVME known.
+    async fn put_with_crc(&self, key: &ObjectKey, body: Bytes, condition: Condition, crc: u64) -> Result<ObjectInfo> {
+        let failure = loop {
+            let sums = Sums::new(self.known().best(), &body, crc, self.known());
+            match self.put_once(key, body.clone(), &condition, &sums, crc).await {
+                Ok(info) => return Ok(info),
+                Err(failure) if failure.is_unsupported() && !self.known().is_proven(sums.algorithm) => {
+                    self.known().refused(sums.algorithm);
+                }
+                Err(failure) => break failure,
+            }
+        };
+        if !failure.leaves_open() {
+            return Err(failure.error);
+        }
+        match self.find(key, len_of(&body), crc).await {
+            Ok(Found::Same(info)) => Ok(info),
+            Ok(Found::Other(info)) if condition == Condition::Absent => {
+                Err(Error::conflict(format!("\"{key}\" holds something else already"))
+                    .fact("store", self.describe())
+                    .fact("got", format!("{} bytes, last changed {}", info.size, clock::show(info.modified)))
+                    .because(failure.error))
+            }
+            Ok(_) => Err(failure.error),
+            // Asking failed as well: the first error wins, unless only the second allows another try.
+            Err(asking) => Err(if asking.is_retryable() { asking.because(failure.error) } else { failure.error }),
+        }
+    }
+
+    async fn put_once(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        condition: &Condition,
+        sums: &Sums,
+        crc: u64,
+    ) -> Result<ObjectInfo, Failure> {
+        let doing = format!("store \"{key}\"");
+        let plain = |error| Failure { error, status: Some(0), code: None };
+        let (absent, unchanged) = match condition {
+            Condition::Absent => (Some("*".to_owned()), None),
+            Condition::Unchanged(etag) => (None, Some(etag.clone())),
+        };
+        let size = len_of(&body);
+        let progress = Progress::new();
+        let request = self
+            .client()
+            .put_object()
+            .bucket(self.bucket())
+            .key(self.full_key(key))
+            .set_if_none_match(absent)
+            .set_if_match(unchanged)
+            .content_length(Self::signed_len(&body).map_err(plain)?)
+            .set_checksum_crc64_nvme(sums.crc64nvme.clone())
+            .set_checksum_crc32_c(sums.crc32c.clone())
+            .set_content_md5(sums.md5.clone())
+            .body(Self::stream(body, &progress))
+            .customize()
+            .disable_payload_signing()
+            .send();
+        let output = self.send(&doing, &progress, self.stall(), request).await?;
+        let said = sums.said_back(output.checksum_crc64_nvme(), output.checksum_crc32_c());
+        if said == Some(false) {
+            return Err(plain(
+                Error::damaged(format!("could not {doing}"))
+                    .fact("store", self.describe())
+                    .fact("expected", "the checksum that was sent along")
+                    .fact("got", "another one in the answer"),
+            ));
+        }
+        self.known().answered(sums.algorithm, said.is_some());
+        Ok(ObjectInfo {
+            key: key.as_str().to_owned(),
+            size,
+            crc64nvme: sums.crc64nvme.is_some().then_some(crc).filter(|_| said == Some(true)),
+            etag: output.e_tag,
+            version: output.version_id,
+            modified: clock::now(),
+        })
+    }
+
+    /// Compares what is there with what should be: by the checksum that the server keeps, or by
+    /// reading it back where it keeps none.
+    async fn find(&self, key: &ObjectKey, size: u64, crc: u64) -> Result<Found> {
+        let info = match self.head(key).await {
+            Ok(info) => info,
+            Err(error) if error.kind() == Kind::NotFound => return Ok(Found::Nothing),
+            Err(error) => return Err(error),
+        };
+        if info.size != size {
+            return Ok(Found::Other(info));
+        }
+        let got = match info.crc64nvme {
+            Some(got) => got,
+            None => self.read_back(key, size).await?,
+        };
+        Ok(if got == crc { Found::Same(info) } else { Found::Other(info) })
+    }
+
+    /// CRC64NVME of an object's bytes, in flat memory.
+    async fn read_back(&self, key: &ObjectKey, size: u64) -> Result<u64> {
+        let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
+        let mut at = 0;
+        while at < size {
+            let end = size.min(at + READ_BACK_BYTES);
+            digest.update(&self.read(key, at..end).await?);
+            at = end;
+        }
+        Ok(digest.finalize())
+    }
+
+    async fn abort_by_id(&self, full_key: &str, id: &str) -> Result<()> {
+        let doing = format!("abort the upload of \"{full_key}\"");
+        let request = self.client().abort_multipart_upload().bucket(self.bucket()).key(full_key).upload_id(id);
+        match self.ask(&doing, request.send()).await {
+            Err(failure) if failure.is("NoSuchUpload") => Ok(()),
+            Err(failure) if failure.error.kind() == Kind::NotFound => Ok(()),
+            Err(failure) => Err(failure.error),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// A 404 without a code may mean the bucket: asks once, so that a missing bucket never looks
+    /// like a missing object.
+    async fn missing(&self, failure: Failure) -> Error {
+        if failure.error.kind() != Kind::NotFound || self.inner.bucket_seen.load(Ordering::Relaxed) {
+            return failure.error;
+        }
+        let asked = self.ask("find the bucket", self.client().head_bucket().bucket(self.bucket()).send()).await;
+        match asked {
+            Err(bucket) if bucket.status == Some(404) => {
+                Error::failed(format!("there is no bucket \"{}\"", self.bucket()))
+                    .fact("store", self.describe())
+                    .hint("create it, or correct `bucket`, `region` and `endpoint`")
+                    .because(failure.error)
+            }
+            _ => failure.error,
+        }
+    }
+
+    /// Bytes of an object, each slice copied once into one buffer of exactly the right size.
+    async fn fetch(&self, key: &ObjectKey, range: &Range<u64>, len: usize) -> Result<Bytes> {
+        let doing = format!("read \"{key}\"");
+        let request = self.client().get_object().bucket(self.bucket()).key(self.full_key(key)).range(format!(
+            "bytes={}-{}",
+            range.start,
+            range.end - 1
+        ));
+        let output = match self.ask(&doing, request.send()).await {
+            Ok(output) => output,
+            Err(failure) if failure.status == Some(416) => {
+                return Err(too_short(key, range, None).fact("store", self.describe()));
+            }
+            Err(failure) => return Err(self.missing(failure).await),
+        };
+        if output.content_range().is_none() && (range.start != 0 || output.content_length() != i64::try_from(len).ok())
+        {
+            return Err(Error::failed(format!("could not {doing}"))
+                .fact("store", self.describe())
+                .fact("got", "the whole object instead of a range")
+                .hint("this server does not know ranges and cannot be used"));
+        }
+        let body = self.collect(&doing, output.body, len).await?;
+        if body.len() != len {
+            return Err(too_short(key, range, None)
+                .fact("got", format!("{} bytes", body.len()))
+                .fact("store", self.describe()));
+        }
+        Ok(body)
+    }
+
+    /// At most `len` bytes of an answer's body, each wait for more of them watched.
+    async fn collect(&self, doing: &str, mut body: ByteStream, len: usize) -> Result<Bytes> {
+        let mut bytes = BytesMut::with_capacity(len);
+        let progress = Progress::new();
+        loop {
+            match progress.watch(self.stall(), body.next()).await {
+                None => return Err(stalled(self.place(), doing, self.stall()).error),
+                Some(None) => return Ok(bytes.freeze()),
+                Some(Some(Ok(slice))) if bytes.len() + slice.len() > len => {
+                    return Err(Error::damaged(format!("could not {doing}"))
+                        .fact("store", self.describe())
+                        .fact("expected", format!("{len} bytes"))
+                        .fact("got", "more"));
+                }
+                Some(Some(Ok(slice))) => bytes.extend_from_slice(&slice),
+                Some(Some(Err(error))) => {
+                    return Err(Error::unavailable(format!("could not {doing}"))
+                        .fact("store", self.describe())
+                        .fact("got", format!("{} of {len} bytes", bytes.len()))
+                        .hint("the connection broke in the middle of the answer")
+                        .because(self.place().scrub(&failure::chain(&error))));
+                }
+            }
+        }
+    }
+}
+
+/// Plain HTTP is for this machine, or for whom it is allowed by name.
+fn check_endpoint(endpoint: &str, allow_plaintext: bool) -> Result<()> {
+    // An endpoint with credentials in it is not repeated in the message.
+    if endpoint.contains('@') {
+        return Err(
+            Error::invalid("the store's endpoint must not hold credentials").hint("use `access_key` and `secret_key`")
+        );
+    }
+    let bad = || {
+        Error::invalid(format!("\"{}\" is not an endpoint", failure::quote(endpoint)))
+            .fact("expected", "a URL such as https://s3.example.com")
+    };
+    let (scheme, rest) = endpoint.split_once("://").ok_or_else(bad)?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or(""),
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    if host.is_empty() || endpoint.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(bad());
+    }
+    match scheme {
+        "https" => Ok(()),
+        "http" => {
+            let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+            if local || allow_plaintext {
+                return Ok(());
+            }
+            Err(Error::invalid(format!("the endpoint \"{endpoint}\" is plain HTTP to another machine"))
+                .hint("use https: what travels in plain can be read and changed on the way"))
+        }
+        _ => Err(bad()),
+    }
+}
+
+fn time(at: Option<&DateTime>) -> Timestamp {
+    at.and_then(|at| Timestamp::new(at.secs(), i32::try_from(at.subsec_nanos()).ok()?).ok())
+        .unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn size(bytes: Option<i64>) -> u64 {
+    bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0)
+}
+
+#[async_trait]
+impl Store for S3Store {
+    fn describe(&self) -> String {
+        self.place().describe()
+    }
+
+    async fn put(&self, key: &ObjectKey, body: Bytes, condition: Condition) -> Result<ObjectInfo> {
+        let crc = crc64nvme(&body);
+        self.put_with_crc(key, body, condition, crc).await
+    }
+
+    async fn begin_upload(&self, key: &ObjectKey) -> Result<Arc<dyn Upload>> {
+        Ok(Arc::new(upload::S3Upload::new(self.clone(), key.clone())))
+    }
+
+    async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes> {
+        let len = range
+            .end
+            .checked_sub(range.start)
+            .and_then(|len| usize::try_from(len).ok())
+            .ok_or_else(|| Error::invalid(format!("bytes {} to {} are not a range", range.start, range.end)))?;
+        if len > 0 {
+            return self.fetch(key, &range, len).await;
+        }
+        // S3 has no empty ranges.
+        let info = self.head(key).await?;
+        if info.size < range.end { Err(too_short(key, &range, Some(info.size))) } else { Ok(Bytes::new()) }
+    }
+
+    async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(Bytes, ObjectInfo)> {
+        let doing = format!("read \"{key}\"");
+        let request = self.client().get_object().bucket(self.bucket()).key(self.full_key(key));
+        let output = match self.ask(&doing, request.send()).await {
+            Ok(output) => output,
+            Err(failure) => return Err(self.missing(failure).await),
+        };
+        let size = size(output.content_length());
+        check_limit(key, size, limit)?;
+        let info = ObjectInfo {
+            key: key.as_str().to_owned(),
+            size,
+            crc64nvme: None,
+            etag: output.e_tag.clone(),
+            version: output.version_id.clone(),
+            modified: time(output.last_modified()),
+        };
+        let len = usize::try_from(size).map_err(|_| Error::limit(format!("\"{key}\" does not fit memory")))?;
+        let body = self.collect(&doing, output.body, len).await?;
+        if body.len() != len {
+            return Err(too_short(key, &(0..size), None).fact("store", self.describe()));
+        }
+        Ok((body, info))
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {
+        let request = self
+            .client()
+            .head_object()
+            .bucket(self.bucket())
+            .key(self.full_key(key))
+            .checksum_mode(ChecksumMode::Enabled);
+        let output = match self.ask(&format!("look at \"{key}\""), request.send()).await {
+            Ok(output) => output,
+            Err(failure) => return Err(self.missing(failure).await),
+        };
+        Ok(ObjectInfo {
+            key: key.as_str().to_owned(),
+            size: size(output.content_length()),
+            // A CRC64NVME is always of the whole object: S3 has no composite ones.
+            crc64nvme: output.checksum_crc64_nvme().and_then(decode64),
+            etag: output.e_tag.clone(),
+            version: output.version_id.clone(),
+            modified: time(output.last_modified()),
+        })
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Page> {
+        let request = self
+            .client()
+            .list_objects_v2()
+            .bucket(self.bucket())
+            .prefix(self.full(prefix))
+            .max_keys(i32::try_from(PAGE_OBJECTS).unwrap_or(i32::MAX))
+            .set_start_after(after.map(|after| self.full(after)));
+        let output = self.ask(&format!("list \"{prefix}\""), request.send()).await.map_err(|failure| failure.error)?;
+        let objects: Vec<_> = output
+            .contents()
+            .iter()
+            .filter_map(|object| {
+                Some(ObjectInfo {
+                    key: self.relative(object.key()?)?,
+                    size: size(object.size()),
+                    crc64nvme: None,
+                    etag: object.e_tag().map(str::to_owned),
+                    version: None,
+                    modified: time(object.last_modified()),
+                })
+            })
+            .collect();
+        let more = output.is_truncated().unwrap_or(false);
+        let next = if more { objects.last().map(|last| last.key.clone()) } else { None };
+        Ok(Page { objects, next })
+    }
+
+    async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let (full, mut names, mut token) = (self.full(prefix), Vec::new(), None);
+        loop {
+            let request = self
+                .client()
+                .list_objects_v2()
+                .bucket(self.bucket())
+                .prefix(&full)
+                .delimiter("/")
+                .set_continuation_token(token);
+            let output =
+                self.ask(&format!("list \"{prefix}\""), request.send()).await.map_err(|failure| failure.error)?;
+            names.extend(output.common_prefixes().iter().filter_map(|common| {
+                let name = common.prefix()?.strip_prefix(&full)?.strip_suffix('/')?;
+                (!name.is_empty()).then(|| name.to_owned())
+            }));
+            token = output.next_continuation_token.filter(|_| output.is_truncated == Some(true));
+            if token.is_none() {
+                names.sort();
+                names.dedup();
+                return Ok(names);
+            }
+        }
+    }
+
+    async fn delete(&self, key: &ObjectKey, version: Option<&str>) -> Result<()> {
+        let request = self
+            .client()
+            .delete_object()
+            .bucket(self.bucket())
+            .key(self.full_key(key))
+            .set_version_id(version.map(str::to_owned));
+        match self.ask(&format!("remove \"{key}\""), request.send()).await {
+            Err(failure) if failure.error.kind() == Kind::NotFound => Ok(()),
+            Err(failure) => Err(failure.error),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Some servers (MinIO) list uploads by a prefix only where it is a whole key, so an answer
+    /// without any is asked for again without the prefix and sorted out here.
+    async fn pending_uploads(&self, prefix: &str) -> Result<Vec<PendingUpload>> {
+        let full = self.full(prefix);
+        let mut found = self.uploads(Some(&full)).await?;
+        if found.is_empty() && !full.is_empty() {
+            found = self.uploads(None).await?;
+        }
+        found.retain(|upload| upload.key.starts_with(prefix));
+        Ok(found)
+    }
+
+    async fn abort_pending(&self, upload: &PendingUpload) -> Result<()> {
+        self.abort_by_id(&self.full(&upload.key), &upload.id).await
+    }
+
+    async fn properties(&self) -> Result<Properties> {
+        let versioning = self.client().get_bucket_versioning().bucket(self.bucket());
+        let versions = match self.ask("ask whether versions are kept", versioning.send()).await {
+            Ok(output) => Some(output.status() == Some(&BucketVersioningStatus::Enabled)),
+            Err(failure) if failure.error.is_retryable() => return Err(failure.error),
+            Err(_) => None,
+        };
+        let lock = self.client().get_object_lock_configuration().bucket(self.bucket());
+        let object_lock = match self.ask("ask whether objects can be locked", lock.send()).await {
+            Ok(output) => {
+                let enabled = output.object_lock_configuration().and_then(|lock| lock.object_lock_enabled());
+                Some(enabled == Some(&ObjectLockEnabled::Enabled))
+            }
+            Err(failure) if failure.is("ObjectLockConfigurationNotFoundError") => Some(false),
+            Err(failure) if failure.error.is_retryable() => return Err(failure.error),
+            Err(_) => None,
+        };
+        Ok(Properties { versions, object_lock })
+    }
+}
+
+impl S3Store {
+    /// Every upload that was begun, on as many pages as there are.
+    async fn uploads(&self, full_prefix: Option<&str>) -> Result<Vec<PendingUpload>> {
+        let (mut found, mut key_marker, mut id_marker) = (Vec::new(), None, None);
+        loop {
+            let request = self
+                .client()
+                .list_multipart_uploads()
+                .bucket(self.bucket())
+                .set_prefix(full_prefix.filter(|prefix| !prefix.is_empty()).map(str::to_owned))
+                .set_key_marker(key_marker)
+                .set_upload_id_marker(id_marker);
+            let output = self.ask("list pending uploads", request.send()).await.map_err(|failure| failure.error)?;
+            found.extend(output.uploads().iter().filter_map(|upload| {
+                Some(PendingUpload {
+                    key: self.relative(upload.key()?)?,
+                    id: upload.upload_id()?.to_owned(),
+                    begun: time(upload.initiated()),
+                })
+            }));
+            if output.is_truncated != Some(true) || output.next_key_marker.is_none() {
+                return Ok(found);
+            }
+            (key_marker, id_marker) = (output.next_key_marker, output.next_upload_id_marker);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_this_machine_or_by_permission() {
+        for ok in ["https://s3.example.com", "http://127.0.0.1:9000", "http://localhost", "http://[::1]:9000/"] {
+            assert!(check_endpoint(ok, false).is_ok(), "{ok}");
+        }
+        for refused in [
+            "http://10.0.0.1:9000",
+            "http://minio.svc",
+            "http://localhost.example.com",
+            "http://127.0.0.1.example.com",
+            "ftp://x",
+            "https://",
+            "s3.example.com",
+            "https://a b",
+        ] {
+            assert!(check_endpoint(refused, false).is_err(), "{refused}");
+        }
+        assert!(check_endpoint("http://minio.svc", true).is_ok());
+        let leak = check_endpoint("https://user:hunter2@host", true).unwrap_err();
+        assert!(!format!("{leak:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Comparing stored bytes with a record, without any key: `verify --depth stored`.
+//!
+//! This module never decrypts and never decodes.
+
+use super::budget::{Budget, Transfer, worker_failed};
+use super::digest::{self, PieceDigest, Tree};
+use super::index::{at, read_exactly, segment_number};
+use super::segment::SealedSegments;
+use crate::error::{Error, Kind, Result};
+use crate::record::ArtifactRecord;
+use futures_util::stream::{StreamExt, TryStreamExt};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Reads every stored byte of the artifact and compares sizes, BLAKE3 and CRC64NVME of each segment
+/// with the record.
+///
+/// `progress` is called with the number of stored bytes that were compared since the last call.
+/// All segments are looked at; damage is reported for each of them. Memory: K parts.
+///
+/// Errors: `Damaged` with one `segment` fact for each segment that is not as recorded; a store
+/// that can not be read ends it at once with its own error.
+pub async fn check_stored(
+    record: &ArtifactRecord,
+    segments: &dyn SealedSegments,
+    budget: &Arc<Budget>,
+    progress: impl Fn(u64) + Send + Sync,
+    cancel: CancellationToken,
+) -> Result<()> {
+    let check = check_all(record, segments, budget, &progress);
+    cancel.run_until_cancelled(check).await.unwrap_or_else(|| Err(Error::cancelled("the check was cancelled")))
+}
+
+async fn check_all(
+    record: &ArtifactRecord,
+    segments: &dyn SealedSegments,
+    budget: &Arc<Budget>,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<()> {
+    let transfer = budget.begin();
+    let mut damage: Vec<Error> = Vec::new();
+    for i in 0..record.segments.len() {
+        match check_segment(record, i, segments, &transfer, progress).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == Kind::Damaged => damage.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    if record.segments.is_empty() {
+        damage.push(Error::damaged("the record names no segment"));
+    }
+    if damage.is_empty() {
+        return Ok(());
+    }
+    let mut error = Error::damaged(format!("artifact \"{}\" is not stored as it was recorded", record.name));
+    for one in damage {
+        let facts = one.origin().facts().iter().map(|(label, value)| format!(", {label} {value}"));
+        error = error
+            .fact("segment", format!("{}: {}{}", one.message(), one.origin().message(), facts.collect::<String>()));
+    }
+    Err(error)
+}
+
+async fn check_segment(
+    record: &ArtifactRecord,
+    i: usize,
+    segments: &dyn SealedSegments,
+    transfer: &Transfer,
+    progress: &(dyn Fn(u64) + Send + Sync),
+) -> Result<()> {
+    let (number, expected) = (segment_number(i)?, &record.segments[i]);
+    let size = expected.stored_bytes;
+    let known = segments.stored_bytes(number).await.map_err(|error| at(record, number, 0, error))?;
+    if let Some(known) = known.filter(|known| *known != size) {
+        let cause = Error::damaged("its size is not the recorded one")
+            .fact("expected", format!("{size} bytes"))
+            .fact("got", format!("{known} bytes"));
+        return Err(at(record, number, size.min(known), cause));
+    }
+    let part_bytes = transfer.budget().settings().part_bytes as u64;
+    let n_ahead = transfer.budget().settings().n_parts_in_flight;
+    let pieces = futures_util::stream::iter(0..size.div_ceil(part_bytes)).map(|piece| async move {
+        let start = piece * part_bytes;
+        let permit = transfer.part_permit().await;
+        let read = read_exactly(segments, number, start..size.min(start + part_bytes)).await;
+        let bytes = read.map_err(|error| at(record, number, start, error))?;
+        let len = bytes.len() as u64;
+        let digests = transfer.budget().submit(move |_| {
+            let digests: (u64, PieceDigest) = (digest::crc64nvme(&bytes), digest::piece(start, &bytes));
+            drop((bytes, permit));
+            digests
+        });
+        let (crc, digest) = digests.await.map_err(worker_failed)?;
+        progress(len);
+        Ok::<_, Error>((crc, digest, len))
+    });
+    let (mut tree, mut crc) = (Tree::default(), 0);
+    let mut pieces = pieces.buffered(n_ahead);
+    while let Some((piece_crc, piece, len)) = pieces.try_next().await? {
+        crc = digest::combine_crc64nvme(crc, piece_crc, len);
+        tree.push(&piece);
+    }
+    let blake3 = tree.finish().map_or_else(String::new, |digest| digest.to_string());
+    let crc = digest::show_crc(crc);
+    if blake3 == expected.blake3 && crc == expected.crc64nvme {
+        return Ok(());
+    }
+    let cause = Error::damaged("its bytes are not the recorded ones")
+        .fact("expected", format!("BLAKE3 {} CRC64NVME {}", expected.blake3, expected.crc64nvme))
+        .fact("got", format!("BLAKE3 {blake3} CRC64NVME {crc}"));
+    Err(at(record, number, 0, cause))
+}

@@ -1,0 +1,229 @@
+//! The last step of writing: parts into a store, and all or nothing in the end.
+//!
+//! Runs on the async runtime and only waits. This module never looks into a part.
+
+use super::assemble::{Event, SealedPart};
+use super::budget::worker_failed;
+use super::digest::{self, PieceDigest, Tree};
+use super::segment::{SegmentWrite, Segments};
+use crate::error::{Error, Result};
+use crate::record::SegmentRecord;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// What a whole upload comes to: size, digest and segments of the artifact.
+pub(super) type Whole = (u64, blake3::Hash, Vec<SegmentRecord>);
+
+/// One artifact on its way into a store.
+pub(super) struct Upload {
+    segments: Arc<dyn Segments>,
+    abort_patience: Duration,
+    cancel: CancellationToken,
+    under_way: BTreeMap<u32, Segment>,
+    beginnings: FuturesUnordered<BoxFuture<'static, Begun>>,
+    parts: FuturesUnordered<BoxFuture<'static, Result<StoredPart>>>,
+}
+
+type Begun = (u32, Result<Arc<dyn SegmentWrite>>);
+
+/// What is known of a segment so far. Per part: 120 bytes.
+#[derive(Default)]
+struct Segment {
+    write: Option<Arc<dyn SegmentWrite>>,
+    /// Parts that came before the store had answered that the segment began.
+    early: Vec<(u32, Sealed)>,
+    stored: BTreeMap<u32, StoredPart>,
+    end: Option<End>,
+}
+
+type Sealed = oneshot::Receiver<Result<SealedPart>>;
+
+struct End {
+    n_parts: u32,
+    zstd_bytes: u64,
+    frames: u64,
+}
+
+struct StoredPart {
+    segment: u32,
+    number: u32,
+    bytes: u64,
+    crc64nvme: u64,
+    digest: PieceDigest,
+}
+
+/// What is needed to complete a segment, and what the record says of it.
+struct Complete {
+    write: Arc<dyn SegmentWrite>,
+    n_parts: u32,
+    crc64nvme: u64,
+    record: SegmentRecord,
+}
+
+impl Upload {
+    pub(super) fn new(segments: Arc<dyn Segments>, abort_patience: Duration, cancel: CancellationToken) -> Self {
+        Self {
+            segments,
+            abort_patience,
+            cancel,
+            under_way: BTreeMap::new(),
+            beginnings: FuturesUnordered::new(),
+            parts: FuturesUnordered::new(),
+        }
+    }
+
+    /// Uploads until the artifact is whole and complete, or until the first error; then it aborts.
+    pub(super) async fn run(mut self, events: mpsc::UnboundedReceiver<Event>) -> Result<Whole> {
+        let cancel = self.cancel.clone();
+        let outcome = cancel.run_until_cancelled(self.upload(events)).await;
+        let outcome = outcome.unwrap_or_else(|| Err(Error::cancelled("the transfer was cancelled")));
+        if outcome.is_err() {
+            // The threads of this transfer end, too, wherever they wait.
+            self.cancel.cancel();
+            self.abort().await;
+        }
+        outcome
+    }
+
+    async fn upload(&mut self, mut events: mpsc::UnboundedReceiver<Event>) -> Result<Whole> {
+        let mut whole = None;
+        loop {
+            if let Some((size, blake3)) = whole
+                && self.parts.is_empty()
+                && self.beginnings.is_empty()
+            {
+                let segments = self.complete().await?;
+                return Ok((size, blake3, segments));
+            }
+            tokio::select! {
+                event = events.recv(), if whole.is_none() => match event {
+                    Some(Event::Whole { size, blake3 }) => whole = Some((size, blake3)),
+                    Some(Event::Failed(error)) => return Err(error),
+                    Some(Event::Part { segment, number, sealed }) => self.send_part(segment, number, sealed),
+                    Some(Event::SegmentEnd { segment, n_parts, zstd_bytes, frames }) => {
+                        self.under_way.entry(segment).or_default().end = Some(End { n_parts, zstd_bytes, frames });
+                    }
+                    None => return Err(Error::failed("the thread that orders frames stopped without an end")),
+                },
+                Some((segment, begun)) = self.beginnings.next() => {
+                    let write = begun.map_err(|error| error.while_doing(format!("could not begin segment {segment:04}")))?;
+                    let state = self.under_way.entry(segment).or_default();
+                    state.write = Some(write);
+                    for (number, sealed) in std::mem::take(&mut state.early) {
+                        self.send_part(segment, number, sealed);
+                    }
+                }
+                Some(stored) = self.parts.next() => {
+                    let part = stored?;
+                    self.under_way.entry(part.segment).or_default().stored.insert(part.number, part);
+                }
+            }
+        }
+    }
+
+    /// Sends the part, or keeps it until its segment has begun.
+    fn send_part(&mut self, segment: u32, number: u32, sealed: Sealed) {
+        let is_new = !self.under_way.contains_key(&segment);
+        let state = self.under_way.entry(segment).or_default();
+        match state.write.clone() {
+            Some(write) => self.parts.push(Box::pin(store_part(write, segment, number, sealed))),
+            None => state.early.push((number, sealed)),
+        }
+        if is_new {
+            self.begin(segment);
+        }
+    }
+
+    /// A task of its own: if the answer comes after everybody left, the segment is aborted.
+    fn begin(&mut self, segment: u32) {
+        let segments = self.segments.clone();
+        let (answer, begun) = oneshot::channel();
+        tokio::spawn(async move {
+            let late = answer.send(segments.begin(segment).await);
+            if let Err(Ok(write)) = late {
+                abort_segment(segment, write).await;
+            }
+        });
+        self.beginnings.push(Box::pin(async move {
+            let begun = begun.await.unwrap_or_else(|_| Err(Error::failed("the store stopped without an answer")));
+            (segment, begun)
+        }));
+    }
+
+    /// Completes the segments in order once all of their bytes were acknowledged.
+    async fn complete(&mut self) -> Result<Vec<SegmentRecord>> {
+        let segments: Vec<_> =
+            self.under_way.iter().map(|(number, segment)| segment.add_up(*number)).collect::<Result<_>>()?;
+        let mut records = Vec::with_capacity(segments.len());
+        for (i, segment) in segments.into_iter().enumerate() {
+            let completed =
+                segment.write.complete(segment.n_parts, segment.record.stored_bytes, segment.crc64nvme).await;
+            completed.map_err(|error| error.while_doing(format!("could not complete segment {:04}", i + 1)))?;
+            records.push(segment.record);
+        }
+        Ok(records)
+    }
+
+    async fn abort(&mut self) {
+        // Parts first: nothing may arrive at a store after its upload was aborted.
+        self.parts.clear();
+        self.beginnings.clear();
+        let under_way = std::mem::take(&mut self.under_way);
+        let writes = under_way.into_iter().filter_map(|(number, segment)| Some((number, segment.write?)));
+        let aborts =
+            tokio::spawn(join_all(writes.map(|(number, write)| abort_segment(number, write)).collect::<Vec<_>>()));
+        if tokio::time::timeout(self.abort_patience, aborts).await.is_err() {
+            tracing::warn!(
+                "the store did not answer while uploads were aborted; they go on being aborted in the background"
+            );
+        }
+    }
+}
+
+impl Segment {
+    fn add_up(&self, number: u32) -> Result<Complete> {
+        let lost = || Error::failed(format!("segment {number:04} has no end, or lost a part on the way"));
+        let (Some(end), Some(write)) = (&self.end, &self.write) else { return Err(lost()) };
+        let (mut tree, mut crc64nvme, mut stored_bytes) = (Tree::default(), 0, 0);
+        for (i, part) in (1..=end.n_parts).zip(self.stored.values()) {
+            if part.number != i {
+                return Err(lost());
+            }
+            crc64nvme = digest::combine_crc64nvme(crc64nvme, part.crc64nvme, part.bytes);
+            stored_bytes += part.bytes;
+            tree.push(&part.digest);
+        }
+        if tree.n_pieces() != u64::from(end.n_parts) {
+            return Err(lost());
+        }
+        let blake3 = tree.finish().ok_or_else(lost)?;
+        let record = SegmentRecord {
+            stored_bytes,
+            zstd_bytes: end.zstd_bytes,
+            frames: end.frames,
+            blake3: blake3.to_string(),
+            crc64nvme: digest::show_crc(crc64nvme),
+        };
+        Ok(Complete { write: write.clone(), n_parts: end.n_parts, crc64nvme, record })
+    }
+}
+
+async fn store_part(write: Arc<dyn SegmentWrite>, segment: u32, number: u32, sealed: Sealed) -> Result<StoredPart> {
+    let SealedPart { body, crc64nvme, digest } = sealed.await.map_err(worker_failed)??;
+    let bytes = body.len() as u64;
+    let stored = write.part(number, body, crc64nvme).await;
+    stored.map_err(|error| error.while_doing(format!("could not store part {number} of segment {segment:04}")))?;
+    Ok(StoredPart { segment, number, bytes, crc64nvme, digest })
+}
+
+async fn abort_segment(number: u32, write: Arc<dyn SegmentWrite>) {
+    if let Err(error) = write.abort().await {
+        // The first error is the one that is reported; this one only leaves something to prune.
+        tracing::warn!(segment = number, ?error, "could not abort an upload; it is removed later by its age");
+    }
+}

@@ -1,0 +1,54 @@
+//! Waiting for what says nothing when it is ready.
+
+use anyhow::{Context, Result, bail};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+/// Asks `ready` until it returns something, or fails with `what` after `deadline`.
+///
+/// Only for what cannot be awaited: a server that answers, a file that appears.
+pub fn wait_until<T>(what: &str, deadline: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    let mut last = None;
+    loop {
+        match ready() {
+            Ok(Some(value)) => return Ok(value),
+            Ok(None) => {}
+            Err(error) => last = Some(error),
+        }
+        if begun.elapsed() > deadline {
+            let message = format!("{what}: not within {deadline:?}");
+            return match last {
+                Some(error) => Err(error.context(message)),
+                None => bail!(message),
+            };
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// A port on 127.0.0.1 that nobody listens on. The system gives each port out once before it begins
+/// again, so tests that run at the same time get different ones.
+pub fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("could not listen on 127.0.0.1")?;
+    Ok(listener.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_ends_with_the_value_or_with_the_last_reason() {
+        let mut left = 3;
+        let got = wait_until("counting", Duration::from_secs(10), || {
+            left -= 1;
+            Ok((left == 0).then_some("ready"))
+        });
+        assert_eq!(got.unwrap(), "ready");
+        let error = wait_until::<()>("the server", Duration::ZERO, || bail!("refused")).unwrap_err();
+        assert_eq!(format!("{error:#}"), "the server: not within 0ns: refused");
+    }
+}

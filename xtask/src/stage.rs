@@ -1,0 +1,180 @@
+//! `cargo xtask test`: every check and every test, in an order that fails early and compiles once.
+//!
+//! Every stage builds with `--workspace`. Selecting one crate would give cargo another set of features for
+//! the libraries that build scripts and macros use, and the host's dependencies would be compiled twice.
+
+use crate::cache::{self, Cache};
+use crate::command::{self, Run};
+use crate::prerequisite;
+use crate::quickstart;
+use crate::summary::Summary;
+use crate::workspace::{Workspace, folders};
+use anyhow::{Context, Result, bail};
+use std::time::Instant;
+
+/// A part of `cargo xtask test`.
+struct Stage {
+    name: &'static str,
+    /// What it shows.
+    what: &'static str,
+    run: fn(&Workspace) -> Result<()>,
+}
+
+/// Every stage before the tests themselves, in order: what is cheap and fails often comes first.
+const STAGES: &[Stage] = &[
+    Stage { name: "format", what: "the code is formatted", run: format },
+    Stage { name: "prerequisites", what: "packages, servers and tools are there", run: prerequisites },
+    Stage { name: "deny", what: "licences, bans and sources of every dependency", run: deny },
+    Stage { name: "clippy", what: "no warning in any target", run: clippy },
+    Stage { name: "doc", what: "documentation without warnings", run: doc },
+    Stage { name: "host", what: "the host binary", run: host },
+    Stage { name: "plugins", what: "plugins and guest programs as components", run: plugins },
+    Stage { name: "quickstart", what: "the first thing that a newcomer runs", run: quickstart::show },
+];
+
+/// Names of the stages, in order, the tests last.
+pub fn names() -> Vec<&'static str> {
+    STAGES.iter().map(|stage| stage.name).chain(["tests"]).collect()
+}
+
+/// Runs everything, or the stages and tests that are named. Returns whether all of it succeeded; the
+/// last line on standard output is the sum of the test runner's results where tests ran.
+pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
+    let (stages, filters): (Vec<&String>, Vec<&String>) =
+        arguments.iter().partition(|name| names().contains(&name.as_str()));
+    let everything = arguments.is_empty();
+    let with_tests = everything || !filters.is_empty() || stages.iter().any(|name| *name == "tests");
+    for stage in STAGES {
+        let named = stages.iter().any(|name| *name == stage.name);
+        // Tests drive the built host and its plugins, so naming a test brings these along.
+        let needed = with_tests && matches!(stage.name, "host" | "plugins");
+        if everything || named || needed {
+            timed(stage.name, stage.what, || (stage.run)(workspace))?;
+        }
+    }
+    if !with_tests {
+        return Ok(true);
+    }
+    let (succeeded, summary) = timed("tests", "every test", || tests(workspace, &filters))?;
+    if !filters.is_empty() && summary == Summary::default() {
+        bail!("no stage and no test has a name like {filters:?}; stages: {}", names().join(", "));
+    }
+    for name in &summary.failures {
+        println!("failed: {name}");
+    }
+    println!("{summary}");
+    Ok(succeeded && summary.failed == 0)
+}
+
+/// Runs a stage between two lines that name it and say how long it took.
+fn timed<T>(name: &str, what: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("== {name}: {what}");
+    let begun = Instant::now();
+    let result = run().with_context(|| format!("stage \"{name}\" failed (run it alone: cargo xtask test {name})"));
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("== {name}: {} after {seconds:.1} s", if result.is_ok() { "done" } else { "FAILED" });
+    result
+}
+
+/// A cargo command in this checkout, quiet about what it compiles.
+fn cargo(workspace: &Workspace, arguments: &[&str]) -> Run {
+    command::run("cargo").args(arguments).dir(&workspace.root).env("CARGO_TARGET_DIR", &workspace.target)
+}
+
+fn format(workspace: &Workspace) -> Result<()> {
+    cargo(workspace, &["fmt", "--all", "--check"]).check()
+}
+
+fn prerequisites(_workspace: &Workspace) -> Result<()> {
+    wasm_target()?;
+    prerequisite::ensure()
+}
+
+fn deny(workspace: &Workspace) -> Result<()> {
+    let program = Cache::locate()?.path("bin/cargo-deny")?;
+    command::run(program)
+        .args(["--workspace", "--locked", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"])
+        .dir(&workspace.root)
+        .check()
+}
+
+fn clippy(workspace: &Workspace) -> Result<()> {
+    cargo(workspace, &["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-Dwarnings"]).check()
+}
+
+fn doc(workspace: &Workspace) -> Result<()> {
+    cargo(workspace, &["doc", "--quiet", "--locked", "--workspace", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-Dwarnings")
+        .check()
+}
+
+/// Builds the host binary of the dev profile.
+pub fn host(workspace: &Workspace) -> Result<()> {
+    cargo(workspace, &["build", "--quiet", "--locked", "--workspace", "--bin", "strongroom"]).check()
+}
+
+/// Builds every plugin and every guest program with the host's own `plugin build`, as a vendor would.
+pub fn plugins(workspace: &Workspace) -> Result<()> {
+    for name in workspace.plugin_names()? {
+        build_plugin(workspace, &format!("plugins/{name}"), &name)?;
+    }
+    let guests = workspace.root.join("tests/guests");
+    if guests.is_dir() {
+        for name in folders(&guests)? {
+            build_plugin(workspace, &format!("tests/guests/{name}"), &format!("guests/{name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Builds the crate in folder `krate` to `target/plugins/NAME.wasm`.
+pub fn build_plugin(workspace: &Workspace, krate: &str, name: &str) -> Result<()> {
+    let output = workspace.plugins().join(format!("{name}.wasm"));
+    let parent = output.parent().context("a plugin has a folder")?;
+    std::fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))?;
+    command::run(workspace.host())
+        .args(["plugin", "build", krate, "--out"])
+        .arg(&output)
+        .dir(&workspace.root)
+        .env("CARGO_TARGET_DIR", &workspace.target)
+        .read()
+        .map(drop)
+}
+
+/// Makes sure that Rust can compile plugins: adds their target where rustup is there.
+pub fn wasm_target() -> Result<()> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let libraries = command::run("rustc").args(["--print", "target-libdir", "--target", TARGET]).read()?;
+    if std::path::Path::new(&libraries).is_dir() {
+        return Ok(());
+    }
+    if command::on_path("rustup").is_none() {
+        bail!(
+            "this Rust has no standard library for {TARGET}, which plugins are built for, and no rustup to add it; install the package that brings it (Debian: libstd-rust-dev-wasm32)"
+        );
+    }
+    command::run("rustup").args(["target", "add", TARGET]).read().map(drop)
+}
+
+fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> {
+    let mut arguments = vec!["test", "--locked", "--workspace", "--no-fail-fast", "--"];
+    arguments.extend(filters.iter().map(|filter| filter.as_str()));
+    let mut summary = Summary::default();
+    let succeeded = cargo(workspace, &arguments)
+        .env("STRONGROOM_BIN", workspace.host())
+        .env("STRONGROOM_PLUGINS", workspace.plugins())
+        .env(cache::VARIABLE, Cache::locate()?.root())
+        // A snapshot that differs fails; nothing is rewritten beneath a test.
+        .env("INSTA_UPDATE", "no")
+        .lines(|line| {
+            summary.see(line);
+            // Programs of which no test was asked for say only noise.
+            let is_noise = line.is_empty()
+                || line == "running 0 tests"
+                || line.starts_with("test result: ok. 0 passed; 0 failed; 0 ignored");
+            if !is_noise {
+                println!("{line}");
+            }
+        })?;
+    Ok((succeeded, summary))
+}
