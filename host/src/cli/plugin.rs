@@ -19,7 +19,9 @@ pub struct PluginArgs {
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
     /// Builds a plugin: a component with its manifest inside
-    #[command(after_help = "Examples:\n  strongroom plugin build plugins/postgres\n  strongroom plugin build . --out postgres.wasm")]
+    #[command(
+        after_help = "Examples:\n  strongroom plugin build plugins/postgres\n  strongroom plugin build . --out postgres.wasm"
+    )]
     Build {
         /// Folder of the plugin's crate, with plugin.toml
         #[arg(default_value = ".")]
@@ -29,7 +31,9 @@ pub enum PluginCommand {
         out: Option<PathBuf>,
     },
     /// Shows what a plugin is, what it imports, what it asks for and why; runs nothing
-    #[command(after_help = "Examples:\n  strongroom plugin inspect postgres.wasm\n  strongroom plugin inspect postgres --output json")]
+    #[command(
+        after_help = "Examples:\n  strongroom plugin inspect postgres.wasm\n  strongroom plugin inspect postgres --output json"
+    )]
     Inspect {
         /// A component's file, or a plugin as in [plugin.NAME]
         plugin: String,

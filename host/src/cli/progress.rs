@@ -206,7 +206,8 @@ impl Progress for Bars {
         let mut state = locked(&self.state);
         state.0.open.insert(name.to_owned(), (0, 0));
         if state.1.len() < MAX_BARS {
-            let template = "{spinner} {prefix:30!} {binary_bytes:>11} read  {msg}  {binary_bytes_per_sec:>12}  {elapsed}";
+            let template =
+                "{spinner} {prefix:30!} {binary_bytes:>11} read  {msg}  {binary_bytes_per_sec:>12}  {elapsed}";
             let bar = ProgressBar::new_spinner().with_style(style(template)).with_prefix(vendor::line(name, 128));
             let bar = self.screen.insert_before(&self.stage, bar);
             bar.enable_steady_tick(Duration::from_millis(250));

@@ -70,7 +70,8 @@ impl RecoverySheet<'_> {
         } else {
             self.recipients.join("\n")
         };
-        let mut text = format!("Recovery sheet of store \"{}\". Print it, and keep it away from this machine.\n\n", self.store);
+        let mut text =
+            format!("Recovery sheet of store \"{}\". Print it, and keep it away from this machine.\n\n", self.store);
         text.push_str(&table::pairs(
             [
                 ("store", self.place.to_owned()),
