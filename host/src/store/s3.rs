@@ -196,6 +196,16 @@ impl S3Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Creates the bucket; one that is there already and is ours is a success.
+    pub async fn create_bucket(&self) -> Result<()> {
+        let request = self.client().create_bucket().bucket(self.bucket());
+        match self.ask(&format!("create bucket \"{}\"", self.bucket()), request.send()).await {
+            Err(failure) if failure.is("BucketAlreadyOwnedByYou") => Ok(()),
+            Err(failure) => Err(failure.error),
+            Ok(_) => Ok(()),
+        }
+    }
+
     fn client(&self) -> &Client {
         &self.inner.client
     }
