@@ -71,14 +71,21 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
     if let Some(argument) = arguments.first() {
         bail!("quickstart takes no arguments, and \"{argument}\" was given");
     }
-    show(workspace).map(|()| true)
+    show(workspace).map(|_screen| true)
 }
 
-/// Makes the folder anew and shows a backup's whole life in it, on one screen.
-pub fn show(workspace: &Workspace) -> Result<()> {
+/// The same as a stage of `cargo xtask test`: what is printed fits on a screen, too.
+pub fn check(workspace: &Workspace) -> Result<()> {
+    show(workspace)?.check()
+}
+
+/// Makes the folder anew and shows a backup's whole life in it.
+fn show(workspace: &Workspace) -> Result<Screen> {
     let mut screen = Screen::default();
     let begun = Instant::now();
-    screen.line("Strongroom quickstart: everything happens in target/quickstart");
+    let dir = workspace.target.join("quickstart");
+    let dir = dir.strip_prefix(&workspace.root).unwrap_or(&dir).display().to_string();
+    screen.line(format!("Strongroom quickstart: everything happens in {dir}"));
     screen.line("  (a first build takes some ten minutes; later ones take seconds)");
     stage::wasm_target()?;
     stage::host(workspace)?;
@@ -121,14 +128,14 @@ pub fn show(workspace: &Workspace) -> Result<()> {
     screen.say("caught", &format!("verify ends with exit code 5 and names \"{artifact}\""));
 
     screen.line("To go on, with this host's key and not one of yours:");
-    screen.line("  cd target/quickstart; export STRONGROOM_STATE_DIR=$PWD/state");
+    screen.line(format!("  cd {dir}; export STRONGROOM_STATE_DIR=$PWD/state"));
     screen.line("  alias strongroom=$PWD/../debug/strongroom");
     for next in
         ["strongroom show documents", "strongroom plugin inspect ../plugins/bucket.wasm", "strongroom backup --help"]
     {
         screen.line(format!("  {next}"));
     }
-    screen.check()
+    Ok(screen)
 }
 
 /// Fails unless `text` has `part` in it.

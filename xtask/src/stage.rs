@@ -29,7 +29,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "doc", what: "documentation without warnings", run: doc },
     Stage { name: "host", what: "the host binary", run: host },
     Stage { name: "plugins", what: "plugins and guest programs as components", run: plugins },
-    Stage { name: "quickstart", what: "the first thing that a newcomer runs", run: quickstart::show },
+    Stage { name: "quickstart", what: "the first thing that a newcomer runs", run: quickstart::check },
 ];
 
 /// Names of the stages, in order, the tests last.
