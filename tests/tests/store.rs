@@ -296,6 +296,26 @@ async fn no_such_upload_after_a_complete_is_a_success() {
 }
 
 #[tokio::test]
+async fn what_is_there_decides_in_the_same_call_without_a_second_attempt() {
+    let acts = [
+        Act::LoseAnswer,
+        Act::ErrorInOk("InternalError"),
+        Act::AnswerAfter(404, "NoSuchUpload", "gone"),
+        Act::AnswerAfter(409, "ConditionalRequestConflict", "a race"),
+        Act::AnswerAfter(412, "PreconditionFailed", "there is one"),
+        Act::AnswerAfter(503, "SlowDown", "slower"),
+    ];
+    for act in acts {
+        let mut faulty = Faulty::start(Server::Versitygw, vec![Rule::always("POST", COMPLETE, act)]).await.unwrap();
+        faulty.store = open(s3::spec(faulty.proxy.port())).await;
+        faulty.upload().await.unwrap();
+        assert_eq!(faulty.proxy.touched(), 1);
+        faulty.check_whole().await;
+        faulty.check_nothing_pending().await;
+    }
+}
+
+#[tokio::test]
 async fn a_conflict_in_a_race_that_nobody_won_is_tried_again() {
     let race = Act::Answer(409, "ConditionalRequestConflict", "a race");
     check_survives(Rule::first(2, "POST", COMPLETE, race), 2).await;
