@@ -26,6 +26,8 @@ pub enum Act {
     ErrorInOk(&'static str),
     /// Passes the request on and answers with this status and error code instead.
     AnswerAfter(u16, &'static str, &'static str),
+    /// Answers 501 to requests whose headers have one of these words, in lower case.
+    NotImplemented(&'static [&'static str]),
     /// Acknowledges a PUT or a completion itself; the server sees nothing: a liar.
     Acknowledge,
     /// Resets the connection after this many bytes of the request's body.
@@ -280,6 +282,14 @@ impl Shared {
                     answer.headers.push(("ETag".to_owned(), "\"lie\"".to_owned()));
                     send(&mut client, &answer, &method).await?;
                     continue;
+                }
+                Some(Act::NotImplemented(words)) => {
+                    let headers = String::from_utf8_lossy(&request.head()).to_lowercase();
+                    if words.iter().any(|word| headers.contains(word)) {
+                        let body = error_body("NotImplemented", "a header you provided is not implemented");
+                        send(&mut client, &Message::answer(501, &body), &method).await?;
+                        continue;
+                    }
                 }
                 Some(Act::FlipRequest) => {
                     let middle = request.body.len() / 2;

@@ -46,7 +46,7 @@ impl S3Server {
         let mut last = None;
         // Somebody else may take the free port first.
         for _ in 0..3 {
-            match Self::start_once(server) {
+            match tokio::task::spawn_blocking(move || Self::start_once(server)).await? {
                 Ok(started) => {
                     create_bucket(started.port, BUCKET).await?;
                     return Ok(started);
@@ -171,6 +171,23 @@ pub fn spec(port: u16) -> S3Spec {
 pub async fn create_bucket(port: u16, bucket: &str) -> Result<()> {
     let store = S3Store::open(S3Spec { bucket: bucket.to_owned(), ..spec(port) }).await?;
     Ok(store.create_bucket().await?)
+}
+
+/// Makes [`BUCKET`] at a port of the loopback keep versions.
+pub async fn keep_versions(port: u16) -> Result<()> {
+    use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+    use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "strongroom-test"))
+        .endpoint_url(format!("http://127.0.0.1:{port}"))
+        .force_path_style(true)
+        .build();
+    let versions = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+    let client = aws_sdk_s3::Client::from_conf(config);
+    client.put_bucket_versioning().bucket(BUCKET).versioning_configuration(versions).send().await?;
+    Ok(())
 }
 
 /// Whether something there speaks HTTP. Servers listen before they can serve, and say 503 then.

@@ -102,6 +102,22 @@ async fn both_real_servers_are_accepted_as_destinations() {
 }
 
 #[tokio::test]
+async fn a_bucket_that_keeps_versions_is_checked_and_left_without_any() {
+    for kind in [Server::Versitygw, Server::Minio] {
+        let server = S3Server::start(kind).await.unwrap();
+        s3::keep_versions(server.port()).await.unwrap();
+        let store = open(server.spec()).await;
+        let report = check::run(&store).await.unwrap();
+        report.accept().unwrap();
+        assert_eq!(report.finding("versions").unwrap().ability, Ability::Able, "{report:#?}");
+        assert_eq!(report.finding("delete").unwrap().ability, Ability::Able, "{report:#?}");
+        let left =
+            std::fs::read_dir(server.dir().join("data/backups")).unwrap().flatten().map(|entry| entry.file_name());
+        assert!(!left.into_iter().any(|name| name == check::FOLDER), "nothing is left, not even markers");
+    }
+}
+
+#[tokio::test]
 async fn a_gateway_that_strips_the_condition_is_refused_with_the_reason() {
     let server = S3Server::start(Server::Versitygw).await.unwrap();
     let strip = Rule::always("", "", Act::Strip(&["If-None-Match"]));
@@ -281,6 +297,26 @@ async fn no_such_upload_after_a_complete_is_a_success() {
 }
 
 #[tokio::test]
+async fn what_is_there_decides_in_the_same_call_without_a_second_attempt() {
+    let acts = [
+        Act::LoseAnswer,
+        Act::ErrorInOk("InternalError"),
+        Act::AnswerAfter(404, "NoSuchUpload", "gone"),
+        Act::AnswerAfter(409, "ConditionalRequestConflict", "a race"),
+        Act::AnswerAfter(412, "PreconditionFailed", "there is one"),
+        Act::AnswerAfter(503, "SlowDown", "slower"),
+    ];
+    for act in acts {
+        let mut faulty = Faulty::start(Server::Versitygw, vec![Rule::always("POST", COMPLETE, act)]).await.unwrap();
+        faulty.store = open(s3::spec(faulty.proxy.port())).await;
+        faulty.upload().await.unwrap();
+        assert_eq!(faulty.proxy.touched(), 1);
+        faulty.check_whole().await;
+        faulty.check_nothing_pending().await;
+    }
+}
+
+#[tokio::test]
 async fn a_conflict_in_a_race_that_nobody_won_is_tried_again() {
     let race = Act::Answer(409, "ConditionalRequestConflict", "a race");
     check_survives(Rule::first(2, "POST", COMPLETE, race), 2).await;
@@ -387,6 +423,86 @@ async fn an_object_of_one_part_is_one_put() {
     let requests = faulty.proxy.requests();
     assert_eq!(requests.len(), 1, "{requests:?}");
     assert!(requests[0].starts_with("PUT /backups/a"), "{requests:?}");
+}
+
+// Servers that know less.
+
+/// What the suite says of writing, with a proxy in front that does this to every request.
+async fn check_writes_behind(act: Act) {
+    let faulty = Faulty::start(Server::Versitygw, vec![Rule::always("", "", act)]).await.unwrap();
+    let writing = conformance::SENTENCES
+        .iter()
+        .filter(|(name, _)| ["part", "put", "upload", "replaced", "complet"].iter().any(|word| name.contains(word)));
+    for (name, check) in writing {
+        check(&*faulty.store, name).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_crc64nvme_is_sent_crc32c() {
+    check_writes_behind(Act::NotImplemented(&["crc64nvme"])).await;
+}
+
+#[tokio::test]
+async fn a_server_without_any_crc_is_sent_md5_and_objects_are_compared_byte_for_byte() {
+    check_writes_behind(Act::NotImplemented(&["crc64nvme", "crc32c"])).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_drops_checksums_is_sent_md5() {
+    const HEADERS: [&str; 5] = [
+        "x-amz-checksum-crc64nvme",
+        "x-amz-checksum-crc32c",
+        "x-amz-checksum-algorithm",
+        "x-amz-checksum-type",
+        "x-amz-checksum-mode",
+    ];
+    check_writes_behind(Act::Strip(&HEADERS)).await;
+}
+
+#[tokio::test]
+async fn a_server_that_knows_crc64nvme_is_not_sent_md5_again() {
+    for kind in [Server::Versitygw, Server::Minio] {
+        let no_md5 = Rule::always("PUT", "job", Act::NotImplemented(&["content-md5"]));
+        let faulty = Faulty::start(kind, vec![no_md5]).await.unwrap();
+        faulty.store.put(&key("first"), sample(1, 10), Condition::Absent).await.unwrap();
+        faulty.upload().await.unwrap();
+        faulty.store.put(&key("job/b"), sample(1, 10), Condition::Absent).await.unwrap();
+        faulty.check_whole().await;
+    }
+}
+
+// Credentials of the platform.
+
+#[tokio::test]
+async fn without_explicit_credentials_the_platform_is_asked() {
+    #[expect(clippy::disallowed_methods, reason = "the parent speaks to its child through the environment")]
+    if let Ok(port) = std::env::var(CHILD) {
+        let spec = S3Spec { credentials: None, ..s3::spec(port.parse().unwrap()) };
+        let put = open(spec).await.put(&key("a"), sample(1, 10), Condition::Absent).await;
+        #[expect(clippy::disallowed_methods, reason = "see above")]
+        if std::env::var("AWS_ACCESS_KEY_ID").is_ok() {
+            put.unwrap();
+        } else {
+            check_error(&put.unwrap_err(), Kind::Denied, &["no usable credentials", "access_key"]);
+        }
+        return;
+    }
+    let server = S3Server::start(Server::Versitygw).await.unwrap();
+    let keys = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
+    for given in [&keys[..], &[]] {
+        let output = command("/proc/self/exe")
+            .args(["--exact", "without_explicit_credentials_the_platform_is_asked", "--nocapture"])
+            .env_clear()
+            .env("HOME", server.dir())
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env(CHILD, server.port().to_string())
+            .envs(given.iter().copied())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
 }
 
 // Faults of the machine under a local store. Each runs in a process of its own, since limits and
