@@ -1,1 +1,172 @@
+//! The runtime against a guest that misbehaves in every way that it is told to.
+//!
+//! The guest is built once by `plugin build` itself, from `tests/guests/rogue`.
 
+mod build;
+mod decode;
+mod flow;
+mod hostile;
+mod memory;
+
+use super::build::{BuildOptions, Built, build as build_plugin};
+use super::context::RunContext;
+use super::limits::Limits;
+use super::verb::{BackupReport, BackupRequest};
+use super::{Cache, Denials, Plugin};
+use crate::bucket::SharedBucket;
+use crate::error::{Error, Result};
+use crate::exec::{Place, RunIn};
+use crate::policy::exec::{ExecGrant, StdinGrant};
+use crate::policy::slot::{SlotRule, Template};
+use crate::policy::storage::{ArtifactGrant, BucketGrant, BucketVerb};
+use crate::policy::{Effect, Grants, Occasion, Policy, Verb, When};
+use memory::{Drawer, Notes, Shelf};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use tokio_util::sync::CancellationToken;
+
+/// The guest's crate.
+fn rogue_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/rogue")
+}
+
+fn build_rogue(out: &Path) -> Built {
+    let options = BuildOptions { crate_dir: rogue_dir(), out: Some(out.to_owned()), cargo: env!("CARGO").into() };
+    build_plugin(&options).unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+/// The guest's component, built once for all tests.
+fn rogue() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::read(build_rogue(&dir.path().join("rogue.wasm")).path).unwrap()
+    })
+}
+
+fn when(verbs: &[Verb], effect: Effect) -> When {
+    When { verbs: verbs.iter().copied().collect(), effect, scratch: false }
+}
+
+fn exec(program: &str, args: &[&str]) -> ExecGrant {
+    let slots = if args.is_empty() { BTreeMap::new() } else { [("word".to_owned(), SlotRule::pattern("[a-z]{1,20}").unwrap())].into() };
+    ExecGrant {
+        program: program.to_owned(),
+        args: args.iter().map(|arg| Template::parse(arg).unwrap()).collect(),
+        env: BTreeMap::new(),
+        stdin: StdinGrant::None,
+        slots,
+        secrets: Vec::new(),
+        inspect: false,
+        when: when(&[Verb::Backup, Verb::Diagnose], Effect::Reads),
+        partial_stdin: false,
+        detects_short_input: false,
+        timeout: None,
+    }
+}
+
+/// All that the guest's manifest requests.
+fn all_grants() -> Grants {
+    let read = BTreeSet::from([BucketVerb::List, BucketVerb::Read]);
+    let write = BTreeSet::from([BucketVerb::Write]);
+    let bucket = |may, effect| BucketGrant {
+        may,
+        prefixes: vec![String::new()],
+        inspect: false,
+        when: when(&[Verb::Backup, Verb::Restore], effect),
+    };
+    Grants {
+        exec: BTreeMap::from([
+            ("echo".to_owned(), exec("/bin/echo", &["{word}"])),
+            ("seen".to_owned(), ExecGrant { inspect: true, ..exec("/bin/echo", &["{word}"]) }),
+            ("endless".to_owned(), exec("/usr/bin/yes", &[])),
+            ("copy".to_owned(), ExecGrant { stdin: StdinGrant::Plugin, ..exec("/bin/cat", &[]) }),
+        ]),
+        buckets: BTreeMap::from([("data".to_owned(), vec![bucket(read, Effect::Reads), bucket(write, Effect::Changes)])]),
+        artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()] }),
+    }
+}
+
+/// One run of the guest, with everything in memory.
+struct Bench {
+    grants: Grants,
+    limits: Limits,
+    verb: Verb,
+    shelf: Arc<Shelf>,
+    notes: Arc<Notes>,
+    drawer: Arc<Drawer>,
+    cancel: CancellationToken,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let limits = Limits::default();
+        Self {
+            grants: all_grants(),
+            verb: Verb::Backup,
+            shelf: Arc::new(Shelf::new(limits.open_transfers)),
+            limits,
+            notes: Arc::default(),
+            drawer: Arc::default(),
+            cancel: CancellationToken::new(),
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Self)) -> Self {
+        let mut bench = Self::new();
+        change(&mut bench);
+        bench
+    }
+
+    fn context(&self, deed: &str) -> RunContext {
+        RunContext {
+            policy: Arc::new(Policy {
+                plugin: "rogue".to_owned(),
+                grants: self.grants.clone(),
+                occasion: Occasion { verb: self.verb, plan_only: false },
+                settings: json!({ "do": deed }),
+            }),
+            place: Arc::new(Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: BTreeMap::new() }),
+            buckets: BTreeMap::from([("data".to_owned(), Arc::clone(&self.drawer) as SharedBucket)]),
+            artifacts: Arc::clone(&self.shelf) as _,
+            scratch: None,
+            reporter: Arc::clone(&self.notes) as _,
+            limits: self.limits.clone(),
+            cancel: self.cancel.clone(),
+        }
+    }
+
+    async fn load(&self) -> Plugin {
+        let sha256 = super::component::digest(rogue());
+        Plugin::load("rogue", rogue().to_vec(), &sha256, &self.grants, &Cache::none()).await.unwrap_or_else(|e| panic!("{e:?}"))
+    }
+
+    /// Runs `backup` and gives its answer with what was denied.
+    async fn backup(&self, deed: &str) -> (Result<BackupReport>, Denials) {
+        let instance = self.load().await.start(self.context(deed)).await.unwrap_or_else(|e| panic!("{e:?}"));
+        let denials = instance.denials();
+        let request = BackupRequest { settings: json!({ "do": deed }), previous: None };
+        (instance.backup(request).await, denials)
+    }
+}
+
+/// An error with all that an operator is shown of it, the host's own error behind it included.
+fn in_full(error: &Error) -> String {
+    let mut text = String::new();
+    let mut at: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = at {
+        text.push_str(&format!("{error}\n"));
+        if let Some(error) = error.downcast_ref::<Error>() {
+            for (label, value) in error.facts() {
+                text.push_str(&format!("  {label}: {value}\n"));
+            }
+            if let Some(hint) = error.hint_text() {
+                text.push_str(&format!("  hint: {hint}\n"));
+            }
+        }
+        at = error.source();
+    }
+    text
+}

@@ -1,0 +1,158 @@
+//! Components that must not be loaded, each with the reason why.
+
+use super::{Grants, all_grants, rogue, rogue_dir};
+use crate::error::{Kind, Result};
+use crate::plugin::component::{Component, digest, embed_manifest};
+use crate::plugin::manifest::SECTION;
+use crate::plugin::{Cache, Plugin};
+use std::borrow::Cow;
+use wasm_encoder::{
+    Component as Encoded, ComponentImportSection, ComponentTypeRef, ComponentTypeSection, CustomSection, InstanceType,
+    NestedComponentSection,
+};
+
+fn manifest() -> String {
+    std::fs::read_to_string(rogue_dir().join("plugin.toml")).unwrap()
+}
+
+/// The guest's component without its manifest, which `plugin build` puts at the end.
+fn bare() -> Vec<u8> {
+    let text = manifest();
+    let embedded = embed_manifest(Vec::new(), &text);
+    rogue().strip_suffix(embedded.as_slice()).expect("the manifest is the last section").to_vec()
+}
+
+#[track_caller]
+fn check_refused(bytes: &[u8], kind: Kind, words: &[&str]) {
+    let error = Component::decode(bytes).expect_err(words[0]);
+    let text = super::in_full(&error);
+    assert_eq!(error.kind(), kind, "{text}");
+    for word in words {
+        assert!(text.contains(word), "no {word:?} in\n{text}");
+    }
+}
+
+fn importing(name: &str) -> Vec<u8> {
+    let mut component = Encoded::new();
+    let mut types = ComponentTypeSection::new();
+    types.instance(&InstanceType::new());
+    component.section(&types);
+    let mut imports = ComponentImportSection::new();
+    imports.import(name, ComponentTypeRef::Instance(0));
+    component.section(&imports);
+    embed_manifest(component.finish(), &manifest())
+}
+
+#[test]
+fn what_is_not_a_component_is_said_to_be_what_it_is() {
+    check_refused(b"", Kind::Invalid, &["not a WebAssembly component", "an empty file"]);
+    check_refused(b"#!/bin/sh\n", Kind::Invalid, &["not a WebAssembly component", "got: 23212f62"]);
+    check_refused(b"\0asm\x01\0\0\0", Kind::Invalid, &["core WebAssembly module", "plugin build"]);
+    check_refused(&wasm_encoder::Module::new().finish(), Kind::Invalid, &["core WebAssembly module"]);
+    check_refused(&vec![0; (64 << 20) + 1], Kind::Limit, &["too large", "at most 64.0 MiB"]);
+}
+
+#[test]
+fn a_truncated_component_is_refused_wherever_it_was_cut() {
+    let whole = rogue();
+    for at in [9, 100, whole.len() / 2, whole.len() - manifest().len(), whole.len() - 1] {
+        let error = Component::decode(&whole[..at]).expect_err("cut");
+        assert_eq!(error.kind(), Kind::Invalid, "{at}: {error:?}");
+        assert!(error.message().contains("truncated") || error.message().contains("no section"), "{at}: {error}");
+    }
+}
+
+#[test]
+fn a_flipped_byte_never_panics() {
+    let whole = rogue();
+    for at in (0..whole.len()).step_by(997) {
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 0x55;
+        // Some flips change a name or a constant and leave a valid component: that is the digest's business.
+        let _ = Component::decode(&bytes);
+    }
+}
+
+#[test]
+fn the_manifest_is_there_once_and_at_the_outermost_level() {
+    check_refused(&bare(), Kind::Invalid, &["no section \"strongroom:manifest\"", "plugin build"]);
+    check_refused(&embed_manifest(rogue().to_vec(), &manifest()), Kind::Invalid, &["has 2 sections"]);
+    let text = manifest();
+    let mut inner = Encoded::new();
+    inner.section(&CustomSection { name: Cow::Borrowed(SECTION), data: Cow::Borrowed(text.as_bytes()) });
+    let mut outer = Encoded::new();
+    outer.section(&NestedComponentSection(&inner));
+    check_refused(&embed_manifest(outer.finish(), &text), Kind::Invalid, &["nested part", "one at level 1"]);
+}
+
+#[test]
+fn imports_that_the_host_does_not_have_are_named() {
+    for name in [
+        "wasi:sockets/tcp@0.2.0",
+        "wasi:http/outgoing-handler@0.2.0",
+        "wasi:cli/environment@0.3.0",
+        "strongroom:plugin/kube@0.1.0",
+        "strongroom:plugin/exec@0.2.0",
+        "evil:corp/backdoor",
+    ] {
+        check_refused(&importing(name), Kind::Invalid, &[&format!("imports \"{name}\""), "does not have"]);
+    }
+}
+
+#[test]
+fn a_component_without_the_four_verbs_is_refused() {
+    check_refused(&importing("wasi:cli/stdout@0.2.0"), Kind::Invalid, &["four verbs", "no export"]);
+}
+
+#[test]
+fn imports_and_requests_must_agree() {
+    let cut = |from: &str, to: Option<&str>| {
+        let text = manifest();
+        let start = text.find(from).unwrap();
+        let end = to.map_or(text.len(), |to| text.find(to).unwrap());
+        embed_manifest(bare(), &format!("{}{}", &text[..start], &text[end..]))
+    };
+    check_refused(
+        &cut("[[request.exec]]", Some("[[request.bucket]]")),
+        Kind::Invalid,
+        &["imports \"strongroom:plugin/exec\"", "requests nothing of it", "[[request.exec]] in plugin.toml"],
+    );
+    let without_storage = cut("[request.artifacts]", Some("[[request.exec]]"));
+    assert!(Component::decode(&without_storage).is_ok(), "buckets are requested still");
+}
+
+async fn load(sha256: &str, grants: &Grants) -> Result<Plugin> {
+    Plugin::load("rogue", rogue().to_vec(), sha256, grants, &Cache::none()).await
+}
+
+#[tokio::test]
+async fn a_digest_that_is_not_the_approved_one_is_denied() {
+    let error = load(&"0".repeat(64), &all_grants()).await.err().expect("refused");
+    assert_eq!(error.kind(), Kind::Denied);
+    let text = super::in_full(&error);
+    assert!(text.contains("not the one that was approved") && text.contains(&digest(rogue())), "{text}");
+}
+
+#[tokio::test]
+async fn an_interface_of_which_nothing_is_granted_is_refused_with_the_toml_that_is_missing() {
+    let sha256 = digest(rogue());
+    let error = load(&sha256, &Grants { exec: Default::default(), ..all_grants() }).await.err().expect("refused");
+    let text = super::in_full(&error);
+    assert_eq!(error.kind(), Kind::Denied, "{text}");
+    for line in ["[plugin.rogue.grant.exec.echo]", "program = \"echo\"", "args = [\"{word}\"]", "verbs = [\"backup\", \"diagnose\"]"] {
+        assert!(text.contains(line), "no {line:?} in\n{text}");
+    }
+    assert!(!text.contains("grant.artifacts"), "{text}");
+
+    let nothing = Grants { exec: all_grants().exec, ..Grants::default() };
+    let text = super::in_full(&load(&sha256, &nothing).await.err().expect("refused"));
+    assert!(text.contains("[plugin.rogue.grant.artifacts]") && text.contains("[[plugin.rogue.grant.bucket.LABEL]]"), "{text}");
+}
+
+#[tokio::test]
+async fn one_grant_of_an_interface_is_enough_to_load() {
+    let mut grants = all_grants();
+    grants.exec.retain(|name, _| name == "echo");
+    grants.buckets.clear();
+    load(&digest(rogue()), &grants).await.unwrap_or_else(|e| panic!("{}", super::in_full(&e)));
+}

@@ -1,0 +1,147 @@
+//! What is granted works, what is not is denied, and what is given up leaves nothing.
+
+use super::{Bench, in_full};
+use crate::error::Kind;
+use crate::plugin::guard::{DENIED, lock};
+use crate::plugin::verb::DiagnoseRequest;
+use crate::policy::Verb;
+use serde_json::json;
+
+/// The deed is denied: the operator is told rule and reason, the guest nothing; nothing is stored.
+async fn check_denied(bench: &Bench, deed: &str, function: &str, rule: &str) {
+    let (answer, denials) = bench.backup(deed).await;
+    let error = answer.expect_err(deed);
+    let text = in_full(&error);
+    assert_eq!(error.kind(), Kind::Denied, "{deed}: {text}");
+    assert!(error.message().ends_with(DENIED), "{deed}: the guest was told more: {error}");
+    assert!(text.contains(rule), "{deed}: {text}");
+    let denials = denials.list();
+    assert_eq!(denials.len(), 1, "{deed}: {denials:?}");
+    assert_eq!((denials[0].function, denials[0].count), (function, 1), "{deed}");
+    assert!(denials[0].rule.contains(rule) && !denials[0].reason.is_empty(), "{deed}: {denials:?}");
+    assert!(bench.shelf.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_go_from_process_pipe_and_bucket_to_the_store() {
+    let bench = Bench::new();
+    bench.backup("spawn").await.0.expect("spawn");
+    assert_eq!(bench.shelf.bytes("a").unwrap(), b"hello\n");
+
+    let bench = Bench::new();
+    let report = bench.backup("pipe").await.0.expect("pipe");
+    assert_eq!(bench.shelf.bytes("a").unwrap(), vec![7; 1_000_000]);
+    assert_eq!(report.facts[0], ("size".to_owned(), "1000000".to_owned()));
+
+    let bench = Bench::new();
+    bench.backup("bucket").await.0.expect("bucket");
+    assert_eq!(bench.shelf.bytes("a").unwrap(), b"first");
+
+    let bench = Bench::new();
+    let report = bench.backup("archive").await.0.expect("archive");
+    assert_eq!(report.facts, [("size".to_owned(), "700".to_owned())]);
+
+    let bench = Bench::new();
+    let report = bench.backup("run").await.0.expect("run");
+    assert_eq!(report.facts, [("output".to_owned(), "hello\n".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_not_granted_or_filled_wrongly_is_denied() {
+    check_denied(&Bench::new(), "spawn-unknown", "exec.spawn", "plugin.rogue.grant.exec.sh").await;
+    check_denied(&Bench::new(), "spawn-slot", "exec.spawn", "plugin.rogue.grant.exec.echo").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_enter_the_guest_only_with_inspect() {
+    check_denied(&Bench::new(), "run-unseen", "exec.run", "plugin.rogue.grant.exec.echo").await;
+    check_denied(&Bench::new(), "read-unseen", "bytes.source.read", "plugin.rogue.grant.exec.echo").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_is_used_as_it_is_granted_and_no_further() {
+    check_denied(&Bench::new(), "bucket-unknown", "storage.open-bucket", "plugin.rogue.grant.bucket.other").await;
+    check_denied(&Bench::new(), "bucket-delete", "storage.bucket.delete", "plugin.rogue.grant.bucket.data").await;
+    check_denied(&Bench::new(), "bucket-configure", "storage.bucket.read-config", "plugin.rogue.grant.bucket.data").await;
+    // Granted, but it changes something, and a backup changes nothing.
+    check_denied(&Bench::new(), "bucket-write", "storage.bucket.write", "plugin.rogue.grant.bucket.data").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_manifest_does_not_request_is_not_effective_even_if_it_is_granted() {
+    let bench = Bench::with(|b| {
+        let everything = b.grants.exec["echo"].clone();
+        b.grants.exec.insert("sh".to_owned(), everything);
+        b.grants.exec.get_mut("echo").unwrap().inspect = true;
+    });
+    check_denied(&bench, "spawn-unknown", "exec.spawn", "plugin.rogue.grant.exec.sh").await;
+    check_denied(&bench, "run-unseen", "exec.run", "plugin.rogue.grant.exec.echo").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_writes_into_a_granted_bucket() {
+    let bench = Bench::with(|b| b.verb = Verb::Restore);
+    let instance = bench.load().await.start(bench.context("bucket-write")).await.unwrap();
+    let made = crate::plugin::verb::Made {
+        backup_id: "20261120T020000Z-x7k2m9qd".to_owned(),
+        created_ms: 0,
+        plugin_version: "0.1.0".to_owned(),
+        settings: json!({}),
+        source_id: None,
+        facts: vec![],
+        skipped: vec![],
+        state: String::new(),
+    };
+    let request = crate::plugin::verb::RestoreRequest {
+        settings: json!({ "do": "bucket-write" }),
+        options: json!({}),
+        backup: made,
+    };
+    instance.restore(request).await.unwrap_or_else(|e| panic!("{}", in_full(&e)));
+    assert_eq!(lock(&bench.drawer.0)["new"], b"restored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_put_leaks_no_process() {
+    let bench = Bench::with(|b| b.verb = Verb::Diagnose);
+    let instance = bench.load().await.start(bench.context("put-endless")).await.unwrap();
+    let denials = instance.denials();
+    let request = DiagnoseRequest { settings: json!({ "do": "put-endless" }), last: None };
+    let error = instance.diagnose(request).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Denied, "{}", in_full(&error));
+    assert_eq!(denials.list()[0].function, "storage.put");
+    assert!(bench.shelf.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_stops_half_way_makes_no_artifact() {
+    let bench = Bench::new();
+    let error = bench.backup("drop-sink").await.0.unwrap_err();
+    assert_eq!(error.kind(), Kind::Failed, "{}", in_full(&error));
+    assert!(bench.shelf.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_is_dropped_or_left_behind_makes_no_artifact() {
+    for deed in ["drop-transfer", "leave-transfer"] {
+        let bench = Bench::new();
+        bench.backup(deed).await.0.unwrap_or_else(|e| panic!("{deed}: {}", in_full(&e)));
+        assert!(bench.shelf.is_empty(), "{deed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_calls_are_invalid() {
+    for (deed, word) in [("bad-name", "artifact name"), ("archive-of-output", "not known beforehand")] {
+        let error = Bench::new().backup(deed).await.0.unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid, "{deed}: {}", in_full(&error));
+        assert!(in_full(&error).contains(word), "{deed}: {}", in_full(&error));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_for_one_verb_only() {
+    let bench = Bench::with(|b| b.verb = Verb::Diagnose);
+    let error = bench.backup("nothing").await.0.unwrap_err();
+    assert_eq!(error.message(), "\"backup\" was called in a run that is for \"diagnose\"");
+}

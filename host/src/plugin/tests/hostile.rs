@@ -1,0 +1,152 @@
+//! Guests that misuse the processor, memory, handles, waits and words; and a host that goes on serving.
+
+use super::{Bench, in_full};
+use crate::error::Kind;
+use crate::plugin::context::Level;
+use crate::plugin::guard::lock;
+use std::time::{Duration, Instant};
+
+/// The deed ends with this kind, all of these words are in the error, and the host goes on serving.
+async fn check_ends(bench: &Bench, deed: &str, kind: Kind, words: &[&str]) -> String {
+    let (answer, _) = bench.backup(deed).await;
+    let error = answer.expect_err(deed);
+    let text = in_full(&error);
+    assert_eq!(error.kind(), kind, "{deed}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{deed}: no {word:?} in\n{text}");
+    }
+    let next = Bench::new();
+    let (answer, _) = next.backup("nothing").await;
+    assert_eq!(answer.expect("the next run").facts, [("did".to_owned(), "nothing".to_owned())]);
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_loop_is_stopped_by_its_processor_budget() {
+    let bench = Bench::with(|b| b.limits.cpu = Duration::from_millis(200));
+    let began = Instant::now();
+    check_ends(&bench, "loop", Kind::Limit, &["\"cpu\"", "[plugin.rogue.limits] cpu = ", "in: backup"]).await;
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_in_the_host_costs_no_processor_budget() {
+    let bench = Bench::with(|b| b.limits.cpu = Duration::from_millis(100));
+    let (answer, _) = bench.backup("sleep-a-little").await;
+    answer.expect("200 ms asleep within a budget of 100 ms");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_bomb_is_stopped_by_its_memory_limit() {
+    let bench = Bench::with(|b| b.limits.memory_bytes = 32 << 20);
+    check_ends(&bench, "memory", Kind::Limit, &["\"memory\"", "limit: 32.0 MiB", "memory = \"64MiB\""]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trap_and_a_panic_are_errors_with_name_version_function_and_backtrace() {
+    check_ends(&Bench::new(), "trap", Kind::Failed, &["plugin \"rogue\" 0.1.0 stopped in \"backup\"", "at: "]).await;
+    let text = check_ends(
+        &Bench::new(),
+        "panic",
+        Kind::Failed,
+        &["it panicked", "panic: nothing works (at ", "src/lib.rs:", "give_up_on_everything"],
+    )
+    .await;
+    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "no path of this machine in\n{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endless_recursion_is_a_trap() {
+    check_ends(&Bench::new(), "recurse", Kind::Failed, &["nest too deep"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handles_and_streams_are_bounded() {
+    let bench = Bench::with(|b| b.limits.open_streams = 10);
+    check_ends(&bench, "flood-pipes", Kind::Limit, &["\"open_streams\"", "open_streams = 20"]).await;
+    let bench = Bench::with(|b| b.limits.handles = 100);
+    check_ends(&bench, "flood-handles", Kind::Limit, &["\"handles\"", "handles = 200"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_and_artifacts_are_bounded() {
+    let bench = Bench::with(|b| b.limits.processes = 0);
+    check_ends(&bench, "spawn", Kind::Limit, &["\"processes\""]).await;
+    let bench = Bench::with(|b| b.limits.artifacts = 0);
+    check_ends(&bench, "pipe", Kind::Limit, &["\"artifacts\""]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_with_too_many_bytes_is_stopped() {
+    check_ends(&Bench::new(), "call-bytes", Kind::Limit, &["\"call_bytes\"", "call_bytes = \"32MiB\""]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_log_lines_is_cut_and_said_once() {
+    let bench = Bench::with(|b| b.limits.log_bytes = 1000);
+    bench.backup("log-flood").await.0.expect("logging is never an error");
+    let lines = lock(&bench.notes.lines);
+    assert!(lines.len() < 100, "{}", lines.len());
+    let said: Vec<_> = lines.iter().filter(|(level, _)| *level == Level::Warn).collect();
+    assert_eq!(said.len(), 1);
+    assert!(said[0].1.contains("\"log_bytes\""), "{}", said[0].1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verb_that_takes_too_long_or_is_cancelled_ends() {
+    let bench = Bench::with(|b| b.limits.wall_clock = Duration::from_millis(300));
+    check_ends(&bench, "sleep", Kind::Limit, &["\"wall_clock\""]).await;
+
+    let bench = Bench::new();
+    let (cancel, notes) = (bench.cancel.clone(), std::sync::Arc::clone(&bench.notes));
+    let cancelling = tokio::spawn(async move {
+        notes.said.notified().await;
+        cancel.cancel();
+    });
+    check_ends(&bench, "sleep", Kind::Cancelled, &["was stopped"]).await;
+    cancelling.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_says_is_attributed_escaped_and_cut() {
+    let text = check_ends(&Bench::new(), "speak", Kind::Failed, &["plugin \"rogue\" 0.1.0 reported: \\u{1b}[2Jforged\\u{a}line"]).await;
+    assert!(!text.contains('\u{1b}'));
+    let bench = Bench::new();
+    bench.backup("steps").await.0.unwrap();
+    let steps = lock(&bench.notes.steps);
+    assert_eq!(steps[0].action, "create\\u{1b}[31m");
+    assert!(steps[0].target.len() < 1100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_policy_makes_an_error_a_denial() {
+    check_ends(&Bench::new(), "cry-denied", Kind::Failed, &["reported: says who"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_facts_are_refused() {
+    check_ends(&Bench::new(), "facts", Kind::Limit, &["\"facts\"", "at most 64.0 KiB"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_that_only_the_guest_could_end_are_refused_at_once() {
+    for deed in [
+        "wait-for-own-pipe",
+        "first-done-of-own-pipes",
+        "first-done-of-none",
+        "put-too-many-own-pipes",
+        "fill-own-pipe",
+        "read-own-pipe",
+        "read-one-of-tee",
+        "wait-with-output-in-hand",
+        "wait-for-filter-of-own-pipe",
+        "fill-filter-of-own-output",
+    ] {
+        let began = Instant::now();
+        let (answer, _) = Bench::new().backup(deed).await;
+        let error = answer.expect_err(deed);
+        assert_eq!(error.kind(), Kind::Invalid, "{deed}: {}", in_full(&error));
+        assert!(in_full(&error).contains("would never "), "{deed}: {}", in_full(&error));
+        assert!(began.elapsed() < Duration::from_secs(60), "{deed}");
+    }
+}
