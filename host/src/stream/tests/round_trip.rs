@@ -168,7 +168,7 @@ fn many_transfers_at_once_share_one_small_budget_and_all_end() {
 fn the_halves_of_a_tee_are_stored_by_two_transfers_without_waiting_in_a_circle() {
     let kit = Kit::with(BudgetSettings { n_workers: 1, n_parts_in_flight: 1, part_bytes: MIN_PART_BYTES });
     let plain = noise(6 * FRAME_BYTES, 5);
-    let (a, b) = tee(Source::new(Origin::Plugin, InMemory::new(plain.clone())), &CancellationToken::new());
+    let (a, b) = tee(Source::new(Origin::Plugin, InMemory::new(plain.clone())), CancellationToken::new());
     let write = |source| {
         let segments: Arc<dyn Segments> = Arc::new(MemorySegments::default());
         write_artifact(source, options(), &kit.budget, segments, |_| {}, CancellationToken::new())
