@@ -136,7 +136,7 @@ impl bytes::HostSink for State {
     async fn write(&mut self, this: Resource<GuestSink>, data: Vec<u8>) -> Result<(), Refusal> {
         let guard = self.guard.clone();
         let guest = self.table.get_mut(&this)?;
-        let Some(sink) = guest.sink.take() else {
+        let Some(mut sink) = guest.sink.take() else {
             return Err(Error::invalid("the pipe has ended badly: an earlier write was given up").into());
         };
         let work = async {
@@ -175,7 +175,7 @@ impl bytes::Host for State {
         let guard = self.guard.clone();
         let work = async {
             let permit = self.stream_place()?;
-            let (sink, source) = pipe(&self.run.cancel);
+            let (sink, source) = pipe(self.run.cancel.clone());
             let downstream = Downstream::default();
             downstream.add(source.leash.clone());
             let sink = GuestSink { sink: Some(sink), downstream: downstream.clone(), _permit: permit };
@@ -205,7 +205,7 @@ impl bytes::Host for State {
         let guard = self.guard.clone();
         let work = async {
             let Taken { source, downstream } = taken?;
-            let (one, two) = tee(source, &self.run.cancel);
+            let (one, two) = tee(source, self.run.cancel.clone());
             if let Some(downstream) = &downstream {
                 downstream.add(one.leash.clone());
                 downstream.add(two.leash.clone());
