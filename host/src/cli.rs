@@ -17,6 +17,7 @@ pub mod process;
 pub mod progress;
 pub mod report;
 pub mod restore;
+pub mod session;
 pub mod show;
 pub mod store;
 pub mod table;

@@ -160,7 +160,15 @@ pub async fn spawn(
         RunIn::Local { user } => local::prepare(&command, &place, user.as_deref(), scratch.as_deref())?,
         RunIn::Container { name, client } => container::prepare(&command, &place, name, client)?,
     };
-    let launched = launch::launch(prepared, command, stdin, redactor).await?;
+    let label = command.label.clone();
+    let launched = tokio::select! {
+        biased;
+        launched = launch::launch(prepared, command, stdin, redactor) => launched?,
+        () = cancel.cancelled() => return Err(Error::cancelled(format!("starting {label:?} was cancelled"))),
+        () = tokio::time::sleep(stall) => {
+            return Err(Error::timed_out(format!("could not start {label:?}")).fact("waited", crate::unit::duration(stall)));
+        }
+    };
     Ok(Process {
         handles: launched.handles,
         shared: launched.shared,

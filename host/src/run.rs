@@ -13,7 +13,7 @@ pub mod verify;
 use crate::bucket::SharedBucket;
 use crate::catalog::lease;
 use crate::clock;
-use crate::catalog::{Catalog, HostKey, Listed, Standing};
+use crate::catalog::{Catalog, HostKey, Listed};
 use crate::error::{Error, Result};
 use crate::exec::Place;
 use crate::id::{BackupId, Label};
@@ -131,20 +131,7 @@ impl Job {
 /// A backup that may be read: its signer is believed, and it is complete unless told otherwise.
 fn readable(listed: &Listed, allow_incomplete: bool) -> Result<&BackupRecord> {
     let (job, id) = (&listed.job, &listed.id);
-    let record = match (&listed.standing, &listed.record) {
-        (Standing::Trusted, Some(record)) => record,
-        (Standing::UnknownSigner(key), _) => {
-            return Err(Error::denied(format!("backup {id} of job \"{job}\" is signed by a key that is not trusted"))
-                .fact("signer", key.to_string())
-                .hint("compare it with your recovery sheet or with `strongroom key show` on the machine that made it; then add --trust-signer with that key, or put it into trusted_hosts"));
-        }
-        (Standing::Forged(reason), _) => {
-            return Err(Error::damaged(format!("the record of backup {id} of job \"{job}\" is not what was signed"))
-                .fact("reason", reason.clone())
-                .hint("somebody or something changed it; restore another backup, and look for older versions of record.json if the store keeps versions"));
-        }
-        _ => return Err(unreadable(listed)),
-    };
+    let record = listed.trusted().ok_or_else(|| listed.not_believed())?;
     if record.outcome == Outcome::Incomplete && !allow_incomplete {
         let missing: Vec<_> = record.skipped.iter().take(8).map(|(what, why)| format!("{what} ({why})")).collect();
         let more = record.skipped.len().saturating_sub(missing.len());
@@ -154,19 +141,6 @@ fn readable(listed: &Listed, allow_incomplete: bool) -> Result<&BackupRecord> {
             .hint("add --allow-incomplete to restore what there is, or choose another backup"));
     }
     Ok(record)
-}
-
-fn reason_of(standing: &Standing) -> &str {
-    match standing {
-        Standing::Unreadable(reason) => reason,
-        _ => "",
-    }
-}
-
-fn unreadable(listed: &Listed) -> Error {
-    Error::failed(format!("the record of backup {} of job \"{}\" cannot be read by this version", listed.id, listed.job))
-        .fact("reason", reason_of(&listed.standing).to_owned())
-        .hint("a newer strongroom may read it")
 }
 
 /// A backup as its plugin is told of it.

@@ -3,11 +3,10 @@
 //! Programs come from a cache outside the tree. One that is missing is a failure that names the
 //! command that makes it, never a skipped test.
 
-use crate::{cached, free_port};
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -57,9 +56,10 @@ impl S3Server {
         Err(last.context("no attempt was made")?)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "a server of the test kit, not a plugin's command")]
     fn start_once(server: Server) -> Result<Self> {
         let scratch = tempfile::Builder::new().prefix("strongroom-s3-").tempdir()?;
-        let port = free_port()?;
+        let port = crate::free_port()?;
         let dir = |name: &str| -> Result<PathBuf> {
             let path = scratch.path().join(name);
             std::fs::create_dir(&path)?;
@@ -69,7 +69,7 @@ impl S3Server {
         let mut command = match server {
             Server::Versitygw => {
                 let (iam, versions) = (dir("iam")?, dir("versions")?);
-                let mut command = Command::new(cached("bin/versitygw")?);
+                let mut command = Command::new(crate::cached("bin/versitygw")?);
                 command
                     .args(["-q", "--access", ACCESS_KEY, "--secret", SECRET_KEY])
                     .args(["--port", &format!("127.0.0.1:{port}"), "--iam-dir"])
@@ -80,7 +80,7 @@ impl S3Server {
                 command
             }
             Server::Minio => {
-                let mut command = Command::new(cached("bin/minio")?);
+                let mut command = Command::new(crate::cached("bin/minio")?);
                 command.args(["server", "--quiet", "--address", &format!("127.0.0.1:{port}")]).arg(&data);
                 command
             }

@@ -18,7 +18,6 @@ use strongroom::store::memory::MemoryStore;
 use strongroom::store::retry::{RetryPolicy, RetryStore};
 use strongroom::store::s3::{S3Spec, S3Store};
 use strongroom::store::{Condition, ObjectInfo, Store, StoreSpec, crc64nvme};
-use strongroom_tests::free_port;
 use strongroom_tests::proxy::{Act, Proxy, Rule};
 use strongroom_tests::s3::{self, ACCESS_KEY, S3Server, SECRET_KEY, Server};
 
@@ -139,7 +138,7 @@ async fn put_error(spec: S3Spec) -> Error {
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_named() {
-    let port = free_port().unwrap();
+    let port = strongroom_tests::free_port().unwrap();
     let error = put_error(s3::spec(port)).await;
     check_error(&error, Kind::Unavailable, &["store \"a\"", &format!("127.0.0.1:{port}"), "nothing listens"]);
     let nowhere = S3Spec { endpoint: Some("https://s3.nowhere.invalid".to_owned()), ..s3::spec(port) };
@@ -395,10 +394,12 @@ async fn an_object_of_one_part_is_one_put() {
 const CHILD: &str = "STRONGROOM_TEST_STORE_CHILD";
 
 /// The store in the directory that the parent gave; `None` in the parent.
+#[expect(clippy::disallowed_methods, reason = "the parent speaks to its child through the environment")]
 fn given_to_child() -> Option<LocalStore> {
     Some(LocalStore::open(std::env::var(CHILD).ok()?.as_ref()).unwrap())
 }
 
+#[expect(clippy::disallowed_methods, reason = "a test starts itself")]
 fn command(program: &str) -> Command {
     Command::new(program)
 }

@@ -16,10 +16,10 @@ pub const PIPE_BYTES: usize = 1 << 20;
 
 /// A pipe. The source's bytes are the plugin's own, so the plugin may read them; reading waits for
 /// the sink, so the source waits for the sink's leash. Both ends are in the guest's hands.
-pub fn pipe(cancel: CancellationToken) -> (PipeSink, Source) {
+pub fn pipe(cancel: &CancellationToken) -> (PipeSink, Source) {
     let shared = Arc::new(Shared::default());
     let sink = PipeSink { shared: shared.clone(), leash: Leash::held(), is_finished: false };
-    let mut source = Source::new(Origin::Plugin, PipeReader { shared, cancel, current: Bytes::new() });
+    let mut source = Source::new(Origin::Plugin, PipeReader { shared, cancel: cancel.clone(), current: Bytes::new() });
     source.inspect = true;
     source.waits_for = vec![sink.leash.clone()];
     source.leash = Leash::held();
@@ -74,7 +74,7 @@ pub struct PipeSink {
 impl PipeSink {
     /// Adds bytes; waits while the pipe is full. Given up half-way, nothing was added.
     /// Errors: `Failed` once the reader is gone.
-    pub async fn write(&mut self, data: Bytes) -> Result<()> {
+    pub async fn write(&self, data: Bytes) -> Result<()> {
         loop {
             {
                 let mut state = self.shared.lock();
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_is_written_comes_out_and_finish_is_the_end() {
-        let (mut sink, mut source) = pipe(CancellationToken::new());
+        let (sink, mut source) = pipe(&CancellationToken::new());
         let reader = std::thread::spawn(move || read_all(&mut source));
         let mut expected: Vec<u8> = Vec::new();
         for i in 0..200_u8 {
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_sink_that_is_dropped_unfinished_fails_the_reader_after_the_bytes() {
-        let (mut sink, mut source) = pipe(CancellationToken::new());
+        let (sink, mut source) = pipe(&CancellationToken::new());
         wait_for(sink.write(Bytes::from_static(b"half"))).unwrap();
         drop(sink);
         let mut buf = [0; 10];
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_full_pipe_holds_the_writer_back_until_something_is_read() {
-        let (mut sink, mut source) = pipe(CancellationToken::new());
+        let (sink, mut source) = pipe(&CancellationToken::new());
         wait_for(sink.write(vec![1; PIPE_BYTES].into())).unwrap();
         assert!(sink.write(Bytes::from_static(b"x")).now_or_never().is_none());
         source.body.next_chunk().unwrap();
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_writer_learns_that_the_reader_is_gone() {
-        let (mut sink, source) = pipe(CancellationToken::new());
+        let (sink, source) = pipe(&CancellationToken::new());
         wait_for(sink.write(vec![1; PIPE_BYTES].into())).unwrap();
         drop(source);
         assert_eq!(wait_for(sink.write(Bytes::from_static(b"x"))).unwrap_err().kind(), Kind::Failed);
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_reader_that_waits_is_woken_by_the_end_of_the_run() {
         let cancel = CancellationToken::new();
-        let (_sink, mut source) = pipe(cancel.clone());
+        let (_sink, mut source) = pipe(&cancel);
         let reader = std::thread::spawn(move || source.body.read(&mut [0; 4]));
         cancel.cancel();
         assert_eq!(reader.join().unwrap().unwrap_err().kind(), Kind::Cancelled);
@@ -239,11 +239,11 @@ mod tests {
 
     #[test]
     fn the_source_waits_for_the_sink_until_it_is_finished_or_dropped() {
-        let (sink, source) = pipe(CancellationToken::new());
+        let (sink, source) = pipe(&CancellationToken::new());
         assert!(source.waits_for.iter().any(Leash::is_held) && source.leash.is_held());
         sink.finish().unwrap();
         assert!(!source.waits_for.iter().any(Leash::is_held));
-        let (sink, source) = pipe(CancellationToken::new());
+        let (sink, source) = pipe(&CancellationToken::new());
         drop(sink);
         assert!(!source.waits_for.iter().any(Leash::is_held));
     }

@@ -18,7 +18,7 @@ pub const TEE_BYTES: usize = 1 << 20;
 
 /// Splits a source. Each half is in the guest's hands, and waits for what the source waits for and
 /// for the other half.
-pub fn tee(source: Source, cancel: CancellationToken) -> (Source, Source) {
+pub fn tee(source: Source, cancel: &CancellationToken) -> (Source, Source) {
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             source: Some(source.body),
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn both_halves_have_all_bytes() {
-        let (a, b) = tee(chunks(100, None), CancellationToken::new());
+        let (a, b) = tee(chunks(100, None), &CancellationToken::new());
         let a = thread::spawn(move || read_all(a));
         let b = read_all(b).unwrap();
         assert_eq!(b.len(), 10_000_000);
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_failure_reaches_both_halves() {
-        let (a, b) = tee(chunks(3, Some(Error::denied("no"))), CancellationToken::new());
+        let (a, b) = tee(chunks(3, Some(Error::denied("no"))), &CancellationToken::new());
         let a = thread::spawn(move || read_all(a));
         for error in [read_all(b).unwrap_err(), a.join().unwrap().unwrap_err()] {
             assert_eq!(error.kind(), Kind::Denied);
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_half_that_is_let_go_early_fails_the_other_one() {
-        let (mut a, b) = tee(chunks(100, None), CancellationToken::new());
+        let (mut a, b) = tee(chunks(100, None), &CancellationToken::new());
         a.body.next_chunk().unwrap();
         drop(b);
         assert_eq!(read_all(a).unwrap_err().kind(), Kind::Failed);
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_half_that_is_let_go_at_its_end_leaves_the_other_one_alone() {
-        let (mut a, b) = tee(chunks(3, None), CancellationToken::new());
+        let (mut a, b) = tee(chunks(3, None), &CancellationToken::new());
         while a.body.next_chunk().unwrap().is_some() {}
         drop(a);
         assert_eq!(read_all(b).unwrap().len(), 300_000);
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn the_faster_half_waits_for_the_slower_one() {
         let cancel = CancellationToken::new();
-        let (mut a, mut b) = tee(chunks(100, None), cancel.clone());
+        let (mut a, mut b) = tee(chunks(100, None), &cancel);
         let mut ahead = 0;
         while ahead < TEE_BYTES {
             ahead += a.body.next_chunk().unwrap().unwrap().len();
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn the_end_of_the_run_wakes_a_half_that_waits() {
         let cancel = CancellationToken::new();
-        let (mut a, _b) = tee(chunks(100, None), cancel.clone());
+        let (mut a, _b) = tee(chunks(100, None), &cancel);
         let fast = thread::spawn(move || {
             loop {
                 if let Err(error) = a.body.next_chunk() {
@@ -323,11 +323,11 @@ mod tests {
 
     #[test]
     fn both_halves_know_what_the_source_said_when_it_was_opened() {
-        let (mut a, mut b) = tee(chunks(2, None), CancellationToken::new());
+        let (mut a, mut b) = tee(chunks(2, None), &CancellationToken::new());
         assert_eq!(a.body.open().unwrap().attributes[0].0, "mode");
         a.body.next_chunk().unwrap();
         assert_eq!(b.body.open().unwrap().attributes[0].0, "mode");
-        let (mut a, _b) = tee(Source::new(Origin::Plugin, InMemory::new("12345")), CancellationToken::new());
+        let (mut a, _b) = tee(Source::new(Origin::Plugin, InMemory::new("12345")), &CancellationToken::new());
         assert_eq!(a.body.open().unwrap().len, Some(5));
     }
 
@@ -336,7 +336,7 @@ mod tests {
         let mut source = chunks(1, None);
         let upstream = Leash::held();
         source.waits_for.push(upstream.clone());
-        let (a, b) = tee(source, CancellationToken::new());
+        let (a, b) = tee(source, &CancellationToken::new());
         b.leash.release();
         assert!(a.waits_for.iter().any(Leash::is_held), "the source is still held");
         upstream.release();

@@ -52,15 +52,8 @@ impl Drop for GuestSource {
 pub struct GuestSink {
     /// Away after a write that was given up: the pipe has ended badly.
     sink: Option<PipeSink>,
-    leash: Leash,
     downstream: Downstream,
     _permit: Permit,
-}
-
-impl Drop for GuestSink {
-    fn drop(&mut self) {
-        self.leash.release();
-    }
 }
 
 /// A source that has left the guest's hands.
@@ -136,7 +129,7 @@ impl bytes::HostSink for State {
     async fn write(&mut self, this: Resource<GuestSink>, data: Vec<u8>) -> Result<(), Refusal> {
         let guard = self.guard.clone();
         let guest = self.table.get_mut(&this)?;
-        let Some(mut sink) = guest.sink.take() else {
+        let Some(sink) = guest.sink.take() else {
             return Err(Error::invalid("the pipe has ended badly: an earlier write was given up").into());
         };
         let work = async {
@@ -157,11 +150,9 @@ impl bytes::HostSink for State {
             Ok(())
         };
         let written = guard.pass("bytes.sink.write", None, Deadline::Stall, work).await;
-        let guest = self.table.get_mut(&this)?;
-        match written {
-            Ok(()) => guest.sink = Some(sink),
-            // The sink goes, so the reader fails, and no longer waits for the guest.
-            Err(_) => guest.leash.release(),
+        // Else the sink goes, so the reader fails, and no longer waits for the guest.
+        if written.is_ok() {
+            self.table.get_mut(&this)?.sink = Some(sink);
         }
         written
     }
@@ -177,13 +168,10 @@ impl bytes::Host for State {
         let guard = self.guard.clone();
         let work = async {
             let permit = self.stream_place()?;
-            let (sink, mut source) = pipe(self.run.cancel.child_token());
-            let leash = Leash::held();
-            source.waits_for.push(leash.clone());
-            hold(&mut source);
+            let (sink, source) = pipe(&self.run.cancel);
             let downstream = Downstream::default();
             downstream.add(source.leash.clone());
-            let sink = GuestSink { sink: Some(sink), leash, downstream: downstream.clone(), _permit: permit };
+            let sink = GuestSink { sink: Some(sink), downstream: downstream.clone(), _permit: permit };
             let source = self.push_source(source, Some(downstream))?;
             Ok((self.table.push(sink)?, source))
         };
@@ -207,12 +195,7 @@ impl bytes::Host for State {
         let guard = self.guard.clone();
         let work = async {
             let Taken { source, downstream } = taken?;
-            let (mut one, mut two) = tee(source, self.run.cancel.child_token());
-            hold(&mut one);
-            hold(&mut two);
-            // The slower reader holds the faster one back.
-            one.waits_for.push(two.leash.clone());
-            two.waits_for.push(one.leash.clone());
+            let (one, two) = tee(source, &self.run.cancel);
             if let Some(downstream) = &downstream {
                 downstream.add(one.leash.clone());
                 downstream.add(two.leash.clone());
@@ -221,13 +204,6 @@ impl bytes::Host for State {
             Ok((one, self.push_source(two, downstream)?))
         };
         guard.pass("bytes.tee", None, Deadline::Own, work).await
-    }
-}
-
-/// Marks a source as one that the guest holds, where its maker has not.
-fn hold(source: &mut Source) {
-    if !source.leash.is_held() {
-        source.leash = Leash::held();
     }
 }
 

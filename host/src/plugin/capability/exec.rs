@@ -1,7 +1,7 @@
 //! `exec`: commands that the operator granted, started by the host.
 
-use super::bytes::{Downstream, GuestSource, Taken, blocking};
-use crate::error::{Error, Result};
+use super::bytes::{Downstream, GuestSource, Taken};
+use crate::error::Result;
 use crate::exec::{Exit, Process, RunIn};
 use crate::plugin::bindings::strongroom::plugin::exec;
 use crate::plugin::budget::{Limit, Permit};
@@ -9,7 +9,7 @@ use crate::plugin::guard::{Deadline, Refusal};
 use crate::plugin::state::{State, check_leashes};
 use crate::policy::Call;
 use crate::policy::exec::ExecCall;
-use crate::stream::{ByteSource, Leash, Source, SourceInfo};
+use crate::stream::{ByteSource, Source, SourceInfo};
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::component::Resource;
@@ -20,10 +20,6 @@ const MAX_OUTPUT_BYTES: usize = 1 << 20;
 /// A process in the guest's hands.
 pub struct GuestProcess {
     process: Process,
-    /// What its standard input waits for.
-    stdin_waits: Vec<Leash>,
-    /// Held while the guest holds its output.
-    stdout: Option<Leash>,
     /// The pipe that it reads from, if the guest made it.
     upstream: Option<Downstream>,
     /// Shared with its output, which keeps it alive as well.
@@ -53,24 +49,12 @@ impl ByteSource for Output {
 impl GuestProcess {
     fn stdout(&mut self) -> Result<Source> {
         let mut source = self.process.stdout()?;
-        if !source.leash.is_held() {
-            source.leash = Leash::held();
-        }
-        source.waits_for.extend(self.stdin_waits.iter().cloned());
-        self.stdout = Some(source.leash.clone());
         if let Some(upstream) = &self.upstream {
             upstream.add(source.leash.clone());
         }
         let body = std::mem::replace(&mut source.body, Box::new(crate::stream::source::InMemory::new(Vec::new())));
         source.body = Box::new(Output { body, _permit: Arc::clone(&self.permit) });
         Ok(source)
-    }
-
-    async fn wait(&mut self) -> Result<Exit> {
-        check_leashes(&self.stdin_waits, "the wait for the process")?;
-        check_leashes(self.stdout.as_slice(), "the wait for the process")?;
-        check_leashes(&self.process.waits_for(), "the wait for the process")?;
-        self.process.wait().await
     }
 }
 
@@ -83,15 +67,15 @@ impl State {
         };
         let path = scratch.as_deref().and_then(std::path::Path::to_str);
         let function = if call.reads_output { "exec.run" } else { "exec.spawn" };
-        let command =
+        let mut command =
             self.guard.policy().command_line(call, path).map_err(|decision| self.guard.deny(function, decision))?;
         let granted = command.timeout.unwrap_or(self.run.limits.stall);
         let stall = timeout_ms.map_or(granted, |ms| granted.min(Duration::from_millis(ms)));
+        command.timeout = Some(stall);
         let (stdin, upstream) = stdin.map_or((None, None), |taken| (Some(taken.source), taken.downstream));
-        let stdin_waits = stdin.as_ref().map(|source| source.waits_for.clone()).unwrap_or_default();
         let place = Arc::clone(&self.run.place);
         let process = crate::exec::spawn(command, place, scratch, stdin, stall, self.run.cancel.child_token()).await?;
-        Ok(GuestProcess { process, stdin_waits, stdout: None, upstream, permit: Arc::new(permit) })
+        Ok(GuestProcess { process, upstream, permit: Arc::new(permit) })
     }
 
     /// Standard input leaves the guest's hands before the policy is asked.
@@ -131,35 +115,12 @@ impl exec::Host for State {
         let work = async {
             let waits_for = stdin.as_ref().map(|taken| taken.source.waits_for.as_slice()).unwrap_or_default();
             check_leashes(waits_for, "the command")?;
-            let mut process = self.start(&call, stdin, invocation.timeout_ms).await?;
-            let output = process.process.stdout()?;
-            let (stdout, failure) = blocking(move || read_all(output)).await??;
-            let exit = process.wait().await?;
-            // A source fails when its program did; the exit says how.
-            match failure {
-                Some(failure) if exit.code == Some(0) => Err(failure.into()),
-                _ => Ok(exec::Output { exit: exit_for_guest(exit), stdout }),
-            }
+            let process = self.start(&call, stdin, invocation.timeout_ms).await?;
+            let output = process.process.run_to_end(MAX_OUTPUT_BYTES).await?;
+            Ok(exec::Output { exit: exit_for_guest(output.exit), stdout: output.stdout })
         };
         // The process has its own deadline, which counts time without progress.
         guard.pass("exec.run", Some(&Call::Exec(call.clone())), Deadline::Own, work).await
-    }
-}
-
-/// All bytes of a source up to the limit, and the error that it ended with.
-fn read_all(mut source: Source) -> Result<(Vec<u8>, Option<Error>)> {
-    let mut all = Vec::new();
-    loop {
-        match source.body.next_chunk() {
-            Ok(Some(chunk)) if all.len() + chunk.len() > MAX_OUTPUT_BYTES => {
-                return Err(Error::limit("the command wrote more than exec.run can return")
-                    .fact("limit", crate::unit::bytes(MAX_OUTPUT_BYTES as u64))
-                    .hint("the plugin should use spawn and hand the output on"));
-            }
-            Ok(Some(chunk)) => all.extend_from_slice(&chunk),
-            Ok(None) => return Ok((all, None)),
-            Err(error) => return Ok((all, Some(error))),
-        }
     }
 }
 
@@ -180,7 +141,10 @@ impl exec::HostProcess for State {
     async fn wait(&mut self, this: Resource<GuestProcess>) -> Result<exec::Exit, Refusal> {
         let guard = self.guard.clone();
         let process = self.table.get_mut(&this)?;
-        let work = async { Ok(exit_for_guest(process.wait().await?)) };
+        let work = async {
+            check_leashes(&process.process.waits_for(), "the wait for the process")?;
+            Ok(exit_for_guest(process.process.wait().await?))
+        };
         // The process has its own deadline, which counts time without progress.
         guard.pass("exec.process.wait", None, Deadline::Own, work).await
     }

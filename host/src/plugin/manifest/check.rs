@@ -6,13 +6,13 @@
 use super::{MAX_BYTES, PluginManifest, Requests};
 use crate::error::{Error, Result};
 use crate::id::Label;
+use crate::policy::exec::SCRATCH;
+use crate::policy::slot::{SlotRule, SlotText, Template};
 use std::collections::BTreeSet;
 use toml::{Table, Value};
 
 /// The longest reason or summary, in bytes: it is shown to a person who decides.
 const MAX_TEXT_BYTES: usize = 1024;
-/// The hole that the host fills by itself.
-const SCRATCH: &str = "scratch";
 
 /// The keys of one kind of table: what is known, and what must be there.
 struct Keys {
@@ -304,7 +304,9 @@ fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
     if let Some(request) = artifacts {
         check_line("request.artifacts.reason", &request.reason, mistakes);
         for pattern in &request.inspect {
-            check_pattern("request.artifacts.inspect", pattern, mistakes);
+            if let Err(error) = SlotRule::pattern(pattern) {
+                mistakes.add("request.artifacts.inspect", said(&error));
+            }
         }
     }
 }
@@ -320,36 +322,36 @@ fn check_slots(at: &str, manifest: &PluginManifest, grant: &super::RawExecGrant,
     let mut used = BTreeSet::new();
     let texts = grant.args.iter().map(|arg| ("args", arg)).chain(grant.env.values().map(|value| ("env", value)));
     for (place, text) in texts {
-        match holes(text) {
-            Ok(names) => used.extend(names),
-            Err(why) => mistakes.add(&format!("{at}.{place}"), format!("\"{}\" {why}", text.escape_debug())),
+        match Template::parse(text) {
+            Ok(template) => used.extend(template.slots().map(str::to_owned)),
+            Err(error) => mistakes.add(&format!("{at}.{place}"), said(&error)),
         }
     }
-    for name in used.iter().filter(|name| **name != SCRATCH && !grant.slots.contains_key(**name)) {
+    for name in used.iter().filter(|name| *name != SCRATCH && !grant.slots.contains_key(*name)) {
         mistakes.add(at, format!("slot \"{{{}}}\" is used and not declared in \"slots\"", name.escape_debug()));
     }
     for (name, slot) in &grant.slots {
         let at = format!("{at}.slots.{}", name.escape_debug());
         if name == SCRATCH {
             mistakes.add(&at, "the host fills {scratch} by itself; take it out of \"slots\"");
-        } else if !used.contains(name.as_str()) {
+        } else if !used.contains(name) {
             mistakes.add(&at, "is declared and used nowhere in \"args\" or \"env\"");
         }
-        match slot {
-            super::RawSlot::Pattern(pattern) => check_pattern(&at, pattern, mistakes),
-            super::RawSlot::Table { pattern, setting, max_bytes, max_count, .. } => {
-                if let Some(pattern) = pattern {
-                    check_pattern(&at, pattern, mistakes);
-                }
-                if let Some(setting) = setting {
-                    check_setting(&at, manifest, setting, mistakes);
-                }
-                for (key, value) in [("max_bytes", max_bytes), ("max_count", max_count)] {
-                    if *value == Some(0) {
-                        mistakes.add(&format!("{at}.{key}"), "is 0, which nothing can fill");
-                    }
-                }
-            }
+        let text = match slot {
+            super::RawSlot::Pattern(pattern) => SlotText { pattern: Some(pattern), ..SlotText::default() },
+            super::RawSlot::Table { pattern, glob, setting, max_bytes, max_count } => SlotText {
+                pattern: pattern.as_deref(),
+                glob: glob.as_deref(),
+                setting: setting.as_deref(),
+                max_bytes: *max_bytes,
+                max_count: *max_count,
+            },
+        };
+        if let Some(setting) = text.setting {
+            check_setting(&at, manifest, setting, mistakes);
+        }
+        if let Err(error) = SlotRule::parse(text) {
+            mistakes.add(&at, said(&error));
         }
     }
     if let Some(super::RawStdin::Artifact { made_by, .. }) = &grant.stdin
@@ -359,13 +361,10 @@ fn check_slots(at: &str, manifest: &PluginManifest, grant: &super::RawExecGrant,
     }
 }
 
-/// Whether a pattern is a regular expression; it is anchored by the policy.
-fn check_pattern(at: &str, pattern: &str, mistakes: &mut Mistakes) {
-    if let Err(error) = regex::Regex::new(&format!("^(?:{pattern})$")) {
-        let why = error.to_string();
-        let why = why.lines().last().unwrap_or_default().trim_start_matches("error: ");
-        mistakes.add(at, format!("\"{}\" is not a regular expression: {why}", pattern.escape_debug()));
-    }
+/// An error of the policy on one line, with what was expected and found.
+fn said(error: &Error) -> String {
+    let facts = error.facts().iter().map(|(label, value)| format!(", {label} {value}"));
+    std::iter::once(error.to_string()).chain(facts).collect()
 }
 
 /// Whether a setting that a request refers to is one of those that the schemas name.
@@ -378,28 +377,4 @@ fn check_setting(at: &str, manifest: &PluginManifest, setting: &str, mistakes: &
         let setting = setting.escape_debug();
         mistakes.add(at, format!("setting \"{setting}\" is in no schema under \"settings\" or \"options\""));
     }
-}
-
-/// The names of the `{holes}` in a text; `{{` and `}}` stand for braces.
-fn holes(text: &str) -> std::result::Result<Vec<&str>, &'static str> {
-    let mut names = Vec::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        let (brace, after) = rest[at..].split_at(1);
-        if let Some(after) = after.strip_prefix(brace) {
-            rest = after;
-            continue;
-        }
-        if brace == "}" {
-            return Err("has a \"}\" without its \"{\"; write \"}}\" for a brace");
-        }
-        let end = after.find('}').ok_or("has a \"{\" without its \"}\"; write \"{{\" for a brace")?;
-        let name = &after[..end];
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
-            return Err("has a slot whose name is not of a-z, 0-9 and _");
-        }
-        names.push(name);
-        rest = &after[end + 1..];
-    }
-    Ok(names)
 }

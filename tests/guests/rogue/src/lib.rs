@@ -1,0 +1,332 @@
+//! A guest that misbehaves in the way that its settings name: `{"do": "loop"}`.
+//!
+//! It speaks the contract without the SDK, so that it can do what the SDK would not.
+
+wit_bindgen::generate!({ path: "../../../wit", world: "plugin" });
+
+use exports::strongroom::plugin::component::{
+    BackupReport, BackupRequest, Check, DiagnoseRequest, Guest, RestoreRequest, VerifyRequest,
+};
+use std::hint::black_box;
+use strongroom::plugin::bytes::{self, Source};
+use strongroom::plugin::exec::{self, Invocation};
+use strongroom::plugin::storage::{self, Existing, PutOptions, Transfer};
+use strongroom::plugin::types::{Error, Outcome, Step};
+use strongroom::plugin::run;
+
+struct Rogue;
+
+type Facts = Vec<(String, String)>;
+
+const PLAIN: PutOptions = PutOptions { media_type: None, compress: true };
+
+/// The value of a key of flat JSON; good enough for what the tests send.
+fn setting<'a>(settings: &'a str, key: &str) -> &'a str {
+    let mut words = settings.split('"');
+    while let Some(word) = words.next() {
+        if word == key {
+            words.next();
+            return words.next().unwrap_or_default();
+        }
+    }
+    ""
+}
+
+fn invocation(command: &str) -> Invocation {
+    let slots = match command {
+        "echo" | "seen" => vec![("word".to_owned(), "hello".to_owned())],
+        _ => vec![],
+    };
+    Invocation { command: command.to_owned(), slots, stdin: None, timeout_ms: None }
+}
+
+fn output_of(command: &str) -> Result<(exec::Process, Source), Error> {
+    let process = exec::spawn(invocation(command))?;
+    let stdout = process.stdout()?;
+    Ok((process, stdout))
+}
+
+fn fact(key: &str, value: impl ToString) -> Facts {
+    vec![(key.to_owned(), value.to_string())]
+}
+
+fn stored(transfer: &Transfer) -> Result<Facts, Error> {
+    let artifact = transfer.wait()?;
+    Ok(vec![("size".to_owned(), artifact.size.to_string()), ("blake3".to_owned(), artifact.blake3)])
+}
+
+#[inline(never)]
+#[expect(unconditional_recursion, reason = "that is what it is for")]
+fn deeper(n: u64) -> u64 {
+    let on_stack = black_box([n; 64]);
+    black_box(deeper(black_box(n + 1)) + on_stack[5])
+}
+
+#[inline(never)]
+fn give_up_on_everything() {
+    panic!("nothing works");
+}
+
+fn act(settings: &str) -> Result<Facts, Error> {
+    match setting(settings, "do") {
+        "nothing" => Ok(fact("did", "nothing")),
+        "loop" => loop {
+            black_box(0);
+        },
+        "memory" => {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(black_box(vec![1_u8; 1 << 20]));
+            }
+        }
+        "trap" => {
+            #[cfg(target_arch = "wasm32")]
+            core::arch::wasm32::unreachable();
+            #[cfg(not(target_arch = "wasm32"))]
+            std::process::abort();
+        }
+        "panic" => {
+            std::panic::set_hook(Box::new(|info| {
+                let place = info.location().map(ToString::to_string).unwrap_or_default();
+                let message = info.payload_as_str().unwrap_or_default();
+                run::log(run::Level::Error, message, &[("panicked-at".to_owned(), place)]);
+            }));
+            give_up_on_everything();
+            Ok(vec![])
+        }
+        "recurse" => Ok(fact("sum", deeper(0))),
+        "flood-pipes" => {
+            let mut pipes = Vec::new();
+            loop {
+                pipes.push(bytes::pipe()?);
+            }
+        }
+        "flood-handles" => {
+            let mut buckets = Vec::new();
+            loop {
+                buckets.push(storage::open_bucket("data")?);
+            }
+        }
+        "call-bytes" => {
+            let name = "x".repeat(32 << 20);
+            storage::get(&name).map(|_| vec![])
+        }
+        "log-flood" => {
+            for n in 0..100_000 {
+                run::log(run::Level::Info, &format!("line {n}"), &[]);
+            }
+            Ok(vec![])
+        }
+        "steps" => {
+            run::report_step(&Step {
+                action: "create\u{1b}[31m".to_owned(),
+                target: "t".repeat(5000),
+                outcome: Outcome::Passed,
+                note: String::new(),
+            });
+            Ok(vec![])
+        }
+        "sleep" => {
+            run::log(run::Level::Info, "asleep", &[]);
+            run::sleep_ms(u64::MAX);
+            Ok(vec![])
+        }
+        "sleep-a-little" => {
+            for _ in 0..10 {
+                run::sleep_ms(20);
+            }
+            Ok(vec![])
+        }
+        "speak" => Err(Error::Failed("\u{1b}[2Jforged\nline".to_owned())),
+        "cry-denied" => Err(Error::Denied("says who".to_owned())),
+        "facts" => Ok(fact("big", "x".repeat(70 << 10))),
+        "wait-for-own-pipe" => {
+            let (sink, source) = bytes::pipe()?;
+            let transfer = storage::put("a", source, &PLAIN)?;
+            let waited = stored(&transfer);
+            bytes::finish(sink)?;
+            waited
+        }
+        "first-done-of-own-pipes" => {
+            let (sink, source) = bytes::pipe()?;
+            let transfer = storage::put("a", source, &PLAIN)?;
+            let first = storage::first_done(&[&transfer]);
+            drop(sink);
+            first.map(|n| fact("first", n))
+        }
+        "first-done-of-none" => storage::first_done(&[]).map(|n| fact("first", n)),
+        "put-too-many-own-pipes" => {
+            let mut held = Vec::new();
+            for n in 0..100 {
+                let (sink, source) = bytes::pipe()?;
+                held.push((storage::put(&format!("a{n}"), source, &PLAIN)?, sink));
+            }
+            Ok(vec![])
+        }
+        "fill-own-pipe" => {
+            let (sink, source) = bytes::pipe()?;
+            let filled = (0..10_000).try_for_each(|_| sink.write(&[7; 64 << 10]));
+            drop(source);
+            filled.map(|()| vec![])
+        }
+        "read-own-pipe" => {
+            let (sink, source) = bytes::pipe()?;
+            let read = source.read(10);
+            drop(sink);
+            read.map(|bytes| fact("read", bytes.len()))
+        }
+        "read-one-of-tee" => {
+            let (_process, stdout) = output_of("seen")?;
+            let (one, two) = bytes::tee(stdout)?;
+            let read = one.read(10);
+            drop(two);
+            read.map(|bytes| fact("read", bytes.len()))
+        }
+        "wait-with-output-in-hand" => {
+            let (process, stdout) = output_of("echo")?;
+            let waited = process.wait();
+            drop(stdout);
+            waited.map(|exit| fact("code", exit.code.unwrap_or(-1)))
+        }
+        "wait-for-filter-of-own-pipe" => {
+            let (sink, source) = bytes::pipe()?;
+            let process = exec::spawn(Invocation { stdin: Some(source), ..invocation("copy") })?;
+            let transfer = storage::put("a", process.stdout()?, &PLAIN)?;
+            let waited = stored(&transfer);
+            drop(sink);
+            waited
+        }
+        "fill-filter-of-own-output" => {
+            let (sink, source) = bytes::pipe()?;
+            let process = exec::spawn(Invocation { stdin: Some(source), ..invocation("copy") })?;
+            let stdout = process.stdout()?;
+            let filled = (0..10_000).try_for_each(|_| sink.write(&[7; 64 << 10]));
+            drop(stdout);
+            filled.map(|()| vec![])
+        }
+        "pipe" => {
+            let (sink, source) = bytes::pipe()?;
+            let transfer = storage::put("a", source, &PLAIN)?;
+            for _ in 0..100 {
+                sink.write(&[7; 10_000])?;
+            }
+            bytes::finish(sink)?;
+            stored(&transfer)
+        }
+        "drop-sink" => {
+            let (sink, source) = bytes::pipe()?;
+            let transfer = storage::put("a", source, &PLAIN)?;
+            sink.write(b"half of it")?;
+            drop(sink);
+            stored(&transfer)
+        }
+        "drop-transfer" => {
+            let (_process, stdout) = output_of("endless")?;
+            drop(storage::put("a", stdout, &PLAIN)?);
+            Ok(vec![])
+        }
+        "leave-transfer" => {
+            let (process, stdout) = output_of("endless")?;
+            std::mem::forget(storage::put("a", stdout, &PLAIN)?);
+            std::mem::forget(process);
+            Ok(vec![])
+        }
+        "put-endless" => {
+            let (_process, stdout) = output_of("endless")?;
+            storage::put("a", stdout, &PLAIN).map(|_| vec![])
+        }
+        "spawn" => {
+            let (_process, stdout) = output_of("echo")?;
+            stored(&storage::put("a", stdout, &PLAIN)?)
+        }
+        "spawn-unknown" => exec::spawn(invocation("sh")).map(|_| vec![]),
+        "spawn-slot" => {
+            let slots = vec![("word".to_owned(), "-n".to_owned())];
+            exec::spawn(Invocation { slots, ..invocation("echo") }).map(|_| vec![])
+        }
+        "run" => {
+            let output = exec::run(invocation("seen"))?;
+            Ok(fact("output", String::from_utf8_lossy(&output.stdout)))
+        }
+        "run-unseen" => exec::run(invocation("echo")).map(|_| vec![]),
+        "read-unseen" => {
+            let (_process, stdout) = output_of("echo")?;
+            stdout.read(10).map(|bytes| fact("read", bytes.len()))
+        }
+        "bad-name" => {
+            let (_sink, source) = bytes::pipe()?;
+            storage::put("../a", source, &PLAIN).map(|_| vec![])
+        }
+        "archive" => {
+            let archive = storage::create_archive("many", &PLAIN)?;
+            for n in 0..100 {
+                archive.add_bytes(&format!("dir/{n}"), &[], b"content")?;
+            }
+            let finished = storage::finish_archive(archive)?;
+            Ok(fact("size", finished.artifact.size))
+        }
+        "archive-of-output" => {
+            let archive = storage::create_archive("many", &PLAIN)?;
+            let (_process, stdout) = output_of("echo")?;
+            archive.add("x", &[], stdout).map(|()| vec![])
+        }
+        "bucket" => {
+            let bucket = storage::open_bucket("data")?;
+            let page = bucket.objects("", None)?;
+            let transfer = storage::put("a", bucket.read(&page.objects[0].key, None)?, &PLAIN)?;
+            stored(&transfer)
+        }
+        "bucket-write" => {
+            let bucket = storage::open_bucket("data")?;
+            let (sink, source) = bytes::pipe()?;
+            let writing = bucket.write("new", &[], source, Existing::Keep)?;
+            sink.write(b"restored")?;
+            bytes::finish(sink)?;
+            writing.wait().map(|object| fact("size", object.size))
+        }
+        "bucket-delete" => storage::open_bucket("data")?.delete("one", None).map(|()| vec![]),
+        "bucket-configure" => {
+            let bucket = storage::open_bucket("data")?;
+            bucket.read_config("policy")?;
+            bucket.write_config("policy", "{}").map(|()| vec![])
+        }
+        "bucket-unknown" => storage::open_bucket("other").map(|_| vec![]),
+        other => Err(Error::Invalid(format!("nothing is named \"{other}\""))),
+    }
+}
+
+fn report(facts: Facts) -> BackupReport {
+    BackupReport { source_id: None, facts, skipped: vec![], not_captured: vec![], needs: vec![], state: String::new() }
+}
+
+fn checks(facts: Facts) -> Vec<Check> {
+    let check = |(id, evidence)| Check {
+        id,
+        title: String::new(),
+        outcome: Outcome::Passed,
+        evidence,
+        causes: vec![],
+        remedies: vec![],
+    };
+    facts.into_iter().map(check).collect()
+}
+
+impl Guest for Rogue {
+    fn backup(request: BackupRequest) -> Result<BackupReport, Error> {
+        act(&request.settings).map(report)
+    }
+
+    fn verify(request: VerifyRequest) -> Result<Vec<Check>, Error> {
+        act(&request.settings).map(checks)
+    }
+
+    fn restore(request: RestoreRequest) -> Result<(), Error> {
+        act(&request.settings).map(|_| ())
+    }
+
+    fn diagnose(request: DiagnoseRequest) -> Result<Vec<Check>, Error> {
+        act(&request.settings).map(checks)
+    }
+}
+
+export!(Rogue);
