@@ -182,6 +182,15 @@ pub async fn spawn(
     })
 }
 
+/// Waits until every process whose handles are gone has ended, with its group; at most `most`.
+/// Returns how many have not, those included that are still in use.
+///
+/// Handles only ask for the end when they are dropped. Call this before the host exits: a program
+/// that ignores SIGTERM, or runs in a container, needs some seconds.
+pub async fn settled(most: Duration) -> usize {
+    supervise::settled(most).await
+}
+
 impl Process {
     /// Standard output, once. The source ends well only when the pipe has ended **and** the program
     /// has exited with 0 and has read its input as the grant wants it; else it ends in an error

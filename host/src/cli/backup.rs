@@ -1,12 +1,12 @@
 //! `strongroom backup`
 
 use super::exit::Exit;
-use super::session::{Needs, Session};
 use super::output::Output;
+use super::session::{Needs, Session};
 use super::table::{self, Align, Table};
 use super::{Globals, vendor};
-use crate::run::backup;
 use crate::record::{BackupRecord, Outcome};
+use crate::run::backup;
 use crate::unit;
 use clap::Args;
 use serde::Serialize;

@@ -40,7 +40,9 @@ pub async fn run(args: ListArgs, globals: &Globals, cancel: CancellationToken) -
         (Some(label), ..) => vec![label.clone()],
         (None, Some(store), _) => vec![session.config.store(store)?.0.clone()],
         // A job that is configured is in its store; one that was removed may be in any.
-        (None, None, Some(job)) if session.config.jobs.contains_key(job) => vec![session.config.jobs[job].store.clone()],
+        (None, None, Some(job)) if session.config.jobs.contains_key(job) => {
+            vec![session.config.jobs[job].store.clone()]
+        }
         (None, None, _) => session.config.stores.keys().cloned().collect(),
     };
     let own = session.host_key()?.public().clone();
@@ -203,7 +205,8 @@ impl Listing {
             text.push_str(&format!("unknown signer of {}: {}\n", row.id, row.signer_key));
         }
         for unreadable in &self.unreadable {
-            let (key, reason) = (super::vendor::line(&unreadable.key, 512), super::vendor::line(&unreadable.reason, 512));
+            let (key, reason) =
+                (super::vendor::line(&unreadable.key, 512), super::vendor::line(&unreadable.reason, 512));
             text.push_str(&format!("not readable: {key}: {reason}\n"));
         }
         text
@@ -285,10 +288,15 @@ mod tests {
             outcome: Outcome::Incomplete,
             signer: Signer::Unknown,
             signer_key: "srhost1-other".to_owned(),
-            verified: Some(Verified { at: "2026-11-21T05:00:00Z".parse().unwrap(), depth: Depth::Restore, passed: false }),
+            verified: Some(Verified {
+                at: "2026-11-21T05:00:00Z".parse().unwrap(),
+                depth: Depth::Restore,
+                passed: false,
+            }),
             ..row.clone()
         };
-        let unreadable = Unreadable { key: "orders/x/record.json".to_owned(), reason: "format 9 is from the future".to_owned() };
+        let unreadable =
+            Unreadable { key: "orders/x/record.json".to_owned(), reason: "format 9 is from the future".to_owned() };
         let listing = Listing { backups: vec![row, later], unreadable: vec![unreadable] };
         insta::assert_snapshot!(listing.text(), @r"
         JOB     ID                         FINISHED                  SIZE    STORED  STORE  VERIFIED                             NOTE

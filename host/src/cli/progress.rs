@@ -39,6 +39,14 @@ struct Counts {
 }
 
 impl Counts {
+    fn set(&mut self, name: &str, read: u64, stored: u64) {
+        self.open.insert(name.to_owned(), (read, stored));
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.open.remove(name);
+    }
+
     fn close(&mut self, name: &str, read: u64, stored: u64) {
         self.open.remove(name);
         self.n_done += 1;
@@ -141,16 +149,16 @@ impl Lines {
 
 impl Progress for Lines {
     fn artifact_started(&self, name: &str) {
-        self.count(|counts| drop(counts.open.insert(name.to_owned(), (0, 0))), Counts::line);
+        self.count(|counts| counts.set(name, 0, 0), Counts::line);
     }
     fn artifact_bytes(&self, name: &str, read: u64, stored: u64) {
-        self.count(|counts| drop(counts.open.insert(name.to_owned(), (read, stored))), Counts::line);
+        self.count(|counts| counts.set(name, read, stored), Counts::line);
     }
     fn artifact_done(&self, name: &str, read: u64, stored: u64) {
         self.count(|counts| counts.close(name, read, stored), Counts::line);
     }
     fn artifact_dropped(&self, name: &str) {
-        self.count(|counts| drop(counts.open.remove(name)), Counts::line);
+        self.count(|counts| counts.forget(name), Counts::line);
     }
     fn stage(&self, name: &str, done: u64, total: Option<u64>) {
         self.count(|_| {}, |_, _| stage_line(name, done, total));
@@ -204,9 +212,10 @@ fn style(template: &str) -> ProgressStyle {
 impl Progress for Bars {
     fn artifact_started(&self, name: &str) {
         let mut state = locked(&self.state);
-        state.0.open.insert(name.to_owned(), (0, 0));
+        state.0.set(name, 0, 0);
         if state.1.len() < MAX_BARS {
-            let template = "{spinner} {prefix:30!} {binary_bytes:>11} read  {msg}  {binary_bytes_per_sec:>12}  {elapsed}";
+            let template =
+                "{spinner} {prefix:30!} {binary_bytes:>11} read  {msg}  {binary_bytes_per_sec:>12}  {elapsed}";
             let bar = ProgressBar::new_spinner().with_style(style(template)).with_prefix(vendor::line(name, 128));
             let bar = self.screen.insert_before(&self.stage, bar);
             bar.enable_steady_tick(Duration::from_millis(250));
@@ -215,7 +224,7 @@ impl Progress for Bars {
     }
     fn artifact_bytes(&self, name: &str, read: u64, stored: u64) {
         let mut state = locked(&self.state);
-        state.0.open.insert(name.to_owned(), (read, stored));
+        state.0.set(name, read, stored);
         if let Some(bar) = state.1.get(name) {
             bar.set_message(format!("{:>10} stored", unit::bytes(stored)));
             bar.set_position(read);
@@ -231,7 +240,7 @@ impl Progress for Bars {
     }
     fn artifact_dropped(&self, name: &str) {
         let mut state = locked(&self.state);
-        state.0.open.remove(name);
+        state.0.forget(name);
         if let Some(bar) = state.1.remove(name) {
             bar.finish_and_clear();
         }

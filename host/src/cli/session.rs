@@ -57,7 +57,11 @@ impl Session {
 
     /// A session for a store that no configuration describes, where its address is given; else as
     /// [`Self::open`]. The label is the store's in either case, if it is known already.
-    pub fn open_or_bare(globals: &Globals, bare: &BareStore, cancel: CancellationToken) -> Result<(Self, Option<Label>)> {
+    pub fn open_or_bare(
+        globals: &Globals,
+        bare: &BareStore,
+        cancel: CancellationToken,
+    ) -> Result<(Self, Option<Label>)> {
         let Some(store) = bare.config()? else {
             return Ok((Self::open(globals, cancel)?, None));
         };

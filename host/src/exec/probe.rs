@@ -13,8 +13,24 @@ use tokio_util::sync::CancellationToken;
 
 /// Programs that print their version and end when they are given `--version`.
 const TELL_VERSION: &[&str] = &[
-    "createdb", "dropdb", "initdb", "pg_amcheck", "pg_basebackup", "pg_ctl", "pg_dump", "pg_dumpall", "pg_isready",
-    "pg_restore", "pg_verifybackup", "postgres", "psql", "redis-cli", "redis-server", "tar", "vacuumdb", "valkey-cli",
+    "createdb",
+    "dropdb",
+    "initdb",
+    "pg_amcheck",
+    "pg_basebackup",
+    "pg_ctl",
+    "pg_dump",
+    "pg_dumpall",
+    "pg_isready",
+    "pg_restore",
+    "pg_verifybackup",
+    "postgres",
+    "psql",
+    "redis-cli",
+    "redis-server",
+    "tar",
+    "vacuumdb",
+    "valkey-cli",
 ];
 
 /// How long it may take.

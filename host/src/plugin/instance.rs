@@ -85,7 +85,9 @@ impl Instance {
     pub async fn backup(self, request: BackupRequest) -> Result<BackupReport> {
         let request = request.into();
         let report = self
-            .call(Verb::Backup, async |guest, store| guest.strongroom_plugin_component().call_backup(store, &request).await)
+            .call(Verb::Backup, async |guest, store| {
+                guest.strongroom_plugin_component().call_backup(store, &request).await
+            })
             .await?;
         BackupReport::from_guest(report)
     }
@@ -94,7 +96,9 @@ impl Instance {
     pub async fn verify(self, request: VerifyRequest) -> Result<Vec<Check>> {
         let request = request.into();
         let checks = self
-            .call(Verb::Verify, async |guest, store| guest.strongroom_plugin_component().call_verify(store, &request).await)
+            .call(Verb::Verify, async |guest, store| {
+                guest.strongroom_plugin_component().call_verify(store, &request).await
+            })
             .await?;
         checks_from_guest(checks)
     }
@@ -102,8 +106,10 @@ impl Instance {
     /// Brings data back; its steps go to the reporter as they happen. Errors as [`Self::backup`].
     pub async fn restore(self, request: RestoreRequest) -> Result<()> {
         let request = request.into_wit(self.store.data().run.policy.occasion.plan_only);
-        self.call(Verb::Restore, async |guest, store| guest.strongroom_plugin_component().call_restore(store, &request).await)
-            .await
+        self.call(Verb::Restore, async |guest, store| {
+            guest.strongroom_plugin_component().call_restore(store, &request).await
+        })
+        .await
     }
 
     /// Looks for trouble. Errors as [`Self::backup`]; a failed check is not an error.
@@ -164,7 +170,8 @@ impl Ending {
             types::Error::TimedOut(text) => (Kind::TimedOut, text),
             types::Error::Limit(text) => (Kind::Limit, text),
         };
-        let error = Error::new(kind, format!("plugin \"{}\" {} reported: {}", self.name, self.version, speech::line(&text)));
+        let error =
+            Error::new(kind, format!("plugin \"{}\" {} reported: {}", self.name, self.version, speech::line(&text)));
         match self.guard.behind(&text) {
             Some(behind) => error.because(behind),
             None => error,
@@ -179,7 +186,9 @@ impl Ending {
         }
         let reason = match trap {
             Some(Trap::UnreachableCodeReached) if self.log.panic().is_some() => "it panicked".to_owned(),
-            Some(Trap::UnreachableCodeReached) => "it reached code that is never reached (a panic without a message, or an abort)".to_owned(),
+            Some(Trap::UnreachableCodeReached) => {
+                "it reached code that is never reached (a panic without a message, or an abort)".to_owned()
+            }
             Some(Trap::StackOverflow) => "its calls nest too deep for its stack".to_owned(),
             Some(trap) => trap.to_string(),
             None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
@@ -187,10 +196,8 @@ impl Ending {
                 None => speech::line(&error.root_cause().to_string()),
             },
         };
-        let stopped = Error::failed(format!(
-            "plugin \"{}\" {} stopped in \"{function}\": {reason}",
-            self.name, self.version
-        ));
+        let stopped =
+            Error::failed(format!("plugin \"{}\" {} stopped in \"{function}\": {reason}", self.name, self.version));
         self.explain(stopped, function, error).hint("this is for the plugin's vendor to mend; send them this message")
     }
 

@@ -32,7 +32,9 @@ pub async fn backup(job: &Job) -> Result<BackupRecord> {
         Err(error) => Err(clean_up(job, &id, error).await),
     };
     if let Err(error) = lease.release().await {
-        job.progress.warn(&format!("could not give the job's lease back ({error}): the next run waits until it has stood still"));
+        job.progress.warn(&format!(
+            "could not give the job's lease back ({error}): the next run waits until it has stood still"
+        ));
     }
     result
 }
@@ -74,10 +76,7 @@ async fn collect(
     let good: Vec<&BackupRecord> = earlier.iter().filter(|b| b.is_good()).filter_map(Listed::trusted).collect();
     let artifacts = Arc::new(NewArtifacts::new(job, id, cancel));
 
-    let request = BackupRequest {
-        settings: job.settings.clone(),
-        previous: good.last().map(|record| made(record)),
-    };
+    let request = BackupRequest { settings: job.settings.clone(), previous: good.last().map(|record| made(record)) };
     let (context, _scratch) = job.context(Verb::Backup, false, id, artifacts.clone(), cancel)?;
     let answer = job.plugin.start(context).await?.backup(request).await;
     let (stored, mut skipped) = artifacts.close(answer.is_err()).await?;
@@ -128,10 +127,14 @@ async fn clean_up(job: &Job, id: &BackupId, error: Error) -> Error {
     match job.catalog.discard(&job.name, id).await {
         Ok(_) => error,
         Err(left) => {
-            let folder = layout::record(&job.name, id).map(|key| key.as_str().trim_end_matches("record.json").to_owned());
+            let folder =
+                layout::record(&job.name, id).map(|key| key.as_str().trim_end_matches("record.json").to_owned());
             let folder = folder.unwrap_or_default();
             tracing::warn!(%folder, error = %left, "could not remove what the failed run stored");
-            error.fact("left behind", format!("objects under \"{folder}\" in {} ({left}); they are not a backup", job.store.describe()))
+            error.fact(
+                "left behind",
+                format!("objects under \"{folder}\" in {} ({left}); they are not a backup", job.store.describe()),
+            )
         }
     }
 }

@@ -30,15 +30,10 @@ pub struct Restored {
     pub id: BackupId,
     /// Every step, in the order in which it happened.
     pub steps: Vec<Step>,
+    /// Whether the target was changed.
+    pub changed_target: bool,
     /// How it ended. After an error the steps say what the target holds now.
     pub result: Result<()>,
-}
-
-impl Restored {
-    /// Whether the target was changed before it stopped.
-    pub fn changed_target(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.outcome, CheckOutcome::Passed | CheckOutcome::Warned | CheckOutcome::Failed))
-    }
 }
 
 /// Restores a backup. An error before the plugin was called is returned as such: nothing changed.
@@ -69,7 +64,10 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
         other => other,
     };
     let taken = std::mem::take(&mut *steps.seen.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Restored { id, steps: taken, result })
+    // What was only skipped changed nothing; a step that failed may have.
+    let changed = |step: &Step| step.outcome != CheckOutcome::Skipped;
+    let changed_target = !options.plan_only && taken.iter().any(changed);
+    Ok(Restored { id, steps: taken, changed_target, result })
 }
 
 /// Hands progress on, and keeps the steps.

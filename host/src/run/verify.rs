@@ -14,8 +14,8 @@ use crate::id::BackupId;
 use crate::plugin::context::{Check, CheckOutcome};
 use crate::plugin::verb::{Depth, VerifyRequest};
 use crate::policy::Verb;
-use crate::record::{ArtifactRecord, BackupRecord};
 use crate::progress::Progress;
+use crate::record::{ArtifactRecord, BackupRecord};
 use crate::store::StoreSegments;
 use crate::stream::{Budget, check_stored};
 use crate::unit;
@@ -54,11 +54,13 @@ pub async fn verify_stored(
     let record = readable(listed, true)?;
     let mut checks = Vec::new();
     for artifact in &record.artifacts {
-        let segments = StoreSegments::new(catalog.store().clone(), &record.job, &record.id, &artifact.name, artifact.encrypted)?;
+        let segments =
+            StoreSegments::new(catalog.store().clone(), &record.job, &record.id, &artifact.name, artifact.encrypted)?;
         let read = AtomicU64::new(0);
         let name = artifact.name.as_str();
         progress.artifact_started(name);
-        let moved = |n| progress.artifact_bytes(name, read.fetch_add(n, Ordering::Relaxed) + n, artifact.stored_bytes());
+        let moved =
+            |n| progress.artifact_bytes(name, read.fetch_add(n, Ordering::Relaxed) + n, artifact.stored_bytes());
         let found = check_stored(artifact, &segments, budget, moved, cancel.child_token()).await;
         match &found {
             Ok(()) => progress.artifact_done(name, artifact.stored_bytes(), artifact.stored_bytes()),
@@ -79,12 +81,7 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
     let cancel = job.cancel.child_token();
     let artifacts = StoredArtifacts::new(job, record.clone(), &cancel);
 
-    let request = VerifyRequest {
-        settings: job.settings.clone(),
-        depth,
-        backup: made(&record),
-        options,
-    };
+    let request = VerifyRequest { settings: job.settings.clone(), depth, backup: made(&record), options };
     let (context, scratch) = job.context(Verb::Verify, false, &run, Arc::new(artifacts.clone()), &cancel)?;
     let answer = job.plugin.start(context).await?.verify(request).await;
     drop(scratch);
@@ -118,7 +115,12 @@ fn depth_name(depth: Depth) -> &'static str {
 }
 
 fn artifact_check(id: &str, how: &str, artifact: &ArtifactRecord, found: Result<()>) -> Result<Check> {
-    let sizes = format!("{} in {} segment(s), {} at rest", unit::bytes(artifact.size), artifact.segments.len(), unit::bytes(artifact.stored_bytes()));
+    let sizes = format!(
+        "{} in {} segment(s), {} at rest",
+        unit::bytes(artifact.size),
+        artifact.segments.len(),
+        unit::bytes(artifact.stored_bytes())
+    );
     let (outcome, evidence, causes, remedies) = match found {
         Ok(()) => (CheckOutcome::Passed, format!("{how}: {sizes}, blake3 {}", artifact.blake3), vec![], vec![]),
         Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => {
@@ -143,7 +145,14 @@ fn artifact_check(id: &str, how: &str, artifact: &ArtifactRecord, found: Result<
         }
         Err(error) => return Err(error),
     };
-    Ok(Check { id: id.to_owned(), title: format!("artifact \"{}\"", artifact.name), outcome, evidence, causes, remedies })
+    Ok(Check {
+        id: id.to_owned(),
+        title: format!("artifact \"{}\"", artifact.name),
+        outcome,
+        evidence,
+        causes,
+        remedies,
+    })
 }
 
 fn plugin_failed(job: &Job, error: &Error) -> Check {

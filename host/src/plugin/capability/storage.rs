@@ -155,7 +155,11 @@ impl storage::Host for State {
         guard.pass("storage.first-done", None, Deadline::Own, work).await
     }
 
-    async fn create_archive(&mut self, name: String, options: storage::PutOptions) -> Result<Resource<GuestArchive>, Refusal> {
+    async fn create_archive(
+        &mut self,
+        name: String,
+        options: storage::PutOptions,
+    ) -> Result<Resource<GuestArchive>, Refusal> {
         let guard = self.guard.clone();
         let work = async {
             let name: ArtifactName = name.parse()?;

@@ -35,8 +35,9 @@ pub(super) fn validate(root: &'static str, plugin: &str, schema: &Value, value: 
         let keys = value.as_object().map(|table| table.keys().cloned().collect()).unwrap_or_default();
         no_settings(keys)
     } else {
-        let validator = validator(schema)
-            .map_err(|why| Error::invalid(format!("plugin \"{plugin}\" has an invalid schema for {root}")).because(why))?;
+        let validator = validator(schema).map_err(|why| {
+            Error::invalid(format!("plugin \"{plugin}\" has an invalid schema for {root}")).because(why)
+        })?;
         validator.iter_errors(value).map(|error| Mistake::from(root, &error)).collect()
     };
     let mut mistakes = mistakes.into_iter();
@@ -52,7 +53,9 @@ pub(super) fn validate(root: &'static str, plugin: &str, schema: &Value, value: 
 }
 
 fn no_settings(keys: Vec<String>) -> Vec<Mistake> {
-    keys.into_iter().map(|key| Mistake { path: key, expected: "no such key".to_owned(), got: "one".to_owned() }).collect()
+    keys.into_iter()
+        .map(|key| Mistake { path: key, expected: "no such key".to_owned(), got: "one".to_owned() })
+        .collect()
 }
 
 struct Mistake {

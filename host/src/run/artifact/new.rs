@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::id::{ArtifactName, BackupId, Label};
 use crate::plugin::context::{ArchiveReader, ArchiveWriter, Artifacts, PutOptions, Transfer};
-use crate::record::ArtifactRecord;
 use crate::progress::Progress;
+use crate::record::ArtifactRecord;
 use crate::run::{Job, Sealing};
 use crate::store::{Store, StoreSegments};
 use crate::stream::archive::{ArchiveEnd, ArchiveInput, PackOptions, index_name, pack};
@@ -103,7 +103,8 @@ impl NewArtifacts {
     /// knows no checksum is read back, unless it is a local one, which flushed every byte.
     pub async fn confirm(&self) -> Result<()> {
         let (stored, _) = self.close(false).await?;
-        let questions = stored.iter().flat_map(|a| (1..).zip(&a.segments).map(move |(number, segment)| (a, number, segment)));
+        let questions =
+            stored.iter().flat_map(|a| (1..).zip(&a.segments).map(move |(number, segment)| (a, number, segment)));
         stream::iter(questions.map(Ok))
             .try_for_each_concurrent(QUESTIONS_IN_FLIGHT, |(artifact, number, segment)| async move {
                 let segments = self.shared.segments(&artifact.name, artifact.encrypted)?;
@@ -112,10 +113,13 @@ impl NewArtifacts {
                     error.while_doing(format!("the store acknowledged \"{key}\" and does not have it now"))
                 })?;
                 let differs = |what: &str, expected: String, got: String| {
-                    Error::damaged(format!("{} acknowledged \"{key}\" and holds something else", self.shared.store.describe()))
-                        .fact("expected", format!("{what} {expected}"))
-                        .fact("got", format!("{what} {got}"))
-                        .hint("run `strongroom store check`: this store cannot be relied upon")
+                    Error::damaged(format!(
+                        "{} acknowledged \"{key}\" and holds something else",
+                        self.shared.store.describe()
+                    ))
+                    .fact("expected", format!("{what} {expected}"))
+                    .fact("got", format!("{what} {got}"))
+                    .hint("run `strongroom store check`: this store cannot be relied upon")
                 };
                 if info.size != segment.stored_bytes {
                     return Err(differs("size", segment.stored_bytes.to_string(), info.size.to_string()));

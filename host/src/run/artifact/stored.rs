@@ -53,9 +53,11 @@ impl StoredArtifacts {
     }
 
     fn find(&self, name: &ArtifactName) -> Result<&ArtifactRecord> {
-        self.record.artifacts.iter().find(|artifact| artifact.name == *name).ok_or_else(|| {
-            Error::not_found(format!("backup {} has no artifact \"{name}\"", self.record.id))
-        })
+        self.record
+            .artifacts
+            .iter()
+            .find(|artifact| artifact.name == *name)
+            .ok_or_else(|| Error::not_found(format!("backup {} has no artifact \"{name}\"", self.record.id)))
     }
 
     /// Opens one artifact for reading.

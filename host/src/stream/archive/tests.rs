@@ -434,7 +434,8 @@ proptest! {
 #[test]
 fn a_body_that_was_passed_over_is_checked_all_the_same() {
     for size in [10, usize::try_from(SMALL_BYTES).unwrap() + 1] {
-        let two = || vec![("a".to_owned(), Vec::new(), body(size, size, None)), ("b".to_owned(), Vec::new(), memory("x"))];
+        let two =
+            || vec![("a".to_owned(), Vec::new(), body(size, size, None)), ("b".to_owned(), Vec::new(), memory("x"))];
         let mut made = packed(two()).unwrap();
         made.tar[512 + size / 2] ^= 1;
         let mut reader = reader(&made, true);
