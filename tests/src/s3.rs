@@ -56,7 +56,6 @@ impl S3Server {
         Err(last.context("no attempt was made")?)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "a server of the test kit, not a plugin's command")]
     fn start_once(server: Server) -> Result<Self> {
         let scratch = tempfile::Builder::new().prefix("strongroom-s3-").tempdir()?;
         let port = crate::free_port()?;

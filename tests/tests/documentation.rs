@@ -206,6 +206,7 @@ fn kind_of(kind: &str) -> String {
         "u8" | "u32" | "u64" | "usize" => "number".to_owned(),
         "Timestamp" => "time".to_owned(),
         "BackupRecord" => "[record](format.md#the-record)".to_owned(),
+        "RawGrants" => "[grants](configuration.md#pluginlabelgrant)".to_owned(),
         name => format!("[{name}](#{})", name.to_lowercase()),
     }
 }

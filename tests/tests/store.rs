@@ -394,12 +394,10 @@ async fn an_object_of_one_part_is_one_put() {
 const CHILD: &str = "STRONGROOM_TEST_STORE_CHILD";
 
 /// The store in the directory that the parent gave; `None` in the parent.
-#[expect(clippy::disallowed_methods, reason = "the parent speaks to its child through the environment")]
 fn given_to_child() -> Option<LocalStore> {
     Some(LocalStore::open(std::env::var(CHILD).ok()?.as_ref()).unwrap())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test starts itself")]
 fn command(program: &str) -> Command {
     Command::new(program)
 }
