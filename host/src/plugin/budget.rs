@@ -37,9 +37,9 @@ impl Limit {
     /// `label` is the plugin's name in the configuration.
     pub(crate) fn spent(self, label: &str, limits: &Limits) -> Error {
         let (key, what, value, raised) = self.describe(limits);
-        Error::limit(format!("plugin \"{label}\" has used up its limit \"{key}\" ({what})"))
-            .fact("limit", value)
-            .hint(format!("if that is too little, raise it in the configuration: [plugin.{label}.limits] {key} = {raised}"))
+        Error::limit(format!("plugin \"{label}\" has used up its limit \"{key}\" ({what})")).fact("limit", value).hint(
+            format!("if that is too little, raise it in the configuration: [plugin.{label}.limits] {key} = {raised}"),
+        )
     }
 
     /// Key, meaning, value, and twice the value as TOML.
@@ -67,7 +67,11 @@ impl Limit {
 }
 
 fn toml_bytes(bytes: u64) -> String {
-    if bytes.is_multiple_of(1 << 20) { format!("\"{}MiB\"", bytes >> 20) } else { format!("\"{}KiB\"", bytes.div_ceil(1 << 10)) }
+    if bytes.is_multiple_of(1 << 20) {
+        format!("\"{}MiB\"", bytes >> 20)
+    } else {
+        format!("\"{}KiB\"", bytes.div_ceil(1 << 10))
+    }
 }
 
 /// Linear memory and tables of a guest. A growth beyond the limit fails in the guest, and is
@@ -129,7 +133,12 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(crate) fn new(budget: Duration) -> Self {
-        Self { start: Instant::now(), budget_ns: nanos(budget), used_ns: AtomicU64::new(0), resumed_ns: AtomicU64::new(0) }
+        Self {
+            start: Instant::now(),
+            budget_ns: nanos(budget),
+            used_ns: AtomicU64::new(0),
+            resumed_ns: AtomicU64::new(0),
+        }
     }
 
     /// The guest begins to run.

@@ -3,7 +3,7 @@
 //! The same sources give the same bytes: names of directories of this machine are taken out, and
 //! nothing depends on the time.
 
-use super::component::{self, Component, embed_manifest};
+use super::component::{Component, embed_manifest};
 use super::manifest::PluginManifest;
 use crate::error::{Error, IoContext, Result};
 use serde_json::Value;
@@ -62,11 +62,11 @@ pub fn build(options: &BuildOptions) -> Result<Built> {
                 .because(format!("{e:#}"))
         })?;
     let bytes = embed_manifest(encoded, &text);
-    let component = Component::decode(&bytes)
-        .map_err(|error| error.while_doing(format!("the crate in \"{}\" is not a plugin", options.crate_dir.display())))?;
+    let component = Component::decode(&bytes).map_err(|error| {
+        error.while_doing(format!("the crate in \"{}\" is not a plugin", options.crate_dir.display()))
+    })?;
     let path = options.out.clone().unwrap_or_else(|| options.crate_dir.join(format!("{}.wasm", manifest.name)));
     write(&path, &bytes)?;
-    debug_assert_eq!(component.sha256, component::digest(&bytes));
     Ok(Built { path, component })
 }
 
@@ -96,7 +96,12 @@ fn compile(options: &BuildOptions) -> Result<PathBuf> {
     });
     modules
         .find_map(|message| {
-            message["filenames"].as_array()?.iter().filter_map(Value::as_str).find(|name| name.ends_with(".wasm")).map(PathBuf::from)
+            message["filenames"]
+                .as_array()?
+                .iter()
+                .filter_map(Value::as_str)
+                .find(|name| name.ends_with(".wasm"))
+                .map(PathBuf::from)
         })
         .ok_or_else(|| {
             Error::invalid(format!("the crate in \"{}\" makes no WebAssembly module", options.crate_dir.display()))
@@ -140,7 +145,8 @@ impl Project {
         let manifest = fs::read_to_string(&path).doing(|| format!("read \"{}\"", path.display()))?;
         let manifest: toml::Table = manifest.parse().map_err(|e: toml::de::Error| bad().because(e))?;
         let has_profile = manifest.get("profile").is_some_and(|profiles| profiles.get(PROFILE).is_some());
-        let foreign = metadata["packages"].as_array().into_iter().flatten().filter(|package| !package["source"].is_null());
+        let foreign =
+            metadata["packages"].as_array().into_iter().flatten().filter(|package| !package["source"].is_null());
         let sources = foreign.filter_map(|package| Path::new(package["manifest_path"].as_str()?).parent()?.parent());
         let mut directories: BTreeSet<_> = sources.map(|path| (path.to_owned(), "/dependencies")).collect();
         directories.insert((root, "/plugin"));
@@ -149,7 +155,8 @@ impl Project {
 
     /// Flags that put the same names into the component wherever it is built, as TOML.
     fn rustflags(&self) -> String {
-        let flags = self.directories.iter().map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
+        let flags =
+            self.directories.iter().map(|(path, name)| format!("--remap-path-prefix={}={name}", path.display()));
         toml::Value::Array(flags.map(toml::Value::String).collect()).to_string()
     }
 }

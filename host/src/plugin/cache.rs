@@ -171,7 +171,8 @@ fn read_or_make_key(state_dir: &Path) -> Result<[u8; KEY_BYTES]> {
         .doing(|| format!("make the directory \"{}\"", state_dir.display()))?;
     if !path.exists() {
         let mut key = [0; KEY_BYTES];
-        getrandom::fill(&mut key).map_err(|e| Error::failed("could not get random bytes for a key").because(e.to_string()))?;
+        getrandom::fill(&mut key)
+            .map_err(|e| Error::failed("could not get random bytes for a key").because(e.to_string()))?;
         let mut file = tempfile::Builder::new()
             .prefix(".new-")
             .tempfile_in(state_dir)

@@ -94,7 +94,8 @@ pub fn digest(bytes: &[u8]) -> String {
 /// Adds the manifest as a custom section at the end of a component, where the outermost level is.
 pub(super) fn embed_manifest(mut component: Vec<u8>, text: &str) -> Vec<u8> {
     use wasm_encoder::Encode;
-    let section = wasm_encoder::CustomSection { name: Cow::Borrowed(manifest::SECTION), data: Cow::Borrowed(text.as_bytes()) };
+    let section =
+        wasm_encoder::CustomSection { name: Cow::Borrowed(manifest::SECTION), data: Cow::Borrowed(text.as_bytes()) };
     component.push(0);
     section.encode(&mut component);
     component
@@ -193,9 +194,12 @@ impl<'a> Outline<'a> {
 
     fn manifest(&self) -> Result<&'a str> {
         if let Some((depth, _)) = self.manifests.iter().find(|(depth, _)| *depth > 0) {
-            return Err(Error::invalid(format!("a nested part of the component has a section \"{}\"", manifest::SECTION))
-                .fact("expected", "one manifest, at the outermost level")
-                .fact("got", format!("one at level {depth}")));
+            return Err(Error::invalid(format!(
+                "a nested part of the component has a section \"{}\"",
+                manifest::SECTION
+            ))
+            .fact("expected", "one manifest, at the outermost level")
+            .fact("got", format!("one at level {depth}")));
         }
         let data = match self.manifests.as_slice() {
             [(_, data)] => *data,
@@ -204,8 +208,12 @@ impl<'a> Outline<'a> {
                     .hint("build the crate with \"strongroom plugin build\", which embeds plugin.toml"));
             }
             more => {
-                return Err(Error::invalid(format!("the component has {} sections \"{}\"", more.len(), manifest::SECTION))
-                    .fact("expected", "one manifest"));
+                return Err(Error::invalid(format!(
+                    "the component has {} sections \"{}\"",
+                    more.len(),
+                    manifest::SECTION
+                ))
+                .fact("expected", "one manifest"));
             }
         };
         if data.len() > manifest::MAX_BYTES {
@@ -239,7 +247,8 @@ fn imports(bytes: &[u8]) -> Result<BTreeMap<String, Import>> {
         format!("{package}/{interface}") == wanted && is_contract_version(&version)
     });
     if !exports_component {
-        let exports: Vec<_> = world.exports.keys().map(|key| super::speech::line(&resolve.name_world_key(key))).collect();
+        let exports: Vec<_> =
+            world.exports.keys().map(|key| super::speech::line(&resolve.name_world_key(key))).collect();
         return Err(Error::invalid("the component does not export the four verbs")
             .fact("expected", format!("an export \"{wanted}@{}.0\"", manifest::CONTRACT))
             .fact("got", if exports.is_empty() { "no export".to_owned() } else { exports.join(", ") }));
@@ -296,7 +305,8 @@ fn check_known(name: &str, import: &Import) -> Result<()> {
 
 /// An interface imported without any request for it, or a request for one that is not imported.
 fn check_requests(manifest: &PluginManifest, imports: &BTreeMap<String, Import>) -> Result<()> {
-    let imported = |interface| imports.values().any(|i| i.is_contract() && i.interface == interface && !i.functions.is_empty());
+    let imported =
+        |interface| imports.values().any(|i| i.is_contract() && i.interface == interface && !i.functions.is_empty());
     let request = &manifest.request;
     let storage = request.artifacts.is_some() || !request.bucket.is_empty();
     for (interface, requested, keys) in [

@@ -16,7 +16,8 @@ const MAX_WASM_STACK_BYTES: usize = 512 << 10;
 
 /// The engine, made at its first use.
 pub(super) fn shared() -> Result<&'static Engine> {
-    static ENGINE: LazyLock<std::result::Result<Engine, String>> = LazyLock::new(|| start().map_err(|e| format!("{e:#}")));
+    static ENGINE: LazyLock<std::result::Result<Engine, String>> =
+        LazyLock::new(|| start().map_err(|e| format!("{e:#}")));
     ENGINE.as_ref().map_err(|why| Error::failed("could not start the WebAssembly engine").because(why.clone()))
 }
 

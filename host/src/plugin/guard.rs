@@ -214,18 +214,25 @@ impl Guard {
     pub(super) fn deny(&self, function: &'static str, decision: Decision) -> Refusal {
         self.0.denials.add(function, &decision);
         let Decision { rule, reason, missing, .. } = decision;
-        let mut error =
-            Error::denied(format!("plugin \"{}\" may not call {function}", self.0.label)).fact("reason", reason).fact("rule", rule);
+        let mut error = Error::denied(format!("plugin \"{}\" may not call {function}", self.0.label))
+            .fact("reason", reason)
+            .fact("rule", rule);
         if !missing.is_empty() {
             error = error.hint(format!("if it should, add to the configuration:\n{missing}"));
         }
         Refusal::Denied(error)
     }
 
-    async fn within<T>(&self, deadline: Deadline, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+    async fn within<T>(
+        &self,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
         match deadline {
             Deadline::Own => work.await,
-            Deadline::Stall => tokio::time::timeout(self.0.limits.stall, work).await.unwrap_or_else(|_| Err(self.stalled().into())),
+            Deadline::Stall => {
+                tokio::time::timeout(self.0.limits.stall, work).await.unwrap_or_else(|_| Err(self.stalled().into()))
+            }
         }
     }
 

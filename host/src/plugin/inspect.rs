@@ -124,8 +124,7 @@ pub struct Effective {
 /// What `component` is, and with `grants`, what of it is effective.
 pub fn inspect(component: &Component, grants: Option<&Grants>) -> Inspection {
     let manifest = &component.manifest;
-    let imports: Vec<_> =
-        component.imports.iter().map(|(name, import)| interface(name, import, manifest)).collect();
+    let imports: Vec<_> = component.imports.iter().map(|(name, import)| interface(name, import, manifest)).collect();
     Inspection {
         schema: SCHEMA,
         name: manifest.name.clone(),
@@ -136,7 +135,11 @@ pub fn inspect(component: &Component, grants: Option<&Grants>) -> Inspection {
         size_bytes: component.size,
         contract: manifest.component.clone(),
         minimum_host: manifest.minimum_host.clone(),
-        toolchain: component.toolchain.iter().map(|(name, version)| Tool { name: name.clone(), version: version.clone() }).collect(),
+        toolchain: component
+            .toolchain
+            .iter()
+            .map(|(name, version)| Tool { name: name.clone(), version: version.clone() })
+            .collect(),
         notes: notes(component, &imports),
         requests: requests(manifest),
         effective: grants.map(|grants| effective(&manifest.effective(grants))),
@@ -146,7 +149,9 @@ pub fn inspect(component: &Component, grants: Option<&Grants>) -> Inspection {
 
 fn interface(name: &str, import: &Import, manifest: &PluginManifest) -> Interface {
     let functions = import.functions.iter().map(|function| {
-        let entry = CAPABILITIES.iter().find(|c| import.is_contract() && c.interface == import.interface && c.function == function);
+        let entry = CAPABILITIES
+            .iter()
+            .find(|c| import.is_contract() && c.interface == import.interface && c.function == function);
         Function {
             name: line(function),
             risk: entry.map(|entry| entry.risk),
@@ -284,7 +289,9 @@ fn notes(component: &Component, imports: &[Interface]) -> Vec<String> {
         ));
     }
     if component.imports_wasi() {
-        notes.push("WASI is inert: no files, environment, arguments or network behind it; output goes to the log".to_owned());
+        notes.push(
+            "WASI is inert: no files, environment, arguments or network behind it; output goes to the log".to_owned(),
+        );
     }
     let beyond: Vec<_> =
         imports.iter().flat_map(|i| &i.functions).filter(|f| !f.requested).map(|f| f.name.as_str()).collect();

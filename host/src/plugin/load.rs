@@ -51,10 +51,9 @@ impl Plugin {
         let engine = engine::shared()?;
         let compiled = cache.component(engine, &component.sha256, bytes)?;
         let linker = linker::for_plugin(engine, &component, &component.manifest.effective(grants))?;
-        let pre = linker
-            .instantiate_pre(&compiled)
-            .and_then(PluginPre::new)
-            .map_err(|e| Error::invalid(format!("plugin \"{label}\" does not fit the contract")).because(format!("{e:#}")))?;
+        let pre = linker.instantiate_pre(&compiled).and_then(PluginPre::new).map_err(|e| {
+            Error::invalid(format!("plugin \"{label}\" does not fit the contract")).because(format!("{e:#}"))
+        })?;
         Ok(Self(Arc::new(Inner { label, component, pre })))
     }
 
@@ -110,6 +109,8 @@ fn check_grants(label: &str, component: &Component, grants: &Grants) -> Result<(
         None => Ok(()),
         Some(missing) => Err(Error::denied(format!("plugin \"{label}\" imports what it is granted nothing of"))
             .fact("missing", format!("\n{missing}"))
-            .hint(format!("grant it with \"strongroom plugin approve {label}\", or write the lines into the configuration"))),
+            .hint(format!(
+                "grant it with \"strongroom plugin approve {label}\", or write the lines into the configuration"
+            ))),
     }
 }

@@ -50,7 +50,8 @@ impl Log {
             *lock(&self.0.panic) = Some(format!("{message} (at {place})"));
         }
         let bytes = LINE_BYTES + message.len() + fields.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
-        let before = self.0.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_add(bytes)));
+        let before =
+            self.0.used_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| Some(n.saturating_add(bytes)));
         let before = before.unwrap_or(usize::MAX);
         if before.saturating_add(bytes) <= self.0.max_bytes {
             self.0.reporter.log(level, &message, &fields);

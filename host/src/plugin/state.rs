@@ -135,7 +135,9 @@ impl types::Host for State {
 /// Refuses a wait that only the guest could end.
 pub(super) fn check_leashes(waits_for: &[crate::stream::Leash], what: &str) -> Result<()> {
     if waits_for.iter().any(crate::stream::Leash::is_held) {
-        return Err(Error::invalid(format!("{what} would never end: it waits for a stream that the plugin itself holds")));
+        return Err(Error::invalid(format!(
+            "{what} would never end: it waits for a stream that the plugin itself holds"
+        )));
     }
     Ok(())
 }

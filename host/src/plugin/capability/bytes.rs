@@ -64,7 +64,11 @@ pub(super) struct Taken {
 
 impl State {
     /// Gives the guest a source.
-    pub(super) fn push_source(&mut self, source: Source, downstream: Option<Downstream>) -> Result<Resource<GuestSource>, Refusal> {
+    pub(super) fn push_source(
+        &mut self,
+        source: Source,
+        downstream: Option<Downstream>,
+    ) -> Result<Resource<GuestSource>, Refusal> {
         let permit = self.stream_place()?;
         let leash = source.leash.clone();
         Ok(self.table.push(GuestSource { source: Some(source), leash, downstream, _permit: permit })?)
@@ -87,14 +91,17 @@ fn given_up() -> Error {
 
 /// Runs blocking work on its own thread; a panic there is an error here.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::failed("the host failed inside a call of the plugin").because(e))
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::failed("the host failed inside a call of the plugin").because(e))
 }
 
 impl bytes::HostSource for State {
     async fn read(&mut self, this: Resource<GuestSource>, max: u32) -> Result<Vec<u8>, Refusal> {
         let guard = self.guard.clone();
         let guest = self.table.get_mut(&this)?;
-        let Some((origin, granted)) = guest.source.as_ref().map(|source| (source.origin.clone(), source.inspect)) else {
+        let Some((origin, granted)) = guest.source.as_ref().map(|source| (source.origin.clone(), source.inspect))
+        else {
             return Err(given_up().into());
         };
         let work = async {
@@ -190,7 +197,10 @@ impl bytes::Host for State {
         self.guard.pass("bytes.finish", None, Deadline::Own, work).await
     }
 
-    async fn tee(&mut self, source: Resource<GuestSource>) -> Result<(Resource<GuestSource>, Resource<GuestSource>), Refusal> {
+    async fn tee(
+        &mut self,
+        source: Resource<GuestSource>,
+    ) -> Result<(Resource<GuestSource>, Resource<GuestSource>), Refusal> {
         let taken = self.take_source(source)?;
         let guard = self.guard.clone();
         let work = async {

@@ -59,7 +59,12 @@ impl GuestProcess {
 }
 
 impl State {
-    async fn start(&mut self, call: &ExecCall<'_>, stdin: Option<Taken>, timeout_ms: Option<u64>) -> Result<GuestProcess, Refusal> {
+    async fn start(
+        &mut self,
+        call: &ExecCall<'_>,
+        stdin: Option<Taken>,
+        timeout_ms: Option<u64>,
+    ) -> Result<GuestProcess, Refusal> {
         let permit = self.processes.take().ok_or_else(|| self.guard.spent(Limit::Processes))?;
         let scratch = match self.run.place.run_in {
             RunIn::Local { .. } => self.run.scratch.clone(),

@@ -28,7 +28,11 @@ impl fmt::Display for Inspection {
         }
         for request in &self.requests {
             let when = when(&request.verbs, request.effect, request.scratch, request.inspect);
-            writeln!(f, "  {} {:?}  {when}\n    {}\n    why: {:?}", request.kind, request.name, request.what, request.reason)?;
+            writeln!(
+                f,
+                "  {} {:?}  {when}\n    {}\n    why: {:?}",
+                request.kind, request.name, request.what, request.reason
+            )?;
         }
         if let Some(effective) = &self.effective {
             writeln!(f, "\neffective under this configuration")?;

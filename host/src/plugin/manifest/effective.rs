@@ -89,7 +89,9 @@ fn exec_toml(label: &str, request: &ExecRequest) -> String {
     let mut lines = format!("[plugin.{label}.grant.exec.{}]\n", request.name);
     lines.push_str(&format!("program = {}\n", inline(&request.program)));
     let Ok(toml::Value::Table(table)) = toml::Value::try_from(&request.grant) else { return lines };
-    for (key, value) in table.iter().filter(|(key, value)| *key != "args" || value.as_array().is_none_or(|a| !a.is_empty())) {
+    for (key, value) in
+        table.iter().filter(|(key, value)| *key != "args" || value.as_array().is_none_or(|a| !a.is_empty()))
+    {
         lines.push_str(&format!("{key} = {}\n", inline(value)));
     }
     lines

@@ -25,7 +25,12 @@ impl GuestBucket {
     }
 }
 
-pub(super) fn call<'a>(bucket: &'a str, verb: Option<BucketVerb>, key: Option<&'a str>, part: Option<&'a str>) -> Call<'a> {
+pub(super) fn call<'a>(
+    bucket: &'a str,
+    verb: Option<BucketVerb>,
+    key: Option<&'a str>,
+    part: Option<&'a str>,
+) -> Call<'a> {
     Call::Bucket(BucketCall { bucket, verb, key, part })
 }
 
@@ -37,7 +42,12 @@ impl State {
 }
 
 impl storage::HostBucket for State {
-    async fn objects(&mut self, this: Resource<GuestBucket>, prefix: String, after: Option<String>) -> Result<storage::Page, Refusal> {
+    async fn objects(
+        &mut self,
+        this: Resource<GuestBucket>,
+        prefix: String,
+        after: Option<String>,
+    ) -> Result<storage::Page, Refusal> {
         let (label, bucket) = self.bucket(&this)?;
         let call = call(&label, Some(BucketVerb::List), Some(&prefix), None);
         let work = async {
@@ -63,7 +73,12 @@ impl storage::HostBucket for State {
         self.guard.pass("storage.bucket.attributes", Some(&call), Deadline::Stall, work).await
     }
 
-    async fn read(&mut self, this: Resource<GuestBucket>, key: String, version: Option<String>) -> Result<Resource<GuestSource>, Refusal> {
+    async fn read(
+        &mut self,
+        this: Resource<GuestBucket>,
+        key: String,
+        version: Option<String>,
+    ) -> Result<Resource<GuestSource>, Refusal> {
         let (label, bucket) = self.bucket(&this)?;
         let guard = self.guard.clone();
         let work = async {
@@ -111,7 +126,7 @@ impl storage::HostBucket for State {
                 drop(place);
                 written
             });
-            let task = Task::new(work, vec![stop], waits_for, watch, self.reaper.clone());
+            let task = Task::new(work, vec![stop], waits_for, watch, &self.reaper);
             self.writings.push(Underway { task: task.abort_handle(), waits_for: task.waits_for().to_vec() });
             Ok(self.table.push(GuestWriting { task, _permit: permit })?)
         };
@@ -119,7 +134,12 @@ impl storage::HostBucket for State {
         guard.pass("storage.bucket.write", Some(&call), Deadline::Own, work).await
     }
 
-    async fn delete(&mut self, this: Resource<GuestBucket>, key: String, version: Option<String>) -> Result<(), Refusal> {
+    async fn delete(
+        &mut self,
+        this: Resource<GuestBucket>,
+        key: String,
+        version: Option<String>,
+    ) -> Result<(), Refusal> {
         let (label, bucket) = self.bucket(&this)?;
         let verb = if version.is_some() { BucketVerb::DeleteVersion } else { BucketVerb::Delete };
         let call = call(&label, Some(verb), Some(&key), None);

@@ -34,14 +34,15 @@ impl<T: Send + 'static> Task<T> {
         stop: Vec<CancellationToken>,
         waits_for: Vec<Leash>,
         watch: Watch,
-        reaper: Reaper,
+        reaper: &Reaper,
     ) -> Self {
         let (tell, done) = watch::channel(false);
         let outcome = Arc::new(Mutex::new(None));
         let abort = work.abort_handle();
         let place = Arc::clone(&outcome);
         reaper.add(tokio::spawn(async move {
-            let result = work.await.unwrap_or_else(|e| Err(Error::failed("the host failed in the background").because(e)));
+            let result =
+                work.await.unwrap_or_else(|e| Err(Error::failed("the host failed in the background").because(e)));
             *lock(&place) = Some(result);
             // Nobody may be waiting any more.
             let _ = tell.send(true);
