@@ -101,7 +101,7 @@ pub const CAPABILITIES: &[Capability] = &[
 
 /// Interfaces of WASI 0.2 that are linked, and can do nothing: there are no files, arguments,
 /// environment or network behind them, and output goes to the plugin's log.
-const INERT_WASI: &[(&str, &[&str])] = &[
+pub(super) const INERT_WASI: &[(&str, &[&str])] = &[
     (
         "wasi:cli",
         &[
@@ -126,4 +126,28 @@ const INERT_WASI: &[(&str, &[&str])] = &[
 /// Whether an interface of WASI is one of those that are linked.
 pub(super) fn is_inert_wasi(package: &str, interface: &str) -> bool {
     INERT_WASI.iter().any(|(inert, interfaces)| *inert == package && interfaces.contains(&interface))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_registry_holds_exactly_the_functions_of_the_contract() {
+        let mut resolve = wit_parser::Resolve::default();
+        let wit = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+        let (package, _) = resolve.push_dir(wit).unwrap();
+        let imported = resolve.packages[package].interfaces.iter().filter(|(name, _)| *name != "component");
+        let contract: BTreeSet<_> = imported
+            .flat_map(|(name, id)| {
+                let functions = resolve.interfaces[*id].functions.keys();
+                functions.map(move |f| (name.clone(), f.rsplit(']').next().unwrap().to_owned()))
+            })
+            .collect();
+        let registry: BTreeSet<_> =
+            CAPABILITIES.iter().map(|c| (c.interface.to_owned(), c.function.to_owned())).collect();
+        assert_eq!(registry, contract);
+        assert_eq!(registry.len(), CAPABILITIES.len(), "no function is there twice");
+    }
 }

@@ -80,8 +80,8 @@ impl Instance {
     /// Makes a backup. What it stored went through [`super::context::Artifacts`].
     ///
     /// Errors: what the plugin reported (with the host's own error behind it), a trap, a limit,
-    /// `Cancelled`. In every case whatever it had begun and not finished has been abandoned and
-    /// cleaned up when this returns.
+    /// `Cancelled`. In every case what it had begun and not finished is abandoned: transfers have
+    /// cleaned up behind themselves when this returns, and processes have been told to end.
     pub async fn backup(self, request: BackupRequest) -> Result<BackupReport> {
         let request = request.into();
         let report = self
@@ -190,6 +190,10 @@ impl Ending {
                 "it reached code that is never reached (a panic without a message, or an abort)".to_owned()
             }
             Some(Trap::StackOverflow) => "its calls nest too deep for its stack".to_owned(),
+            // A stack that holds more than numbers lies in linear memory, and grows down out of it.
+            Some(Trap::MemoryOutOfBounds) => {
+                "it accessed memory out of bounds (calls that nest too deep end so as well)".to_owned()
+            }
             Some(trap) => trap.to_string(),
             None => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
                 Some(exit) => format!("it called exit with code {}", exit.0),
@@ -234,16 +238,23 @@ impl Ending {
     }
 }
 
-/// The frames of a backtrace, innermost first: function names as people write them.
+/// The frames of a backtrace, innermost first: function names as people write them, a row of the
+/// same one as one.
 fn frames(trace: &WasmBacktrace) -> Vec<String> {
     let text = trace.to_string();
-    let frames = text.lines().skip(1).map(|line| {
-        let name = line.split_once(" - ").map_or(line, |(_, name)| name).trim();
+    let mut frames: Vec<(String, u32)> = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| line.starts_with(|c: char| c.is_ascii_digit())) {
+        let name = line.split_once(" - ").map_or(line, |(_, name)| name);
         // `module!function`; the module is the plugin itself.
         let name = name.split_once('!').map_or(name, |(_, name)| name);
-        speech::line(without_hash(name))
-    });
-    frames.filter(|name| !name.is_empty()).collect()
+        let name = speech::line(without_hash(name));
+        match frames.last_mut() {
+            Some((last, times)) if *last == name => *times += 1,
+            _ => frames.push((name, 1)),
+        }
+    }
+    let show = |(name, times)| if times == 1 { name } else { format!("{name} ({times} times)") };
+    frames.into_iter().map(show).collect()
 }
 
 /// A demangled Rust name without its `::h0123456789abcdef`.

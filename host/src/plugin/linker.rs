@@ -86,3 +86,65 @@ impl StdoutStream for ToLog {
         Box::new(LineWriter::new(self.0.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::capability::INERT_WASI;
+    use crate::plugin::engine;
+
+    /// The version of WASI that the runtime defines; a component with another 0.2 is matched to it.
+    const VERSION: &str = "0.2.12";
+
+    /// One item of each interface.
+    const ITEMS: &[(&str, &str)] = &[
+        ("environment", "get-environment"),
+        ("exit", "exit"),
+        ("stdin", "get-stdin"),
+        ("stdout", "get-stdout"),
+        ("stderr", "get-stderr"),
+        ("terminal-input", "terminal-input"),
+        ("terminal-output", "terminal-output"),
+        ("terminal-stdin", "get-terminal-stdin"),
+        ("terminal-stdout", "get-terminal-stdout"),
+        ("terminal-stderr", "get-terminal-stderr"),
+        ("wall-clock", "now"),
+        ("monotonic-clock", "now"),
+        ("types", "descriptor"),
+        ("preopens", "get-directories"),
+        ("error", "error"),
+        ("poll", "poll"),
+        ("streams", "input-stream"),
+        ("random", "get-random-bytes"),
+        ("insecure", "get-insecure-random-bytes"),
+        ("insecure-seed", "insecure-seed"),
+    ];
+
+    /// Whether the item is there: what is there cannot be defined again.
+    fn is_defined(linker: &mut Linker<State>, interface: &str, item: &str) -> bool {
+        let mut instance = linker.instance(&format!("{interface}@{VERSION}")).unwrap();
+        instance.func_wrap(item, |_, (): ()| Ok(())).is_err()
+    }
+
+    #[test]
+    fn every_interface_that_may_be_imported_as_inert_is_linked_and_no_other_is() {
+        let mut linker = Linker::new(engine::shared().unwrap());
+        add_inert_wasi(&mut linker).unwrap();
+        for (package, interfaces) in INERT_WASI {
+            for interface in *interfaces {
+                let (_, item) = ITEMS.iter().find(|(name, _)| name == interface).expect(interface);
+                assert!(
+                    is_defined(&mut linker, &format!("{package}/{interface}"), item),
+                    "{package}/{interface}#{item}"
+                );
+            }
+        }
+        for (interface, item) in [
+            ("wasi:sockets/tcp", "tcp-socket"),
+            ("wasi:sockets/ip-name-lookup", "resolve-addresses"),
+            ("wasi:http/outgoing-handler", "handle"),
+        ] {
+            assert!(!is_defined(&mut linker, interface, item), "{interface}");
+        }
+    }
+}

@@ -6,6 +6,8 @@
 mod check;
 mod effective;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 pub use effective::missing_grants;
 

@@ -51,7 +51,11 @@ fn when(verbs: &[Verb], effect: Effect) -> When {
 }
 
 fn exec(program: &str, args: &[&str]) -> ExecGrant {
-    let slots = if args.is_empty() { BTreeMap::new() } else { [("word".to_owned(), SlotRule::pattern("[a-z]{1,20}").unwrap())].into() };
+    let slots = if args.is_empty() {
+        BTreeMap::new()
+    } else {
+        [("word".to_owned(), SlotRule::pattern("[a-z]{1,20}").unwrap())].into()
+    };
     ExecGrant {
         program: program.to_owned(),
         args: args.iter().map(|arg| Template::parse(arg).unwrap()).collect(),
@@ -84,7 +88,10 @@ fn all_grants() -> Grants {
             ("endless".to_owned(), exec("/usr/bin/yes", &[])),
             ("copy".to_owned(), ExecGrant { stdin: StdinGrant::Plugin, ..exec("/bin/cat", &[]) }),
         ]),
-        buckets: BTreeMap::from([("data".to_owned(), vec![bucket(read, Effect::Reads), bucket(write, Effect::Changes)])]),
+        buckets: BTreeMap::from([(
+            "data".to_owned(),
+            vec![bucket(read, Effect::Reads), bucket(write, Effect::Changes)],
+        )]),
         artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()] }),
     }
 }
@@ -128,7 +135,11 @@ impl Bench {
                 occasion: Occasion { verb: self.verb, plan_only: false },
                 settings: json!({ "do": deed }),
             }),
-            place: Arc::new(Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: BTreeMap::new() }),
+            place: Arc::new(Place {
+                run_in: RunIn::Local { user: None },
+                env: BTreeMap::new(),
+                secrets: BTreeMap::new(),
+            }),
             buckets: BTreeMap::from([("data".to_owned(), Arc::clone(&self.drawer) as SharedBucket)]),
             artifacts: Arc::clone(&self.shelf) as _,
             scratch: None,
@@ -140,7 +151,9 @@ impl Bench {
 
     async fn load(&self) -> Plugin {
         let sha256 = super::component::digest(rogue());
-        Plugin::load("rogue", rogue().to_vec(), &sha256, &self.grants, &Cache::none()).await.unwrap_or_else(|e| panic!("{e:?}"))
+        Plugin::load("rogue", rogue().to_vec(), &sha256, &self.grants, &Cache::none())
+            .await
+            .unwrap_or_else(|e| panic!("{e:?}"))
     }
 
     /// Runs `backup` and gives its answer with what was denied.
@@ -153,7 +166,7 @@ impl Bench {
 }
 
 /// An error with all that an operator is shown of it, the host's own error behind it included.
-fn in_full(error: &Error) -> String {
+pub(super) fn in_full(error: &Error) -> String {
     let mut text = String::new();
     let mut at: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = at {

@@ -120,7 +120,7 @@ impl storage::Host for State {
             let mut waits_for = source.waits_for.clone();
             let transfer = self.run.artifacts.put(name, watch.over(source, &stop), options).await?;
             waits_for.extend(transfer.waits_for);
-            let task = Task::new(transfer.done, vec![transfer.cancel, stop], waits_for, watch, self.reaper.clone());
+            let task = Task::new(transfer.done, vec![transfer.cancel, stop], waits_for, watch, &self.reaper);
             self.transfers.push(Underway { task: task.abort_handle(), waits_for: task.waits_for().to_vec() });
             Ok(self.table.push(GuestTransfer { task, _permit: permit })?)
         };

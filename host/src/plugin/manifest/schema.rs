@@ -33,7 +33,7 @@ pub(super) fn check(what: &str, schema: &Value) -> std::result::Result<(), Strin
 pub(super) fn validate(root: &'static str, plugin: &str, schema: &Value, value: &Value) -> Result<()> {
     let mistakes: Vec<Mistake> = if schema.is_null() {
         let keys = value.as_object().map(|table| table.keys().cloned().collect()).unwrap_or_default();
-        no_settings(keys)
+        no_settings(root, keys)
     } else {
         let validator = validator(schema).map_err(|why| {
             Error::invalid(format!("plugin \"{plugin}\" has an invalid schema for {root}")).because(why)
@@ -52,10 +52,13 @@ pub(super) fn validate(root: &'static str, plugin: &str, schema: &Value, value: 
     Err(error.hint(format!("see the schema of {root} with \"strongroom plugin inspect\"")))
 }
 
-fn no_settings(keys: Vec<String>) -> Vec<Mistake> {
-    keys.into_iter()
-        .map(|key| Mistake { path: key, expected: "no such key".to_owned(), got: "one".to_owned() })
-        .collect()
+fn no_settings(root: &str, keys: Vec<String>) -> Vec<Mistake> {
+    let mistake = |key| Mistake {
+        path: format!("{root}.{key}"),
+        expected: "no key: the plugin takes none".to_owned(),
+        got: "one".to_owned(),
+    };
+    keys.into_iter().map(mistake).collect()
 }
 
 struct Mistake {

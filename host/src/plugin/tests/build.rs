@@ -43,7 +43,8 @@ fn inspect_says_what_a_plugin_is_and_could_do() {
     let json = serde_json::to_value(&inspection).unwrap();
     assert_eq!(json["schema"], "strongroom.inspect/1");
     assert_eq!(json["sha256"], component.sha256.as_str());
-    let exec = json["imports"].as_array().unwrap().iter().find(|i| i["name"] == "strongroom:plugin/exec@0.1.0").unwrap();
+    let exec =
+        json["imports"].as_array().unwrap().iter().find(|i| i["name"] == "strongroom:plugin/exec@0.1.0").unwrap();
     assert_eq!(exec["functions"][0]["risk"].as_str().map(|_| ()), Some(()));
     assert_eq!(exec["inert"], false);
 }

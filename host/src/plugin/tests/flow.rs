@@ -3,9 +3,10 @@
 use super::{Bench, in_full};
 use crate::error::Kind;
 use crate::plugin::guard::{DENIED, lock};
-use crate::plugin::verb::DiagnoseRequest;
+use crate::plugin::verb::{Depth, DiagnoseRequest, Made, RestoreRequest, VerifyRequest};
 use crate::policy::Verb;
 use serde_json::json;
+use std::path::{Path, PathBuf};
 
 /// The deed is denied: the operator is told rule and reason, the guest nothing; nothing is stored.
 async fn check_denied(bench: &Bench, deed: &str, function: &str, rule: &str) {
@@ -20,6 +21,19 @@ async fn check_denied(bench: &Bench, deed: &str, function: &str, rule: &str) {
     assert_eq!((denials[0].function, denials[0].count), (function, 1), "{deed}");
     assert!(denials[0].rule.contains(rule) && !denials[0].reason.is_empty(), "{deed}: {denials:?}");
     assert!(bench.shelf.is_empty());
+}
+
+fn made() -> Made {
+    Made {
+        backup_id: "20261120T020000Z-x7k2m9qd".to_owned(),
+        created_ms: 0,
+        plugin_version: "0.1.0".to_owned(),
+        settings: json!({}),
+        source_id: None,
+        facts: vec![],
+        skipped: vec![],
+        state: String::new(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,7 +76,8 @@ async fn bytes_enter_the_guest_only_with_inspect() {
 async fn a_bucket_is_used_as_it_is_granted_and_no_further() {
     check_denied(&Bench::new(), "bucket-unknown", "storage.open-bucket", "plugin.rogue.grant.bucket.other").await;
     check_denied(&Bench::new(), "bucket-delete", "storage.bucket.delete", "plugin.rogue.grant.bucket.data").await;
-    check_denied(&Bench::new(), "bucket-configure", "storage.bucket.read-config", "plugin.rogue.grant.bucket.data").await;
+    check_denied(&Bench::new(), "bucket-configure", "storage.bucket.read-config", "plugin.rogue.grant.bucket.data")
+        .await;
     // Granted, but it changes something, and a backup changes nothing.
     check_denied(&Bench::new(), "bucket-write", "storage.bucket.write", "plugin.rogue.grant.bucket.data").await;
 }
@@ -79,31 +94,47 @@ async fn what_the_manifest_does_not_request_is_not_effective_even_if_it_is_grant
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn artifacts_are_read_back_only_to_verify_or_restore_and_seen_only_by_pattern() {
+    let bench = Bench::with(|b| b.verb = Verb::Verify);
+    bench.shelf.lay("readable.txt", b"seen");
+    bench.shelf.lay("hidden.txt", b"unseen");
+    let verify = async |deed: &str| {
+        let instance = bench.load().await.start(bench.context(deed)).await.unwrap();
+        let denials = instance.denials();
+        let settings = json!({ "do": deed });
+        let request = VerifyRequest { settings, depth: Depth::Contents, backup: made(), options: json!({}) };
+        (instance.verify(request).await, denials.list())
+    };
+    let (checks, denials) = verify("read-artifact").await;
+    assert_eq!(checks.unwrap()[0].evidence, "seen");
+    assert!(denials.is_empty());
+
+    let (checks, denials) = verify("read-hidden-artifact").await;
+    assert_eq!(checks.unwrap_err().kind(), Kind::Denied);
+    assert_eq!(denials[0].function, "bytes.source.read");
+
+    let (answer, denials) = Bench::new().backup("read-artifact").await;
+    assert_eq!(answer.unwrap_err().kind(), Kind::Denied);
+    assert_eq!(denials.list()[0].function, "storage.get");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restore_writes_into_a_granted_bucket() {
     let bench = Bench::with(|b| b.verb = Verb::Restore);
     let instance = bench.load().await.start(bench.context("bucket-write")).await.unwrap();
-    let made = crate::plugin::verb::Made {
-        backup_id: "20261120T020000Z-x7k2m9qd".to_owned(),
-        created_ms: 0,
-        plugin_version: "0.1.0".to_owned(),
-        settings: json!({}),
-        source_id: None,
-        facts: vec![],
-        skipped: vec![],
-        state: String::new(),
-    };
-    let request = crate::plugin::verb::RestoreRequest {
-        settings: json!({ "do": "bucket-write" }),
-        options: json!({}),
-        backup: made,
-    };
+    let request = RestoreRequest { settings: json!({ "do": "bucket-write" }), options: json!({}), backup: made() };
     instance.restore(request).await.unwrap_or_else(|e| panic!("{}", in_full(&e)));
     assert_eq!(lock(&bench.drawer.0)["new"], b"restored");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denied_put_leaks_no_process() {
-    let bench = Bench::with(|b| b.verb = Verb::Diagnose);
+    let dir = tempfile::tempdir().unwrap();
+    let program = own_endless(dir.path());
+    let bench = Bench::with(|b| {
+        b.verb = Verb::Diagnose;
+        b.grants.exec.get_mut("endless").unwrap().program = program.to_str().unwrap().to_owned();
+    });
     let instance = bench.load().await.start(bench.context("put-endless")).await.unwrap();
     let denials = instance.denials();
     let request = DiagnoseRequest { settings: json!({ "do": "put-endless" }), last: None };
@@ -111,6 +142,30 @@ async fn a_denied_put_leaks_no_process() {
     assert_eq!(error.kind(), Kind::Denied, "{}", in_full(&error));
     assert_eq!(denials.list()[0].function, "storage.put");
     assert!(bench.shelf.is_empty());
+    check_gone(&program).await;
+}
+
+/// A copy of `yes` that no other test runs.
+fn own_endless(dir: &Path) -> PathBuf {
+    let program = dir.join("endless");
+    std::fs::copy("/usr/bin/yes", &program).unwrap();
+    program
+}
+
+/// No process runs this program, or soon none does. Nothing tells a test of the end of a process
+/// that is not its own child, so it looks again and again.
+async fn check_gone(program: &Path) {
+    let runs = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        processes.filter(|p| std::fs::read_link(p.path().join("exe")).is_ok_and(|exe| exe == program)).count()
+    };
+    for _ in 0..500 {
+        if runs() == 0 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("{} processes still run", runs());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,9 +179,14 @@ async fn a_producer_that_stops_half_way_makes_no_artifact() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_that_is_dropped_or_left_behind_makes_no_artifact() {
     for deed in ["drop-transfer", "leave-transfer"] {
-        let bench = Bench::new();
+        let dir = tempfile::tempdir().unwrap();
+        let program = own_endless(dir.path());
+        let bench = Bench::with(|b| {
+            b.grants.exec.get_mut("endless").unwrap().program = program.to_str().unwrap().to_owned();
+        });
         bench.backup(deed).await.0.unwrap_or_else(|e| panic!("{deed}: {}", in_full(&e)));
         assert!(bench.shelf.is_empty(), "{deed}");
+        check_gone(&program).await;
     }
 }
 

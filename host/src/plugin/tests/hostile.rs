@@ -57,7 +57,9 @@ async fn a_trap_and_a_panic_are_errors_with_name_version_function_and_backtrace(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn endless_recursion_is_a_trap() {
-    check_ends(&Bench::new(), "recurse", Kind::Failed, &["nest too deep"]).await;
+    check_ends(&Bench::new(), "recurse", Kind::Failed, &["nest too deep", "deeper (20 times)"]).await;
+    let words = ["its calls nest too deep for its stack", "deeper_without_memory (20 times)"];
+    check_ends(&Bench::new(), "recurse-without-memory", Kind::Failed, &words).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,7 +111,13 @@ async fn a_verb_that_takes_too_long_or_is_cancelled_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_guest_says_is_attributed_escaped_and_cut() {
-    let text = check_ends(&Bench::new(), "speak", Kind::Failed, &["plugin \"rogue\" 0.1.0 reported: \\u{1b}[2Jforged\\u{a}line"]).await;
+    let text = check_ends(
+        &Bench::new(),
+        "speak",
+        Kind::Failed,
+        &["plugin \"rogue\" 0.1.0 reported: \\u{1b}[2Jforged\\u{a}line"],
+    )
+    .await;
     assert!(!text.contains('\u{1b}'));
     let bench = Bench::new();
     bench.backup("steps").await.0.unwrap();

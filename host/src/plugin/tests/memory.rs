@@ -3,9 +3,7 @@
 use crate::bucket::{Bucket, Object, ObjectKind, ObjectPage};
 use crate::error::{Error, Result};
 use crate::id::ArtifactName;
-use crate::plugin::context::{
-    ArchiveReader, ArchiveWriter, Artifacts, Level, PutOptions, Reporter, Step, Transfer,
-};
+use crate::plugin::context::{ArchiveReader, ArchiveWriter, Artifacts, Level, PutOptions, Reporter, Step, Transfer};
 use crate::plugin::guard::lock;
 use crate::record::ArtifactRecord;
 use crate::stream::source::InMemory;
@@ -97,7 +95,8 @@ impl Artifacts for Shelf {
 
     async fn get(&self, name: &ArtifactName) -> Result<Source> {
         let stored = lock(&self.stored);
-        let (record, bytes) = stored.get(name).ok_or_else(|| Error::not_found(format!("no artifact is named \"{name}\"")))?;
+        let (record, bytes) =
+            stored.get(name).ok_or_else(|| Error::not_found(format!("no artifact is named \"{name}\"")))?;
         let origin = Origin::Artifact { name: name.to_string(), made_by: Box::new(record.origin.clone()) };
         Ok(Source::new(origin, InMemory::new(bytes.clone())))
     }

@@ -10,9 +10,9 @@ use exports::strongroom::plugin::component::{
 use std::hint::black_box;
 use strongroom::plugin::bytes::{self, Source};
 use strongroom::plugin::exec::{self, Invocation};
+use strongroom::plugin::run;
 use strongroom::plugin::storage::{self, Existing, PutOptions, Transfer};
 use strongroom::plugin::types::{Error, Outcome, Step};
-use strongroom::plugin::run;
 
 struct Rogue;
 
@@ -63,6 +63,13 @@ fn deeper(n: u64) -> u64 {
 }
 
 #[inline(never)]
+#[expect(unconditional_recursion, reason = "that is what it is for")]
+fn deeper_without_memory(n: u64) -> u64 {
+    let below = deeper_without_memory(n + run::now_ms());
+    below ^ run::now_ms()
+}
+
+#[inline(never)]
 fn give_up_on_everything() {
     panic!("nothing works");
 }
@@ -95,6 +102,7 @@ fn act(settings: &str) -> Result<Facts, Error> {
             Ok(vec![])
         }
         "recurse" => Ok(fact("sum", deeper(0))),
+        "recurse-without-memory" => Ok(fact("sum", deeper_without_memory(0))),
         "flood-pipes" => {
             let mut pipes = Vec::new();
             loop {
@@ -253,6 +261,11 @@ fn act(settings: &str) -> Result<Facts, Error> {
             let (_process, stdout) = output_of("echo")?;
             stdout.read(10).map(|bytes| fact("read", bytes.len()))
         }
+        "read-artifact" => {
+            let read = storage::get("readable.txt")?.read(100)?;
+            Ok(fact("read", String::from_utf8_lossy(&read)))
+        }
+        "read-hidden-artifact" => storage::get("hidden.txt")?.read(100).map(|_| vec![]),
         "bad-name" => {
             let (_sink, source) = bytes::pipe()?;
             storage::put("../a", source, &PLAIN).map(|_| vec![])

@@ -126,7 +126,7 @@ impl storage::HostBucket for State {
                 drop(place);
                 written
             });
-            let task = Task::new(work, vec![stop], waits_for, watch, self.reaper.clone());
+            let task = Task::new(work, vec![stop], waits_for, watch, &self.reaper);
             self.writings.push(Underway { task: task.abort_handle(), waits_for: task.waits_for().to_vec() });
             Ok(self.table.push(GuestWriting { task, _permit: permit })?)
         };

@@ -34,7 +34,7 @@ impl<T: Send + 'static> Task<T> {
         stop: Vec<CancellationToken>,
         waits_for: Vec<Leash>,
         watch: Watch,
-        reaper: Reaper,
+        reaper: &Reaper,
     ) -> Self {
         let (tell, done) = watch::channel(false);
         let outcome = Arc::new(Mutex::new(None));

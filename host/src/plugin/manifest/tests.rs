@@ -1,0 +1,170 @@
+use super::PluginManifest;
+use crate::error::Kind;
+use serde_json::json;
+
+const GOOD: &str = r#"
+name = "demo"
+version = "1.2.3"
+summary = "Backs up a demonstration"
+licence = "Apache-2.0"
+component = ["0.1"]
+
+[settings]
+type = "object"
+additionalProperties = false
+required = ["databases"]
+[settings.properties.databases]
+type = "array"
+minItems = 1
+items = { type = "string", pattern = "^[a-z]+$" }
+[settings.properties.bucket]
+type = "string"
+[settings.properties.level]
+enum = ["low", "high"]
+
+[options]
+type = "object"
+
+[request.artifacts]
+reason = "the dump"
+
+[[request.exec]]
+name = "dump"
+reason = "reads the database"
+program = "demo_dump"
+args = ["--db={database}", "--dir", "{scratch}"]
+slots = { database = { setting = "databases" } }
+secrets = ["PASSWORD"]
+verbs = ["backup"]
+effect = "reads"
+
+[[request.bucket]]
+setting = "bucket"
+reason = "to read"
+may = ["list", "read"]
+verbs = ["backup"]
+effect = "reads"
+"#;
+
+/// With `from` replaced by `to`, the manifest is refused in these words.
+#[track_caller]
+fn check_refused(from: &str, to: &str, words: &str) {
+    assert!(GOOD.contains(from), "nothing to replace: {from}");
+    let error = PluginManifest::parse(&GOOD.replacen(from, to, 1)).expect_err(words);
+    assert_eq!(error.kind(), Kind::Invalid);
+    let text = crate::plugin::tests::in_full(&error);
+    assert!(text.contains(words), "no {words:?} in\n{text}");
+}
+
+#[test]
+fn a_whole_manifest_is_read() {
+    let manifest = PluginManifest::parse(GOOD).unwrap();
+    manifest.check_host().unwrap();
+    assert_eq!(manifest.request.exec[0].grant.args, ["--db={database}", "--dir", "{scratch}"]);
+    assert_eq!(manifest.request.bucket[0].setting, "bucket");
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_known_one() {
+    check_refused("licence =", "license =", "unknown key \"license\"; did you mean \"licence\"?");
+    check_refused(
+        "program =",
+        "programm =",
+        "request.exec \"dump\": unknown key \"programm\"; did you mean \"program\"?",
+    );
+    check_refused("may =", "maay =", "request.bucket \"bucket\": unknown key \"maay\"; did you mean \"may\"?");
+    check_refused("setting = \"databases\" }", "settings = \"databases\" }", "did you mean \"setting\"?");
+    check_refused("[request.artifacts]", "[request.artefacts]", "did you mean \"artifacts\"?");
+    check_refused("name = \"demo\"", "name = \"demo\"\nzebra = 1", "unknown key \"zebra\"");
+}
+
+#[test]
+fn every_mistake_is_named_with_its_place() {
+    check_refused("name = \"demo\"", "name = \"Demo!\"", "name: \"Demo!\" is not a valid name");
+    check_refused("1.2.3", "1.2", "version: \"1.2\" is not a version");
+    check_refused("[\"0.1\"]", "[]", "component: names no version");
+    check_refused("[\"0.1\"]", "[\"one\"]", "component: \"one\" is not a version");
+    check_refused("summary = \"Backs up a demonstration\"", "", "\"summary\" is missing");
+    check_refused("Backs up a demonstration", " ", "summary: is empty");
+    check_refused("Backs up a demonstration", "a\\u001b[2J", "summary: has control characters");
+    check_refused("reason = \"reads the database\"", "reason = \"\"", "request.exec \"dump\".reason: is empty");
+    check_refused("reason = \"the dump\"", "", "request.artifacts: \"reason\" is missing");
+    check_refused("effect = \"reads\"", "", "request.exec \"dump\": \"effect\" is missing");
+    check_refused("verbs = [\"backup\"]", "verbs = []", "request.exec \"dump\".verbs: is empty");
+    check_refused("verbs = [\"backup\"]", "verbs = [\"explode\"]", "unknown variant `explode`");
+    check_refused("may = [\"list\", \"read\"]", "may = []", "request.bucket \"bucket\".may: is empty");
+    check_refused("\"demo_dump\"", "\"demo dump\"", "is not the name or path of a program");
+    check_refused("[\"PASSWORD\"]", "[\"PASS WORD\"]", "\"PASS WORD\" is not the name of an environment variable");
+    check_refused("setting = \"bucket\"", "setting = \"nowhere\"", "setting \"nowhere\" is in no schema");
+    check_refused("name = \"demo\"", "name = ", "line 2, column");
+}
+
+#[test]
+fn slots_are_declared_where_they_are_used_and_used_where_they_are_declared() {
+    check_refused("--db={database}", "--db={databse}", "slot \"{databse}\" is used and not declared");
+    check_refused("--db={database}", "--db=x", "slots.database: is declared and used nowhere");
+    check_refused("--db={database}", "--db={database", "request.exec \"dump\".args: ");
+    check_refused("{ setting = \"databases\" }", "{ pattern = \"(\" }", "slots.database: ");
+    check_refused("{ setting = \"databases\" }", "{ pattern = \"a\", glob = \"b\" }", "exactly one of");
+    check_refused("{ setting = \"databases\" }", "{ setting = \"tables\" }", "setting \"tables\" is in no schema");
+    check_refused("database = {", "scratch = \"x\", database = {", "fills {scratch} by itself");
+    check_refused("effect = \"reads\"", "effect = \"reads\"\nstdin = \"anything\"", "stdin: expected");
+    check_refused(
+        "effect = \"reads\"",
+        "effect = \"reads\"\nstdin = { artifact = \"a\", made_by = \"nobody\" }",
+        "no request is named \"nobody\"",
+    );
+}
+
+#[test]
+fn schemas_are_json_schemas_of_tables() {
+    check_refused("[options]\ntype = \"object\"", "[options]\ntype = \"tabel\"", "options: is not a JSON Schema");
+    check_refused("[options]\ntype = \"object\"", "[options]\ntype = \"array\"", "has to be of type \"object\"");
+    check_refused(
+        "[options]\ntype = \"object\"",
+        "[options]\ntype = \"object\"\n\"$ref\" = \"https://example.invalid/x\"",
+        "options",
+    );
+}
+
+#[test]
+fn all_mistakes_are_said_at_once() {
+    let error = PluginManifest::parse(&GOOD.replace("licence", "license").replace("effect", "efect")).unwrap_err();
+    assert_eq!(error.message(), "the manifest has 6 mistakes");
+    assert_eq!(error.facts().len(), 6);
+}
+
+#[test]
+fn a_newer_contract_or_host_is_refused() {
+    let newer = PluginManifest::parse(&GOOD.replace("[\"0.1\"]", "[\"0.2\"]")).unwrap();
+    assert!(newer.check_host().unwrap_err().to_string().contains("contract"));
+    let newer = PluginManifest::parse(&GOOD.replace("version = ", "minimum_host = \"99.0.0\"\nversion = ")).unwrap();
+    assert!(newer.check_host().unwrap_err().to_string().contains("needs a newer host"));
+}
+
+#[test]
+fn settings_are_held_against_the_schema_with_place_expected_and_got() {
+    let manifest = PluginManifest::parse(GOOD).unwrap();
+    manifest.check_settings(&json!({ "databases": ["shop"] })).unwrap();
+    for (settings, path, expected, got) in [
+        (json!({ "databases": [5] }), "settings.databases[0]", "type string", "5"),
+        (json!({ "databases": ["A"] }), "settings.databases[0]", "a match of ^[a-z]+$", "\"A\""),
+        (json!({ "databases": [] }), "settings.databases", "at least 1 items", "[]"),
+        (json!({}), "settings", "key \"databases\"", "a table without it"),
+        (json!({ "databases": ["a"], "x": 1 }), "settings", "only keys of the schema", "x"),
+        (json!({ "databases": ["a"], "level": "mid" }), "settings.level", "one of [\"low\",\"high\"]", "\"mid\""),
+    ] {
+        let error = manifest.check_settings(&settings).expect_err(path);
+        assert_eq!(error.message(), format!("\"{path}\" is not what plugin \"demo\" takes"));
+        assert_eq!(error.facts()[..2], [("expected", expected.to_owned()), ("got", got.to_owned())], "{path}");
+    }
+}
+
+#[test]
+fn without_a_schema_only_an_empty_table_is_taken() {
+    let manifest = PluginManifest::parse(&GOOD.replace("[options]\ntype = \"object\"\n", "")).unwrap();
+    manifest.check_options(&json!({})).unwrap();
+    manifest.check_options(&serde_json::Value::Null).unwrap();
+    let error = manifest.check_options(&json!({ "target": "x" })).unwrap_err();
+    assert_eq!(error.message(), "\"options.target\" is not what plugin \"demo\" takes");
+}
