@@ -35,5 +35,5 @@ SELECT json_build_object(
   'subscriptions', (SELECT count(*) FROM pg_stat_subscription),
   'role_settings', (SELECT COALESCE(json_agg(c ORDER BY c), '[]') FROM pg_db_role_setting s, unnest(s.setconfig) AS c
     WHERE s.setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = current_user))
-      AND split_part(c, '=', 1) IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'role', 'session_authorization', 'row_security'))
+      AND split_part(c, '=', 1) IN ('role', 'session_authorization', 'row_security', 'default_transaction_deferrable'))
 );

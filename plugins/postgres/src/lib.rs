@@ -43,3 +43,6 @@ impl Plugin for Postgres {
 }
 
 strongroom_plugin::export!(Postgres);
+
+#[cfg(test)]
+mod manifest;

@@ -319,11 +319,11 @@ fn role_settings(facts: &ServerFacts) -> Check {
     const ID: &str = "postgres.settings.role";
     const TITLE: &str = "no setting of the user changes what a dump sees";
     if facts.role_settings.is_empty() {
-        return Check::passed(ID, TITLE).evidence("no timeouts, no other role");
+        return Check::passed(ID, TITLE).evidence("no other role, no row security setting");
     }
     Check::warned(ID, TITLE)
         .evidence(facts.role_settings.join("; "))
-        .cause("settings of the role or of its databases; dumps lift the timeouts themselves, other roles stay")
+        .cause("a setting of the role or of a database makes sessions begin as somebody else, or see less")
         .remedy("ALTER ROLE name RESET setting")
 }
 
