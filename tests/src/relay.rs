@@ -140,7 +140,7 @@ store = "main"
     pub fn backup(&self) -> String {
         let made = self.run(&["backup", "orders", "--output", "json"]);
         made.check_code(0);
-        made.json()["backup"]["id"].as_str().expect("a backup has an id").to_owned()
+        made.json()["id"].as_str().expect("a backup has an id").to_owned()
     }
 
     /// Ids of the backups that `list` shows.

@@ -23,8 +23,7 @@ Examples:
 The machine is lost: with the store's address, its credentials and the identity, in an empty directory
   export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…
   strongroom list --store-url 's3://backups/prod?region=eu-west-1'
-  strongroom restore files ID --store-url 's3://backups/prod?region=eu-west-1' --identity identity.txt \\
-    --trust-signer KEY-OF-THE-RECOVERY-SHEET --bucket found=./found --option bucket=found --grant-requested")]
+  strongroom restore files ID --store-url 's3://backups/prod?region=eu-west-1' --identity identity.txt --trust-signer KEY --bucket found=./found --option to_bucket=found --grant-requested")]
 pub struct RestoreArgs {
     /// The job, as in [job.NAME]
     pub job: String,

@@ -127,6 +127,17 @@ mod tests {
         let write = segments.begin(1).await.unwrap();
         write.part(1, Bytes::from_static(b"sealed"), crc64nvme(b"sealed")).await.unwrap();
         assert!(write.complete(1, 7, 0).await.is_err());
+        write.abort().await.unwrap();
         assert!(store.pending_uploads("").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_was_completed_and_is_abandoned_is_deleted() {
+        let (store, segments) = segments(true);
+        let write = segments.begin(1).await.unwrap();
+        write.part(1, Bytes::from_static(b"sealed"), crc64nvme(b"sealed")).await.unwrap();
+        write.complete(1, 6, crc64nvme(b"sealed")).await.unwrap();
+        write.abort().await.unwrap();
+        assert!(store.list("", None).await.unwrap().objects.is_empty());
     }
 }
