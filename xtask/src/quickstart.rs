@@ -101,7 +101,7 @@ fn show(workspace: &Workspace) -> Result<Screen> {
 
     demo.configure(workspace)?;
     screen.say("sealed", "store/, for a new key in identity.txt; recovery.txt says how");
-    screen.say("approved", "plugin bucket by digest, with two grants, in strongroom.toml");
+    screen.say("approved", "plugin bucket by its digest; grants are in strongroom.toml");
 
     let id = demo.back_up()?;
     screen.say("backed up", &format!("{id}: compressed, encrypted, signed"));
@@ -116,7 +116,7 @@ fn show(workspace: &Workspace) -> Result<Screen> {
     demo.strongroom(&["diagnose", "documents"], 0)?;
     screen.say("diagnosed", "plugin, store, last backup: nothing stands in the way");
 
-    demo.strongroom(&["restore", "documents", &id, "--option", "bucket=restored"], 0)?;
+    demo.strongroom(&["restore", "documents", &id, "--target", "elsewhere"], 0)?;
     compare(&original, &read_tree(&demo.dir.join("restored"))?)?;
     screen.say("restored", "into restored/: the same files, modes, links and folders as before");
 
@@ -130,9 +130,11 @@ fn show(workspace: &Workspace) -> Result<Screen> {
     screen.line("To go on, with this host's key and not one of yours:");
     screen.line(format!("  cd {dir}; export STRONGROOM_STATE_DIR=$PWD/state"));
     screen.line("  alias strongroom=$PWD/../debug/strongroom");
-    for next in
-        ["strongroom show documents", "strongroom plugin inspect ../plugins/bucket.wasm", "strongroom backup --help"]
-    {
+    for next in [
+        "strongroom show documents latest",
+        "strongroom plugin inspect ../plugins/bucket.wasm",
+        "strongroom backup --help",
+    ] {
         screen.line(format!("  {next}"));
     }
     Ok(screen)
@@ -217,6 +219,7 @@ impl Demo {
              [bucket.documents]\ntype = \"local\"\npath = \"documents\"\n\n\
              [bucket.restored]\ntype = \"local\"\npath = \"restored\"\n\n\
              [plugin.bucket]\nsource = \"{}\"\n\n\
+             [target.elsewhere]\noptions = {{ to_bucket = \"restored\" }}\n\n\
              [job.documents]\nplugin = \"bucket\"\nstore = \"main\"\n\
              settings = {{ bucket = \"documents\" }}\n",
             plugin.display()
