@@ -59,6 +59,8 @@ pub struct Listed {
     pub id: BackupId,
     /// Whether it is believed.
     pub standing: Standing,
+    /// Who signed it, if the signature is good.
+    pub signer: Option<PublicKey>,
     /// What it says; `None` when it could not be read.
     pub record: Option<BackupRecord>,
     /// What later verifications found, oldest first; filled by [`Catalog::with_verifications`].
@@ -70,6 +72,29 @@ impl Listed {
     pub fn is_good(&self) -> bool {
         self.standing == Standing::Trusted
             && self.record.as_ref().is_some_and(|record| record.outcome == Outcome::Complete)
+    }
+
+    /// Why it may not be used, for one whose standing is not `Trusted`.
+    pub fn not_believed(&self) -> Error {
+        let (id, job) = (&self.id, &self.job);
+        match &self.standing {
+            Standing::UnknownSigner(key) => {
+                Error::denied(format!("backup {id} of job \"{job}\" is signed by a key that is not trusted"))
+                    .fact("signer", key.to_string())
+                    .hint("compare it with your recovery sheet or with `strongroom key show` on the machine that made it; then add --trust-signer with that key, or put it into trusted_hosts")
+            }
+            Standing::Forged(reason) => {
+                Error::damaged(format!("the record of backup {id} of job \"{job}\" is not what was signed"))
+                    .fact("reason", reason.clone())
+                    .hint("somebody or something changed it; restore another backup, and look for older versions of record.json if the store keeps versions")
+            }
+            Standing::Unreadable(reason) => {
+                Error::failed(format!("the record of backup {id} of job \"{job}\" cannot be read by this version"))
+                    .fact("reason", reason.clone())
+                    .hint("a newer strongroom may read it")
+            }
+            Standing::Trusted => Error::failed(format!("the record of backup {id} of job \"{job}\" is empty")),
+        }
     }
 
     /// The record, if its signer is believed.
@@ -124,8 +149,9 @@ impl Catalog {
     pub async fn read(&self, job: &Label, id: &BackupId) -> Result<Listed> {
         let key = layout::record(job, id)?;
         let (bytes, _) = self.store.get(&key, MAX_RECORD_BYTES).await?;
-        let (standing, record) = self.judge(job, id, &bytes);
-        Ok(Listed { job: job.clone(), id: id.clone(), standing, record, verified: Vec::new() })
+        let (standing, signed) = self.judge(job, id, &bytes);
+        let (record, signer) = signed.map(|signed| (signed.content, signed.signer)).unzip();
+        Ok(Listed { job: job.clone(), id: id.clone(), standing, signer, record, verified: Vec::new() })
     }
 
     /// The backup that `wanted` names: an id, an unambiguous beginning of one, or `latest` (the
@@ -185,13 +211,13 @@ impl Catalog {
         Ok(backups)
     }
 
-    fn judge(&self, job: &Label, id: &BackupId, bytes: &[u8]) -> (Standing, Option<BackupRecord>) {
+    fn judge(&self, job: &Label, id: &BackupId, bytes: &[u8]) -> (Standing, Option<signed::Opened<BackupRecord>>) {
         let opened = match signed::open::<BackupRecord>(signed::RECORD, bytes) {
             Ok(opened) => opened,
             Err(error) if error.kind() == Kind::Damaged => return (Standing::Forged(error.to_string()), None),
             Err(error) => return (Standing::Unreadable(error.to_string()), None),
         };
-        let record = opened.content;
+        let record = &opened.content;
         if record.format > FORMAT {
             let reason = format!("it has format {}, and this version reads up to {FORMAT}", record.format);
             return (Standing::Unreadable(reason), None);
@@ -203,9 +229,9 @@ impl Catalog {
         let standing = if self.trust.believes(&opened.signer) {
             Standing::Trusted
         } else {
-            Standing::UnknownSigner(opened.signer)
+            Standing::UnknownSigner(opened.signer.clone())
         };
-        (standing, Some(record))
+        (standing, Some(opened))
     }
 
     /// Keeps the plugin's bytes beside the backups, so that restoring needs nothing from elsewhere.

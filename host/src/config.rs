@@ -7,6 +7,7 @@
 pub mod diff;
 pub mod edit;
 pub mod environment;
+mod fields;
 pub mod file;
 mod grant;
 mod job;
@@ -18,6 +19,8 @@ mod read;
 pub mod schema;
 pub mod secret;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use store::{S3Config, StoreConfig, StorePlace};
 
@@ -26,8 +29,8 @@ use crate::exec::RunIn;
 use crate::id::Label;
 use crate::plugin::limits::Limits;
 use crate::policy::Grants;
+use fields::Fields;
 use mistake::Mistakes;
-use read::Fields;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};

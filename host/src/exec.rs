@@ -12,6 +12,7 @@ mod feed;
 mod launch;
 mod local;
 mod output;
+mod probe;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::policy::exec::{CommandLine, StdinGrant};
 use crate::secret::{Redactor, Secret};
 use crate::stream::{Leash, Origin, Source};
 use output::Stdout;
+pub use probe::probe;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -38,6 +40,16 @@ const PIPE_BYTES: usize = 1 << 20;
 const GRACE: Duration = Duration::from_secs(2);
 /// How often a blocking wait looks whether the run was cancelled.
 const TICK: Duration = Duration::from_millis(100);
+
+/// User and group ids of a user of this machine.
+///
+/// Errors: `NotFound` for a user that is not in `/etc/passwd`.
+pub fn user_ids(name: &str) -> Result<(u32, u32)> {
+    use crate::error::IoContext;
+    let passwd = std::fs::read_to_string("/etc/passwd").doing(|| "read \"/etc/passwd\"".to_owned())?;
+    local::find_user(&passwd, name)
+        .ok_or_else(|| Error::not_found(format!("there is no user {name:?} on this machine")).hint("correct run_in"))
+}
 
 /// Where the commands of a job run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,7 +160,15 @@ pub async fn spawn(
         RunIn::Local { user } => local::prepare(&command, &place, user.as_deref(), scratch.as_deref())?,
         RunIn::Container { name, client } => container::prepare(&command, &place, name, client)?,
     };
-    let launched = launch::launch(prepared, command, stdin, redactor).await?;
+    let label = command.label.clone();
+    let launched = tokio::select! {
+        biased;
+        launched = launch::launch(prepared, command, stdin, redactor) => launched?,
+        () = cancel.cancelled() => return Err(Error::cancelled(format!("starting {label:?} was cancelled"))),
+        () = tokio::time::sleep(stall) => {
+            return Err(Error::timed_out(format!("could not start {label:?}")).fact("waited", crate::unit::duration(stall)));
+        }
+    };
     Ok(Process {
         handles: launched.handles,
         shared: launched.shared,
@@ -160,6 +180,15 @@ pub async fn spawn(
         input_waits_for,
         stdout_leash: None,
     })
+}
+
+/// Waits until every process whose handles are gone has ended, with its group; at most `most`.
+/// Returns how many have not, those included that are still in use.
+///
+/// Handles only ask for the end when they are dropped. Call this before the host exits: a program
+/// that ignores SIGTERM, or runs in a container, needs some seconds.
+pub async fn settled(most: Duration) -> usize {
+    supervise::settled(most).await
 }
 
 impl Process {

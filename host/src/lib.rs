@@ -25,6 +25,7 @@ pub mod plugin;
 pub mod policy;
 pub mod progress;
 pub mod record;
+pub mod run;
 pub mod secret;
 pub mod store;
 pub mod stream;

@@ -17,10 +17,12 @@ pub trait Progress: Send + Sync {
     fn artifact_done(&self, name: &str, read: u64, stored: u64);
     /// It was abandoned or it failed.
     fn artifact_dropped(&self, name: &str);
-    /// A stage of the host or a step that the plugin names, and how far it is.
+    /// A step that the plugin names, and how far it is.
     fn stage(&self, name: &str, done: u64, total: Option<u64>);
     /// A step of a restore, as it happens.
     fn step(&self, step: &Step);
+    /// Something that the operator should know; the run goes on. The host's own words.
+    fn warn(&self, text: &str);
     /// A log line of a plugin.
     fn log(&self, level: Level, plugin: &str, text: &str);
     /// The run is over: nothing comes after this.
@@ -38,6 +40,7 @@ impl Progress for Silent {
     fn artifact_dropped(&self, _: &str) {}
     fn stage(&self, _: &str, _: u64, _: Option<u64>) {}
     fn step(&self, _: &Step) {}
+    fn warn(&self, _: &str) {}
     fn log(&self, _: Level, _: &str, _: &str) {}
     fn finish(&self) {}
 }

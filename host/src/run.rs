@@ -5,7 +5,6 @@
 pub mod artifact;
 pub mod backup;
 pub mod diagnose;
-pub mod progress;
 pub mod restore;
 pub mod scratch;
 pub mod trend;
@@ -13,18 +12,20 @@ pub mod verify;
 
 use crate::bucket::SharedBucket;
 use crate::catalog::lease;
-use crate::catalog::{Catalog, HostKey, Listed, Standing};
+use crate::catalog::{Catalog, HostKey, Listed};
+use crate::clock;
 use crate::error::{Error, Result};
 use crate::exec::Place;
 use crate::id::{BackupId, Label};
+use crate::plugin::Plugin;
 use crate::plugin::context::{Artifacts, Level, Reporter, RunContext, Step};
 use crate::plugin::limits::Limits;
-use crate::plugin::{Denials, Plugin};
+use crate::plugin::verb::Made;
 use crate::policy::{Grants, Occasion, Policy, Verb};
+use crate::progress::Progress;
 use crate::record::{BackupRecord, HostIdentity, Outcome};
 use crate::store::Store;
 use crate::stream::{Budget, Identity, Recipients};
-use progress::Progress;
 use scratch::Scratch;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -46,7 +47,9 @@ pub struct Job {
     /// What opens them; needed only to read.
     pub identity: Option<Arc<Identity>>,
     /// The plugin, loaded and linked for these grants.
-    pub plugin: Arc<Plugin>,
+    pub plugin: Plugin,
+    /// Its bytes, as they were loaded: kept beside the backups.
+    pub plugin_bytes: bytes::Bytes,
     /// What it may do.
     pub grants: Grants,
     /// What it may use.
@@ -67,8 +70,6 @@ pub struct Job {
     pub lock_dir: PathBuf,
     /// How long a lease must stand still before it is taken over.
     pub lease_duration: Duration,
-    /// What was denied to the plugin, for the operator.
-    pub denials: Arc<Denials>,
     /// Who watches.
     pub progress: Arc<dyn Progress>,
     /// Ends everything.
@@ -82,12 +83,8 @@ pub struct Sealing {
     pub recipients: Option<Arc<Recipients>>,
     /// zstd level.
     pub level: i32,
-    /// Bytes of a part.
-    pub part_bytes: usize,
-    /// Parts of a segment.
+    /// Parts of a segment; how large they are and how many are under way is the budget's.
     pub parts_per_segment: u32,
-    /// Parts of one artifact on their way at once.
-    pub parts_in_flight: usize,
 }
 
 impl Job {
@@ -102,7 +99,7 @@ impl Job {
     ) -> Result<(RunContext, Scratch)> {
         let scratch = Scratch::make(&self.scratch_root, run, &self.place.run_in)?;
         let policy = Policy {
-            plugin: self.plugin.name().to_owned(),
+            plugin: self.plugin.label().to_owned(),
             grants: self.grants.clone(),
             occasion: Occasion { verb, plan_only },
             settings: self.settings.clone(),
@@ -113,8 +110,7 @@ impl Job {
             buckets: self.buckets.clone(),
             artifacts,
             scratch: Some(scratch.path().to_owned()),
-            reporter: Arc::new(Attributed { plugin: self.plugin.name().to_owned(), progress: self.progress.clone() }),
-            denials: self.denials.clone(),
+            reporter: Arc::new(Attributed { plugin: self.plugin.label().to_owned(), progress: self.progress.clone() }),
             limits: self.limits.clone(),
             cancel: cancel.clone(),
         };
@@ -135,20 +131,7 @@ impl Job {
 /// A backup that may be read: its signer is believed, and it is complete unless told otherwise.
 fn readable(listed: &Listed, allow_incomplete: bool) -> Result<&BackupRecord> {
     let (job, id) = (&listed.job, &listed.id);
-    let record = match (&listed.standing, &listed.record) {
-        (Standing::Trusted, Some(record)) => record,
-        (Standing::UnknownSigner(key), _) => {
-            return Err(Error::denied(format!("backup {id} of job \"{job}\" is signed by a key that is not trusted"))
-                .fact("signer", key.to_string())
-                .hint("compare it with your recovery sheet or with `strongroom key show` on the machine that made it; then add --trust-signer with that key, or put it into trusted_hosts"));
-        }
-        (Standing::Forged(reason), _) => {
-            return Err(Error::damaged(format!("the record of backup {id} of job \"{job}\" is not what was signed"))
-                .fact("reason", reason.clone())
-                .hint("somebody or something changed it; restore another backup, and look for older versions of record.json if the store keeps versions"));
-        }
-        _ => return Err(unreadable(listed)),
-    };
+    let record = listed.trusted().ok_or_else(|| listed.not_believed())?;
     if record.outcome == Outcome::Incomplete && !allow_incomplete {
         let missing: Vec<_> = record.skipped.iter().take(8).map(|(what, why)| format!("{what} ({why})")).collect();
         let more = record.skipped.len().saturating_sub(missing.len());
@@ -160,17 +143,18 @@ fn readable(listed: &Listed, allow_incomplete: bool) -> Result<&BackupRecord> {
     Ok(record)
 }
 
-fn reason_of(standing: &Standing) -> &str {
-    match standing {
-        Standing::Unreadable(reason) => reason,
-        _ => "",
+/// A backup as its plugin is told of it.
+fn made(record: &BackupRecord) -> Made {
+    Made {
+        backup_id: record.id.to_string(),
+        created_ms: clock::millis(record.started),
+        plugin_version: record.plugin.version.clone(),
+        settings: record.settings.clone(),
+        source_id: record.source_id.clone(),
+        facts: record.facts.clone(),
+        skipped: record.skipped.clone(),
+        state: record.state.clone(),
     }
-}
-
-fn unreadable(listed: &Listed) -> Error {
-    Error::failed(format!("the record of backup {} of job \"{}\" cannot be read by this version", listed.id, listed.job))
-        .fact("reason", reason_of(&listed.standing).to_owned())
-        .hint("a newer strongroom may read it")
 }
 
 /// Hands what the plugin says to whoever watches, with its name.
@@ -181,15 +165,16 @@ struct Attributed {
 
 impl Reporter for Attributed {
     fn log(&self, level: Level, message: &str, fields: &[(String, String)]) {
-        self.progress.plugin_log(&self.plugin, level, message, fields);
+        let fields: String = fields.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+        self.progress.log(level, &self.plugin, &format!("{message}{fields}"));
     }
 
     fn progress(&self, step: &str, done: u64, total: Option<u64>) {
-        self.progress.plugin_progress(&self.plugin, step, done, total);
+        self.progress.stage(step, done, total);
     }
 
     fn step(&self, step: Step) {
-        self.progress.restore_step(&step);
+        self.progress.step(&step);
     }
 }
 

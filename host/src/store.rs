@@ -96,7 +96,8 @@ pub struct ObjectInfo {
     pub etag: Option<String>,
     /// Version id, where the store keeps versions.
     pub version: Option<String>,
-    /// Last change by the store's clock.
+    /// Last change by the store's clock; in the answer to a put, this machine's time where the store
+    /// does not say.
     pub modified: Timestamp,
 }
 

@@ -5,7 +5,10 @@
 //! failure that names the command that gets it (`cargo xtask test`). Processes are ended by their id,
 //! and only those that the kit started.
 
+pub mod container;
+pub mod proxy;
 pub mod relay;
+pub mod s3;
 pub mod sandbox;
 pub mod snapshot;
 pub mod wait;

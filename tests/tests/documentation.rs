@@ -1,7 +1,11 @@
 //! Pages that say what the code says: they are compared with it, so they cannot fall behind.
 
+use regex::Regex;
 use std::fmt::Write as _;
+use std::path::Path;
+use strongroom::config::Config;
 use strongroom::config::key::{Key, Names, ROOT, Section, Shape};
+use strongroom::plugin::manifest::PluginManifest;
 use strongroom_tests::root;
 
 /// Between these lines of `docs/configuration.md` lies what is made from the table of keys.
@@ -75,17 +79,198 @@ fn holds(shape: &Shape) -> String {
     }
 }
 
+/// Fails unless what lies between the markers of `page` is `made`; leaves the right page beside the build.
+#[track_caller]
+fn check_made(page: &str, begin: &str, made: &str) {
+    let path = root().join(page);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(begin).expect("the page says where the made part begins");
+    let (_, after) = rest.split_once(END).expect("the page says where the made part ends");
+    let expected = format!("{before}{begin}{made}\n{END}{after}");
+    if text != expected {
+        // A change of the code is one command away from the change of its page.
+        let right = root().join("target").join(path.file_name().unwrap());
+        std::fs::write(&right, expected).unwrap();
+        panic!("{page} is not what the code says: cp {} {}", right.display(), path.display());
+    }
+}
+
 #[test]
 fn the_configuration_page_has_every_key_as_the_host_knows_it() {
-    let path = root().join("docs/configuration.md");
-    let page = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = page.split_once(BEGIN).expect("the page has a line where the reference begins");
-    let (_, after) = rest.split_once(END).expect("the page has a line where the reference ends");
-    let expected = format!("{before}{BEGIN}{}\n{END}{after}", reference());
-    if page != expected {
-        // A changed table of keys is one command away from a changed page.
-        let made = root().join("target/configuration.md");
-        std::fs::write(&made, expected).unwrap();
-        panic!("docs/configuration.md is not what the table of keys says: cp {} {}", made.display(), path.display());
+    check_made("docs/configuration.md", BEGIN, &reference());
+}
+
+/// Between this line of `docs/output.md` and [`END`] lies what is made from the types of the results.
+const BEGIN_OUTPUT: &str = "<!-- made from the types that --output json writes -->\n";
+
+/// Where the types are, in the order of the page: all of a file, or one after `#`.
+const RESULTS: &[(&str, &[&str])] = &[
+    ("`backup`", &["host/src/cli/backup.rs"]),
+    ("`verify`, `diagnose`", &["host/src/cli/check.rs", "host/src/plugin/context.rs"]),
+    ("`restore`", &["host/src/cli/restore.rs"]),
+    ("`list`", &["host/src/cli/list.rs"]),
+    ("`show`", &["host/src/cli/show.rs"]),
+    ("`key show`", &["host/src/cli/key.rs"]),
+    ("`store init`, `store check`", &["host/src/cli/store.rs"]),
+    ("`plugin inspect`, `plugin build`, `plugin approve`", &["host/src/plugin/inspect.rs", "host/src/cli/plugin.rs"]),
+    ("`config check`", &["host/src/cli/config.rs"]),
+    ("Errors", &["host/src/cli/report.rs", "host/src/config/mistake.rs"]),
+    (
+        "Words",
+        &[
+            "host/src/record.rs#Outcome",
+            "host/src/config.rs#Depth",
+            "host/src/policy.rs#Verb",
+            "host/src/policy.rs#Effect",
+            "host/src/plugin/capability.rs#Risk",
+        ],
+    ),
+];
+
+/// Every type that is written as JSON, with its fields or words and their documentation.
+fn shapes() -> String {
+    let mut text = String::new();
+    for (title, files) in RESULTS {
+        writeln!(text, "\n## {title}").unwrap();
+        for file in *files {
+            let (path, only) = file.split_once('#').map_or((*file, None), |(path, only)| (path, Some(only)));
+            let source = std::fs::read_to_string(root().join(path)).unwrap();
+            write_types(&mut text, &source, only);
+        }
     }
+    text
+}
+
+fn write_types(text: &mut String, source: &str, only: Option<&str>) {
+    let mut doc: Vec<&str> = Vec::new();
+    let mut attributes = String::new();
+    let mut lines = source.lines();
+    while let Some(line) = lines.next() {
+        if let Some(sentence) = line.strip_prefix("/// ") {
+            doc.push(sentence);
+        } else if line.starts_with("#[") {
+            attributes.push_str(line);
+        } else {
+            let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric()).filter(|word| *word != "pub").collect();
+            let is_type = matches!(words.first(), Some(&("struct" | "enum"))) && line.ends_with('{');
+            if is_type && attributes.contains("Serialize") && only.is_none_or(|only| only == words[1]) {
+                let body: Vec<&str> = lines.by_ref().take_while(|line| *line != "}").collect();
+                writeln!(text, "\n### {}\n\n{}\n", words[1], doc.join(" ")).unwrap();
+                write_members(text, &body, words[0] == "enum");
+            }
+            doc.clear();
+            attributes.clear();
+        }
+    }
+}
+
+fn write_members(text: &mut String, body: &[&str], is_enum: bool) {
+    let heading =
+        if is_enum { "| word | meaning |\n| --- | --- |" } else { "| key | holds | meaning |\n| --- | --- | --- |" };
+    writeln!(text, "{heading}").unwrap();
+    let mut doc: Vec<&str> = Vec::new();
+    let mut may_be_absent = "";
+    for line in body.iter().map(|line| line.trim()) {
+        if let Some(sentence) = line.strip_prefix("/// ") {
+            doc.push(sentence);
+        } else if line.contains("skip_serializing_if") {
+            may_be_absent = ", may be absent";
+        } else if !line.starts_with("#[") {
+            let meaning = doc.join(" ").replace('|', "\\|").replace("[`", "`").replace("`]", "`");
+            let member = line.trim_start_matches("pub ").trim_end_matches(',');
+            match member.split_once(": ") {
+                Some((name, kind)) => {
+                    writeln!(text, "| `{name}` | {}{may_be_absent} | {meaning} |", kind_of(kind)).unwrap();
+                }
+                None => writeln!(text, "| `{}` | {meaning} |", kebab(member)).unwrap(),
+            }
+            doc.clear();
+            may_be_absent = "";
+        }
+    }
+}
+
+/// A Rust type for somebody who reads JSON.
+fn kind_of(kind: &str) -> String {
+    let kind = kind.trim_start_matches('&').trim_start_matches("'a ").trim_start_matches("'static ");
+    let inside = |outer: &str| kind.strip_prefix(outer)?.strip_suffix(['>', ']']).map(kind_of);
+    if let Some(inner) = inside("Option<") {
+        return format!("{inner} or `null`");
+    }
+    if let Some(inner) = inside("Vec<").or_else(|| inside("[")) {
+        return format!("list of {inner}");
+    }
+    match kind.rsplit("::").next().unwrap().trim_end_matches("<'a>").trim_end_matches("<'_>") {
+        "str" | "String" => "text".to_owned(),
+        "bool" => "`true` or `false`".to_owned(),
+        "u8" | "u32" | "u64" | "usize" => "number".to_owned(),
+        "Timestamp" => "time".to_owned(),
+        "BackupRecord" => "[record](format.md#the-record)".to_owned(),
+        name => format!("[{name}](#{})", name.to_lowercase()),
+    }
+}
+
+/// `DoIt` as serde writes it: `do-it`.
+fn kebab(name: &str) -> String {
+    let mut text = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !text.is_empty() {
+            text.push('-');
+        }
+        text.push(c.to_ascii_lowercase());
+    }
+    text
+}
+
+#[test]
+fn the_output_page_has_every_shape_as_the_host_writes_it() {
+    let shapes = shapes();
+    let link = Regex::new(r"\]\(#([a-z]+)\)").unwrap();
+    for name in link.captures_iter(&shapes) {
+        let is_there =
+            shapes.lines().filter_map(|line| line.strip_prefix("### ")).any(|title| title.to_lowercase() == name[1]);
+        assert!(
+            is_there,
+            "type \"{}\" is named in a result and its shape is not on the page: add it to RESULTS",
+            &name[1]
+        );
+    }
+    check_made("docs/output.md", BEGIN_OUTPUT, &shapes);
+}
+
+/// Blocks of TOML on a page.
+fn toml_blocks(page: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(page)).unwrap();
+    text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+/// What a reader fills in, filled in.
+fn filled_in(block: &str) -> String {
+    block
+        .replacen("age1…", "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p", 1)
+        .replace("age1…", "age1wegd5q0cf8uv3zjqd75tyt0wsq8x9v0whjlgkzc4rcyx00cu548qw6pmnm")
+        .replace("srhost1-…", "srhost1-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+        .replace("sha256 = \"…\"", &format!("sha256 = \"{}\"", "0".repeat(64)))
+}
+
+#[test]
+fn every_configuration_that_a_page_shows_is_one_that_the_host_accepts() {
+    let mut n_checked = 0;
+    for page in ["README.md", "docs/configuration.md"] {
+        for block in toml_blocks(page).iter().filter(|block| block.contains("[job.")) {
+            let parsed = Config::parse(&filled_in(block), Path::new(page), &root());
+            assert!(parsed.is_ok(), "{page}:\n{block}\n{:?}", parsed.err());
+            n_checked += 1;
+        }
+    }
+    assert_eq!(n_checked, 3, "configurations were found where they are known to be");
+}
+
+#[test]
+fn the_manifest_that_the_readme_shows_is_one_that_the_host_accepts() {
+    let blocks = toml_blocks("README.md");
+    let manifests: Vec<_> = blocks.iter().filter(|block| block.contains("[[request.exec]]")).collect();
+    assert_eq!(manifests.len(), 1, "the README shows one plugin");
+    let parsed = PluginManifest::parse(manifests[0]).unwrap_or_else(|error| panic!("{error:?}"));
+    assert_eq!(parsed.name, "sqlite");
 }

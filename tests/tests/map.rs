@@ -9,18 +9,18 @@ use strongroom_tests::{files, root};
 
 /// Modules of the host by level, lowest first. A module imports from the levels below its own.
 const LEVELS: &[&[&str]] = &[
-    &["error", "id", "unit", "secret", "clock"],
+    &["error", "id", "unit", "secret", "clock", "keytext"],
     &["policy", "stream", "record"],
     &["store", "bucket", "exec"],
     &["plugin", "catalog"],
-    &["run"],
+    &["run", "progress"],
     &["config", "cli", "main", "lib"],
 ];
 
-/// Levels whose modules may import from one another: words that everything shares, pure data, and the
-/// command line with its configuration. The others (stores, buckets, commands; plugins and the catalog)
+/// Levels whose modules may import from one another: words that everything shares, pure data, a run
+/// with what it tells whoever watches, and the command line with its configuration. The others (stores, buckets, commands; plugins and the catalog)
 /// stay apart, so that each can be understood and replaced alone.
-const OPEN_LEVELS: &[usize] = &[0, 1, 5];
+const OPEN_LEVELS: &[usize] = &[0, 1, 4, 5];
 
 /// Libraries that have one home: changing one of them touches one folder.
 const HOMES: &[(&str, &[&str])] = &[
@@ -75,7 +75,7 @@ fn shipped(source: &Source) -> String {
     if source.path.ends_with("/tests.rs") || source.path.contains("/tests/") {
         return String::new();
     }
-    let text = match source.text.find("#[cfg(test)]\nmod tests") {
+    let text = match source.text.find("#[cfg(test)]\nmod tests {") {
         Some(at) => &source.text[..at],
         None => &source.text,
     };
@@ -147,9 +147,10 @@ fn a_module_imports_only_from_levels_below_its_own() {
                 None => wrong.push(format!("{}: imports crate::{import}, which is on no level", source.path)),
             }
         }
-        let up = if source.path.matches('/').count() == 2 { "super::" } else { "super::super::" };
-        if code.contains(up) {
-            wrong.push(format!("{}: {up} leaves the module without naming where it goes", source.path));
+        // As many steps up as the module lies deep lead to the root, past every level.
+        let depth = source.path.matches('/').count() - 1;
+        if code.contains(&"super::".repeat(depth)) {
+            wrong.push(format!("{}: leaves its module with super::; say crate::", source.path));
         }
     }
     check_nothing(&wrong, "dependencies point one way (docs/architecture.md)");

@@ -90,8 +90,11 @@ pub fn refresh() -> Result<()> {
 /// Runs `apt-get` as root. Its words go to standard error, so that the tests have the last ones on
 /// standard output.
 fn as_root(args: &[&str]) -> Result<()> {
-    let apt = if cache::is_root()? { command::run("apt-get") } else { command::run("sudo").args(["-n", "apt-get"]) };
-    let output = apt.args(args).env("DEBIAN_FRONTEND", "noninteractive").capture()?;
+    // Through `env`, since sudo hands no variable on. Another client of apt may be at work for a while.
+    let apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300"];
+    let start =
+        if cache::is_root()? { command::run(apt[0]).args(&apt[1..]) } else { command::run("sudo").arg("-n").args(apt) };
+    let output = start.args(args).capture()?;
     if output.code != Some(0) {
         eprint!("{}{}", output.stdout, output.stderr);
         bail!("apt-get {} failed with {}", args.join(" "), command::exit(output.code));

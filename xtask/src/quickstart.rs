@@ -15,8 +15,39 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The longest line that is printed.
-const COLUMNS: usize = 79;
+/// What is printed fits on the smallest screen that anybody still has.
+const SCREEN: (usize, usize) = (24, 80);
+
+/// What was printed so far.
+#[derive(Default)]
+struct Screen {
+    lines: Vec<String>,
+}
+
+impl Screen {
+    /// Prints a line.
+    fn line(&mut self, line: impl Into<String>) {
+        let line = line.into();
+        println!("{line}");
+        self.lines.push(line);
+    }
+
+    /// Prints what was done and how.
+    fn say(&mut self, what: &str, how: &str) {
+        self.line(format!("  {what:<10} {how}"));
+    }
+
+    /// Fails when it does not fit.
+    fn check(&self) -> Result<()> {
+        let (most_lines, most_columns) = SCREEN;
+        let widest = self.lines.iter().map(|line| line.chars().count()).max().unwrap_or(0);
+        let n_lines = self.lines.len();
+        if n_lines > most_lines || widest >= most_columns {
+            bail!("quickstart printed {n_lines} lines of up to {widest} columns, which is more than a screen");
+        }
+        Ok(())
+    }
+}
 
 /// What lies under a path, as far as a restore must bring it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,67 +66,76 @@ struct Demo {
     host: PathBuf,
 }
 
-/// Makes the folder anew and shows a backup's whole life in it.
+/// `cargo xtask quickstart`.
 pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
     if let Some(argument) = arguments.first() {
         bail!("quickstart takes no arguments, and \"{argument}\" was given");
     }
+    show(workspace).map(|_screen| true)
+}
+
+/// The same as a stage of `cargo xtask test`: what is printed fits on a screen, too.
+pub fn check(workspace: &Workspace) -> Result<()> {
+    show(workspace)?.check()
+}
+
+/// Makes the folder anew and shows a backup's whole life in it.
+fn show(workspace: &Workspace) -> Result<Screen> {
+    let mut screen = Screen::default();
     let begun = Instant::now();
-    println!("Strongroom quickstart: everything happens in target/quickstart");
-    println!("  (a first build takes some ten minutes; later ones take seconds)");
+    let dir = workspace.target.join("quickstart");
+    let dir = dir.strip_prefix(&workspace.root).unwrap_or(&dir).display().to_string();
+    screen.line(format!("Strongroom quickstart: everything happens in {dir}"));
+    screen.line("  (a first build takes some ten minutes; later ones take seconds)");
     stage::wasm_target()?;
     stage::host(workspace)?;
     for name in workspace.plugin_names()? {
         stage::build_plugin(workspace, &format!("plugins/{name}"), &name)?;
     }
-    say("built", &format!("the host and its plugins in {:.0} s", begun.elapsed().as_secs_f64()));
+    screen.say("built", &format!("the host and its plugins in {:.0} s", begun.elapsed().as_secs_f64()));
 
     let demo = Demo::prepare(workspace)?;
     let original = demo.make_files()?;
     let n_files = original.values().filter(|found| matches!(found, Found::File { .. })).count();
-    say("made", &format!("documents/: {n_files} files, links, and names that are not UTF-8"));
+    screen.say("made", &format!("documents/: {n_files} files, links, and names that are not UTF-8"));
 
     demo.configure(workspace)?;
-    say("sealed", "store/ for a new age key, identity.txt; its recovery sheet: recovery.txt");
-    say("approved", "plugin bucket by digest, with two grants, in strongroom.toml");
+    screen.say("sealed", "store/, for a new key in identity.txt; recovery.txt says how");
+    screen.say("approved", "plugin bucket by digest, with two grants, in strongroom.toml");
 
     let id = demo.back_up()?;
-    say("backed up", &format!("{id}: compressed, encrypted, signed"));
+    screen.say("backed up", &format!("{id}: compressed, encrypted, signed"));
     let list = demo.strongroom(&["list"], 0)?;
     expect(&list.stdout, &id, "list shows the backup")?;
     demo.strongroom(&["verify", "documents"], 0)?;
-    say("verified", "every frame against the signed record, and every entry of the archive");
+    screen.say("verified", "every frame and every entry, against the signed record");
 
     fs::write(demo.dir.join("documents/letters/07.txt"), "overwritten by mistake\n")?;
     fs::remove_dir_all(demo.dir.join("documents/pictures"))?;
-    say("damaged", "documents/letters/07.txt overwritten, documents/pictures/ removed");
+    screen.say("damaged", "documents/letters/07.txt overwritten, documents/pictures/ removed");
     demo.strongroom(&["diagnose", "documents"], 0)?;
-    say("diagnosed", "plugin, store and age of the last backup: nothing stands in the way");
+    screen.say("diagnosed", "plugin, store, last backup: nothing stands in the way");
 
     demo.strongroom(&["restore", "documents", &id, "--option", "bucket=restored"], 0)?;
     compare(&original, &read_tree(&demo.dir.join("restored"))?)?;
-    say("restored", "into restored/: the same files, modes, links and folders as before");
+    screen.say("restored", "into restored/: the same files, modes, links and folders as before");
 
     let (segment, offset) = demo.flip_a_byte()?;
-    say("flipped", &format!("one bit at byte {offset} of {segment}"));
+    screen.say("flipped", &format!("one bit at byte {offset} of {segment}"));
     let verify = demo.strongroom(&["verify", "documents", "--depth", "stored"], 5)?;
     let artifact = segment.split('.').next().unwrap_or_default();
     expect(&format!("{}{}", verify.stdout, verify.stderr), artifact, "verify names the damaged artifact")?;
-    say("caught", &format!("verify ends with exit code 5 and names \"{artifact}\""));
+    screen.say("caught", &format!("verify ends with exit code 5 and names \"{artifact}\""));
 
-    println!("To go on: cd target/quickstart; alias strongroom=../debug/strongroom");
+    screen.line("To go on, with this host's key and not one of yours:");
+    screen.line(format!("  cd {dir}; export STRONGROOM_STATE_DIR=$PWD/state"));
+    screen.line("  alias strongroom=$PWD/../debug/strongroom");
     for next in
         ["strongroom show documents", "strongroom plugin inspect ../plugins/bucket.wasm", "strongroom backup --help"]
     {
-        println!("  {next}");
+        screen.line(format!("  {next}"));
     }
-    Ok(true)
-}
-
-/// One line of what was done.
-fn say(what: &str, how: &str) {
-    let line = format!("  {what:<10} {how}");
-    println!("{}", line.chars().take(COLUMNS).collect::<String>());
+    Ok(screen)
 }
 
 /// Fails unless `text` has `part` in it.
@@ -113,8 +153,10 @@ impl Demo {
         if dir.exists() {
             fs::remove_dir_all(&dir).with_context(|| format!("could not clear {}", dir.display()))?;
         }
-        for folder in ["documents", "restored", "state"] {
-            fs::create_dir_all(dir.join(folder))?;
+        for folder in ["", "documents", "restored", "state", "store"] {
+            let folder = dir.join(folder);
+            fs::create_dir_all(&folder)?;
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
         }
         Ok(Self { dir, host: workspace.host() })
     }
@@ -124,8 +166,8 @@ impl Demo {
         let output = command::run(&self.host)
             .args(arguments)
             .dir(&self.dir)
-            .env("XDG_STATE_HOME", self.dir.join("state"))
-            .env("XDG_CACHE_HOME", self.dir.join("state"))
+            .env("STRONGROOM_STATE_DIR", self.dir.join("state"))
+            .env("STRONGROOM_CACHE_DIR", self.dir.join("cache"))
             .env("NO_COLOR", "1")
             .capture()?;
         if output.code != Some(expected) {
@@ -182,7 +224,7 @@ impl Demo {
                 plugin.display()
             )
         };
-        fs::write(self.dir.join("strongroom.toml"), config(""))?;
+        self.write_config(&config(""))?;
         let sheet = self.strongroom(&["store", "init", "main", "--new-identity", "identity.txt"], 0)?;
         fs::write(self.dir.join("recovery.txt"), &sheet.stdout)?;
         let recipient = sheet
@@ -190,10 +232,23 @@ impl Demo {
             .split_whitespace()
             .find(|word| word.starts_with("age1"))
             .context("the recovery sheet names no recipient")?;
-        fs::write(self.dir.join("strongroom.toml"), config(&format!("\"{recipient}\"")))?;
-        let digest = command::run("sha256sum").arg(&plugin).read()?;
-        let digest = digest.split(' ').next().unwrap_or_default();
+        self.write_config(&config(&format!("\"{recipient}\"")))?;
+        let inspected = self.strongroom(&["plugin", "inspect", &plugin.to_string_lossy(), "--output", "json"], 0)?;
+        let digest = inspected
+            .stdout
+            .split(|c: char| !c.is_ascii_hexdigit())
+            .find(|word| word.len() == 64)
+            .context("plugin inspect names no digest")?;
         self.strongroom(&["plugin", "approve", "bucket", "--digest", digest], 0).map(drop)
+    }
+
+    /// Writes `strongroom.toml`, for its owner alone: one that others can write is refused, and a umask may
+    /// let them.
+    fn write_config(&self, text: &str) -> Result<()> {
+        let path = self.dir.join("strongroom.toml");
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(())
     }
 
     /// Backs up and returns the id.

@@ -6,6 +6,7 @@
 use crate::cache::{self, Cache};
 use crate::command::{self, Run};
 use crate::prerequisite;
+use crate::quickstart;
 use crate::summary::Summary;
 use crate::workspace::{Workspace, folders};
 use anyhow::{Context, Result, bail};
@@ -28,6 +29,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "doc", what: "documentation without warnings", run: doc },
     Stage { name: "host", what: "the host binary", run: host },
     Stage { name: "plugins", what: "plugins and guest programs as components", run: plugins },
+    Stage { name: "quickstart", what: "the first thing that a newcomer runs", run: quickstart::check },
 ];
 
 /// Names of the stages, in order, the tests last.
@@ -56,6 +58,9 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
     let (succeeded, summary) = timed("tests", "every test", || tests(workspace, &filters))?;
     if !filters.is_empty() && summary == Summary::default() {
         bail!("no stage and no test has a name like {filters:?}; stages: {}", names().join(", "));
+    }
+    for name in &summary.failures {
+        println!("failed: {name}");
     }
     println!("{summary}");
     Ok(succeeded && summary.failed == 0)
@@ -128,7 +133,7 @@ pub fn build_plugin(workspace: &Workspace, krate: &str, name: &str) -> Result<()
     let parent = output.parent().context("a plugin has a folder")?;
     std::fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))?;
     command::run(workspace.host())
-        .args(["plugin", "build", krate, "-o"])
+        .args(["plugin", "build", krate, "--out"])
         .arg(&output)
         .dir(&workspace.root)
         .env("CARGO_TARGET_DIR", &workspace.target)
@@ -152,7 +157,7 @@ pub fn wasm_target() -> Result<()> {
 }
 
 fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> {
-    let mut arguments = vec!["test", "--quiet", "--locked", "--workspace", "--no-fail-fast", "--"];
+    let mut arguments = vec!["test", "--locked", "--workspace", "--no-fail-fast", "--"];
     arguments.extend(filters.iter().map(|filter| filter.as_str()));
     let mut summary = Summary::default();
     let succeeded = cargo(workspace, &arguments)
@@ -162,8 +167,14 @@ fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> 
         // A snapshot that differs fails; nothing is rewritten beneath a test.
         .env("INSTA_UPDATE", "no")
         .lines(|line| {
-            println!("{line}");
             summary.see(line);
+            // Programs of which no test was asked for say only noise.
+            let is_noise = line.is_empty()
+                || line == "running 0 tests"
+                || line.starts_with("test result: ok. 0 passed; 0 failed; 0 ignored");
+            if !is_noise {
+                println!("{line}");
+            }
         })?;
     Ok((succeeded, summary))
 }

@@ -113,12 +113,15 @@ async fn a_record_that_was_moved_edited_or_is_from_the_future_is_not_believed() 
     place(&format!("orders/{}/record.json", id(4)), future).await;
     place(&format!("orders/{}/record.json", id(5)), b"not a record".to_vec()).await;
     let found = w.catalog.backups(&label("orders")).await.unwrap();
-    let standings: Vec<_> = found.iter().map(|b| match &b.standing {
-        Standing::Trusted => "trusted",
-        Standing::UnknownSigner(_) => "unknown",
-        Standing::Forged(_) => "forged",
-        Standing::Unreadable(_) => "unreadable",
-    }).collect();
+    let standings: Vec<_> = found
+        .iter()
+        .map(|b| match &b.standing {
+            Standing::Trusted => "trusted",
+            Standing::UnknownSigner(_) => "unknown",
+            Standing::Forged(_) => "forged",
+            Standing::Unreadable(_) => "unreadable",
+        })
+        .collect();
     assert_eq!(standings, ["trusted", "forged", "forged", "unreadable", "forged"]);
     assert!(matches!(w.catalog.read(&label("billing"), &id(1)).await.unwrap().standing, Standing::Forged(_)));
 }

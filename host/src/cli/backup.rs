@@ -2,10 +2,11 @@
 
 use super::exit::Exit;
 use super::output::Output;
+use super::session::{Needs, Session};
 use super::table::{self, Align, Table};
 use super::{Globals, vendor};
-use crate::error::Error;
 use crate::record::{BackupRecord, Outcome};
+use crate::run::backup;
 use crate::unit;
 use clap::Args;
 use serde::Serialize;
@@ -27,8 +28,12 @@ pub struct BackupArgs {
 }
 
 /// Runs it.
-pub async fn run(_args: BackupArgs, _globals: &Globals, _cancel: CancellationToken) -> anyhow::Result<Exit> {
-    Err(Error::failed("internal error: `strongroom backup` is not wired to its run").into())
+pub async fn run(args: BackupArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
+    let session = Session::open(globals, cancel)?;
+    let job = session.job(&args.job, Needs::default()).await?;
+    let record = if args.dry_run { backup::dry_run(&job).await? } else { backup::backup(&job).await? };
+    drop(session);
+    Done::of(&record, args.dry_run).print(&globals.output())
 }
 
 /// The result of `backup` as JSON. Documented; keys are only ever added.

@@ -24,7 +24,12 @@ pub struct Findings<'a> {
 
 impl<'a> Findings<'a> {
     /// The findings about a job, and a backup of it.
-    pub fn new(job: &'a str, backup: Option<&'a str>, depth: Option<crate::config::Depth>, checks: &'a [Check]) -> Self {
+    pub fn new(
+        job: &'a str,
+        backup: Option<&'a str>,
+        depth: Option<crate::config::Depth>,
+        checks: &'a [Check],
+    ) -> Self {
         let has = |outcome| checks.iter().any(|check| check.outcome == outcome);
         let outcome = [CheckOutcome::Failed, CheckOutcome::Warned].into_iter().find(|outcome| has(*outcome));
         Self { job, backup, depth, outcome: outcome.unwrap_or(CheckOutcome::Passed), checks }
@@ -96,7 +101,10 @@ mod tests {
             causes: vec!["the cache grew".to_owned()],
             remedies: vec!["du -sh /var/cache\nrm -r /var/cache/x".to_owned()],
         };
-        let checks = [check("disk of the state directory", CheckOutcome::Passed), check("disk of the cache", CheckOutcome::Failed)];
+        let checks = [
+            check("disk of the state directory", CheckOutcome::Passed),
+            check("disk of the cache", CheckOutcome::Failed),
+        ];
         let findings = Findings::new("orders", None, None, &checks);
         assert_eq!(findings.outcome, CheckOutcome::Failed);
         insta::assert_snapshot!(findings.text(), @r"

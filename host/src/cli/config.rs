@@ -19,7 +19,9 @@ pub struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Finds every mistake in the configuration at once
-    #[command(after_help = "Examples:\n  strongroom config check\n  strongroom --config /etc/strongroom/strongroom.toml config check --output json")]
+    #[command(
+        after_help = "Examples:\n  strongroom config check\n  strongroom --config /etc/strongroom/strongroom.toml config check --output json"
+    )]
     Check,
     /// Prints a JSON Schema of the configuration, for editors
     #[command(

@@ -1,8 +1,10 @@
 //! `strongroom diagnose`; prints with [`super::check`].
 
 use super::Globals;
+use super::check::Findings;
 use super::exit::Exit;
-use crate::error::Error;
+use super::session::{Needs, Session};
+use crate::run::diagnose;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +20,11 @@ pub struct DiagnoseArgs {
 }
 
 /// Runs it.
-pub async fn run(_args: DiagnoseArgs, _globals: &Globals, _cancel: CancellationToken) -> anyhow::Result<Exit> {
-    Err(Error::failed("internal error: `strongroom diagnose` is not wired to its run").into())
+pub async fn run(args: DiagnoseArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
+    let session = Session::open(globals, cancel)?;
+    let job = session.job(&args.job, Needs::default()).await?;
+    let objective = session.config.job(&args.job)?.1.objective;
+    let checks = diagnose::diagnose(&job, objective).await?;
+    drop(session);
+    Findings::new(&args.job, None, None, &checks).print(&globals.output())
 }

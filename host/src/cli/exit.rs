@@ -44,7 +44,7 @@ impl Exit {
     /// Of a verb that ended with an error. The outermost error decides, unless a restore had
     /// changed something: that decides whatever came after it.
     pub fn of_error(error: &anyhow::Error) -> Self {
-        if error.chain().any(|cause| cause.is::<AfterChange>()) {
+        if error.chain().any(<dyn std::error::Error>::is::<AfterChange>) {
             return Exit::Changed;
         }
         match error.chain().find_map(|cause| cause.downcast_ref::<Error>()).map(Error::kind) {

@@ -3,7 +3,8 @@
 use super::Globals;
 use super::exit::Exit;
 use super::output::Output;
-use crate::error::Error;
+use super::session::Session;
+use crate::config::Config;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -25,8 +26,13 @@ pub enum KeyCommand {
 }
 
 /// Runs it.
-pub async fn run(_args: KeyArgs, _globals: &Globals, _cancel: CancellationToken) -> anyhow::Result<Exit> {
-    Err(Error::failed("internal error: `strongroom key` is not wired to its run").into())
+pub async fn run(args: KeyArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
+    let KeyCommand::Show = args.command;
+    // The key is this machine's own: no configuration is needed to show it.
+    let session = Session::with(globals, Config::default(), cancel)?;
+    let key = session.host_key()?.public().to_string();
+    let file = session.host_key_file().display().to_string();
+    ShownKey { public_key: &key, file }.print(&globals.output())
 }
 
 /// The result of `key show` as JSON. Documented; keys are only ever added.

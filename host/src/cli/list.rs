@@ -2,13 +2,15 @@
 
 use super::exit::Exit;
 use super::output::Output;
+use super::session::Session;
 use super::table::{Align, Table};
 use super::{BareStore, Globals};
+use crate::catalog::{Listed, PublicKey, Standing, Verification};
 use crate::config::Depth;
-use crate::error::Error;
+use crate::id::Label;
 use crate::record::{BackupRecord, Outcome};
 use crate::{clock, unit};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +33,35 @@ pub struct ListArgs {
 }
 
 /// Runs it.
-pub async fn run(_args: ListArgs, _globals: &Globals, _cancel: CancellationToken) -> anyhow::Result<Exit> {
-    Err(Error::failed("internal error: `strongroom list` is not wired to its run").into())
+pub async fn run(args: ListArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
+    let (session, bare) = Session::open_or_bare(globals, &args.bare, cancel)?;
+    let only = args.job.as_deref().map(str::parse::<Label>).transpose()?;
+    let stores: Vec<Label> = match (&bare, &args.store, &only) {
+        (Some(label), ..) => vec![label.clone()],
+        (None, Some(store), _) => vec![session.config.store(store)?.0.clone()],
+        // A job that is configured is in its store; one that was removed may be in any.
+        (None, None, Some(job)) if session.config.jobs.contains_key(job) => {
+            vec![session.config.jobs[job].store.clone()]
+        }
+        (None, None, _) => session.config.stores.keys().cloned().collect(),
+    };
+    let own = session.host_key()?.public().clone();
+    let mut listing = Listing::default();
+    for label in stores {
+        let catalog = session.catalog(&label, None).await?;
+        let shown = args.bare.store_url.clone().unwrap_or_else(|| label.to_string());
+        let jobs = match &only {
+            Some(job) => vec![job.clone()],
+            None => catalog.jobs().await?,
+        };
+        for job in jobs {
+            for listed in catalog.with_verifications(catalog.backups(&job).await?).await? {
+                listing.add(&shown, &listed, &own);
+            }
+        }
+    }
+    drop(session);
+    listing.print(&globals.output())
 }
 
 /// Whose signature a record bears.
@@ -83,6 +112,8 @@ pub struct Row {
     pub stored_bytes: u64,
     /// Whose signature the record bears.
     pub signer: Signer,
+    /// Public key of the signer.
+    pub signer_key: String,
     /// The last verification; `null` when there was none.
     pub verified: Option<Verified>,
 }
@@ -107,7 +138,7 @@ pub struct Unreadable {
 
 impl Row {
     /// A record as a row.
-    pub fn of(store: &str, record: &BackupRecord, signer: Signer, verified: Option<Verified>) -> Self {
+    pub fn of(store: &str, record: &BackupRecord, signer: Signer, key: &PublicKey, verified: Option<Verified>) -> Self {
         Self {
             store: store.to_owned(),
             job: record.job.to_string(),
@@ -120,12 +151,48 @@ impl Row {
             size_bytes: record.artifacts.iter().map(|artifact| artifact.size).sum(),
             stored_bytes: record.artifacts.iter().map(crate::record::ArtifactRecord::stored_bytes).sum(),
             signer,
+            signer_key: key.to_string(),
             verified,
         }
     }
 }
 
+/// Whose signature a believed or an unknown record bears.
+pub fn signer(listed: &Listed, own: &PublicKey) -> Signer {
+    match &listed.signer {
+        Some(key) if key == own => Signer::Own,
+        Some(_) if listed.standing == Standing::Trusted => Signer::Trusted,
+        _ => Signer::Unknown,
+    }
+}
+
+impl From<&Verification> for Verified {
+    fn from(found: &Verification) -> Self {
+        // The names are those that this program writes; anything else would be of a later version.
+        let depth = Depth::from_str(&found.depth, false).unwrap_or_default();
+        Self { at: found.at, depth, passed: found.passed }
+    }
+}
+
 impl Listing {
+    fn add(&mut self, store: &str, listed: &Listed, own: &PublicKey) {
+        match (&listed.record, &listed.signer) {
+            (Some(record), Some(key)) => {
+                let verified = listed.verified.last().map(Verified::from);
+                self.backups.push(Row::of(store, record, signer(listed, own), key, verified));
+            }
+            _ => {
+                let key = format!("{}/{}/record.json", listed.job, listed.id);
+                let reason = match &listed.standing {
+                    Standing::Forged(reason) => format!("not what was signed: {reason}"),
+                    Standing::Unreadable(reason) => reason.clone(),
+                    Standing::Trusted | Standing::UnknownSigner(_) => "it has no content".to_owned(),
+                };
+                self.unreadable.push(Unreadable { key, reason });
+            }
+        }
+    }
+
     /// Prints it and says how the process ends.
     pub fn print(&self, output: &Output) -> anyhow::Result<Exit> {
         output.result(self, || self.text())?;
@@ -134,8 +201,12 @@ impl Listing {
 
     fn text(&self) -> String {
         let mut text = if self.backups.is_empty() { "no backups\n".to_owned() } else { self.table() };
+        for row in self.backups.iter().filter(|row| row.signer == Signer::Unknown) {
+            text.push_str(&format!("unknown signer of {}: {}\n", row.id, row.signer_key));
+        }
         for unreadable in &self.unreadable {
-            let (key, reason) = (super::vendor::line(&unreadable.key, 512), super::vendor::line(&unreadable.reason, 512));
+            let (key, reason) =
+                (super::vendor::line(&unreadable.key, 512), super::vendor::line(&unreadable.reason, 512));
             text.push_str(&format!("not readable: {key}: {reason}\n"));
         }
         text
@@ -209,21 +280,29 @@ mod tests {
             size_bytes: 97_600_000,
             stored_bytes: 20 << 20,
             signer: Signer::Own,
+            signer_key: "srhost1-own".to_owned(),
             verified: None,
         };
         let later = Row {
             id: "20261121T020000Z-aaaaaaaa".to_owned(),
             outcome: Outcome::Incomplete,
             signer: Signer::Unknown,
-            verified: Some(Verified { at: "2026-11-21T05:00:00Z".parse().unwrap(), depth: Depth::Restore, passed: false }),
+            signer_key: "srhost1-other".to_owned(),
+            verified: Some(Verified {
+                at: "2026-11-21T05:00:00Z".parse().unwrap(),
+                depth: Depth::Restore,
+                passed: false,
+            }),
             ..row.clone()
         };
-        let unreadable = Unreadable { key: "orders/x/record.json".to_owned(), reason: "format 9 is from the future".to_owned() };
+        let unreadable =
+            Unreadable { key: "orders/x/record.json".to_owned(), reason: "format 9 is from the future".to_owned() };
         let listing = Listing { backups: vec![row, later], unreadable: vec![unreadable] };
         insta::assert_snapshot!(listing.text(), @r"
         JOB     ID                         FINISHED                  SIZE    STORED  STORE  VERIFIED                             NOTE
         orders  20261120T020000Z-x7k2m9qd  2026-11-20T02:03:04Z  93.1 MiB  20.0 MiB  main   never
         orders  20261121T020000Z-aaaaaaaa  2026-11-20T02:03:04Z  93.1 MiB  20.0 MiB  main   FAILED restore 2026-11-21T05:00:00Z  incomplete, unknown signer
+        unknown signer of 20261121T020000Z-aaaaaaaa: srhost1-other
         not readable: orders/x/record.json: format 9 is from the future
         ");
         assert_eq!(Listing::default().text(), "no backups\n");

@@ -82,9 +82,7 @@ impl Output {
         match self.colour {
             Colour::Always => true,
             Colour::Never => false,
-            Colour::Auto => {
-                io::stderr().is_terminal() && crate::config::environment::process("NO_COLOR").is_none()
-            }
+            Colour::Auto => io::stderr().is_terminal() && crate::config::environment::process("NO_COLOR").is_none(),
         }
     }
 

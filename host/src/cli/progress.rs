@@ -3,7 +3,7 @@
 
 use super::output::Output;
 use super::vendor;
-use crate::plugin::context::{CheckOutcome, Level, Reporter, Step};
+use crate::plugin::context::{CheckOutcome, Level, Step};
 use crate::progress::{Progress, Silent};
 use crate::unit;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -39,6 +39,14 @@ struct Counts {
 }
 
 impl Counts {
+    fn set(&mut self, name: &str, read: u64, stored: u64) {
+        self.open.insert(name.to_owned(), (read, stored));
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.open.remove(name);
+    }
+
     fn close(&mut self, name: &str, read: u64, stored: u64) {
         self.open.remove(name);
         self.n_done += 1;
@@ -80,6 +88,10 @@ fn log_line(level: Level, plugin: &str, text: &str) -> String {
         Level::Debug => "debug",
     };
     format!("{level}: plugin \"{}\": {}", vendor::line(plugin, 64), vendor::line(text, vendor::MAX_BYTES))
+}
+
+fn warning_line(text: &str) -> String {
+    format!("warning: {}", vendor::line(text, vendor::MAX_BYTES))
 }
 
 /// One step of a restore on one line.
@@ -137,22 +149,25 @@ impl Lines {
 
 impl Progress for Lines {
     fn artifact_started(&self, name: &str) {
-        self.count(|counts| drop(counts.open.insert(name.to_owned(), (0, 0))), Counts::line);
+        self.count(|counts| counts.set(name, 0, 0), Counts::line);
     }
     fn artifact_bytes(&self, name: &str, read: u64, stored: u64) {
-        self.count(|counts| drop(counts.open.insert(name.to_owned(), (read, stored))), Counts::line);
+        self.count(|counts| counts.set(name, read, stored), Counts::line);
     }
     fn artifact_done(&self, name: &str, read: u64, stored: u64) {
         self.count(|counts| counts.close(name, read, stored), Counts::line);
     }
     fn artifact_dropped(&self, name: &str) {
-        self.count(|counts| drop(counts.open.remove(name)), Counts::line);
+        self.count(|counts| counts.forget(name), Counts::line);
     }
     fn stage(&self, name: &str, done: u64, total: Option<u64>) {
         self.count(|_| {}, |_, _| stage_line(name, done, total));
     }
     fn step(&self, step: &Step) {
         (self.sink)(&step_line(step));
+    }
+    fn warn(&self, text: &str) {
+        (self.sink)(&warning_line(text));
     }
     fn log(&self, level: Level, plugin: &str, text: &str) {
         if is_shown(level, self.verbose) {
@@ -197,9 +212,10 @@ fn style(template: &str) -> ProgressStyle {
 impl Progress for Bars {
     fn artifact_started(&self, name: &str) {
         let mut state = locked(&self.state);
-        state.0.open.insert(name.to_owned(), (0, 0));
+        state.0.set(name, 0, 0);
         if state.1.len() < MAX_BARS {
-            let template = "{spinner} {prefix:30!} {binary_bytes:>11} read  {msg}  {binary_bytes_per_sec:>12}  {elapsed}";
+            let template =
+                "{spinner} {prefix:30!} {binary_bytes:>11} read  {msg}  {binary_bytes_per_sec:>12}  {elapsed}";
             let bar = ProgressBar::new_spinner().with_style(style(template)).with_prefix(vendor::line(name, 128));
             let bar = self.screen.insert_before(&self.stage, bar);
             bar.enable_steady_tick(Duration::from_millis(250));
@@ -208,7 +224,7 @@ impl Progress for Bars {
     }
     fn artifact_bytes(&self, name: &str, read: u64, stored: u64) {
         let mut state = locked(&self.state);
-        state.0.open.insert(name.to_owned(), (read, stored));
+        state.0.set(name, read, stored);
         if let Some(bar) = state.1.get(name) {
             bar.set_message(format!("{:>10} stored", unit::bytes(stored)));
             bar.set_position(read);
@@ -224,7 +240,7 @@ impl Progress for Bars {
     }
     fn artifact_dropped(&self, name: &str) {
         let mut state = locked(&self.state);
-        state.0.open.remove(name);
+        state.0.forget(name);
         if let Some(bar) = state.1.remove(name) {
             bar.finish_and_clear();
         }
@@ -235,6 +251,9 @@ impl Progress for Bars {
     }
     fn step(&self, step: &Step) {
         self.say(&step_line(step));
+    }
+    fn warn(&self, text: &str) {
+        self.say(&warning_line(text));
     }
     fn log(&self, level: Level, plugin: &str, text: &str) {
         if is_shown(level, self.verbose) {
@@ -247,42 +266,6 @@ impl Progress for Bars {
             bar.finish_and_clear();
         }
         self.stage.finish_and_clear();
-    }
-}
-
-/// What a plugin says, attributed to it; the steps of a restore are kept for the result.
-pub struct Attributed {
-    plugin: String,
-    progress: Arc<dyn Progress>,
-    steps: Mutex<Vec<Step>>,
-}
-
-impl Attributed {
-    /// A reporter for one run of `plugin` (its name and version).
-    pub fn new(plugin: impl Into<String>, progress: Arc<dyn Progress>) -> Self {
-        Self { plugin: plugin.into(), progress, steps: Mutex::default() }
-    }
-
-    /// The steps so far, in their order.
-    pub fn steps(&self) -> Vec<Step> {
-        locked(&self.steps).clone()
-    }
-}
-
-impl Reporter for Attributed {
-    fn log(&self, level: Level, message: &str, fields: &[(String, String)]) {
-        let mut text = message.to_owned();
-        for (name, value) in fields {
-            text.push_str(&format!(" {name}={value}"));
-        }
-        self.progress.log(level, &self.plugin, &text);
-    }
-    fn progress(&self, step: &str, done: u64, total: Option<u64>) {
-        self.progress.stage(step, done, total);
-    }
-    fn step(&self, step: Step) {
-        self.progress.step(&step);
-        locked(&self.steps).push(step);
     }
 }
 

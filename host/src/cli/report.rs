@@ -78,7 +78,8 @@ pub fn report(error: &anyhow::Error) -> Report {
     let mut causes = error.chain();
     let mut outermost = causes.next().map_or_else(|| part(error.as_ref()), part);
     let rest: Vec<_> = causes.collect();
-    outermost.mistakes = rest.iter().filter_map(|cause| cause.downcast_ref::<Mistakes>()).flat_map(Mistakes::placed).collect();
+    outermost.mistakes =
+        rest.iter().filter_map(|cause| cause.downcast_ref::<Mistakes>()).flat_map(Mistakes::placed).collect();
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<Error>()).map_or(Kind::Failed, Error::kind);
     outermost.kind = Some(name(kind));
     outermost.chain = Some(rest.into_iter().map(part).collect());

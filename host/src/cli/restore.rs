@@ -1,11 +1,13 @@
 //! `strongroom restore`
 
-use super::exit::Exit;
+use super::exit::{AfterChange, Exit};
 use super::output::Output;
 use super::progress::step_line;
-use super::{BareStore, Globals};
+use super::session::{Needs, Session};
+use super::{BareStore, Globals, lost};
 use crate::error::Error;
 use crate::plugin::context::{CheckOutcome, Step};
+use crate::run::restore;
 use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +23,8 @@ Examples:
 The machine is lost: with the store's address, its credentials and the identity, in an empty directory
   export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…
   strongroom list --store-url 's3://backups/prod?region=eu-west-1'
-  strongroom restore files latest --store-url 's3://backups/prod?region=eu-west-1' --identity identity.txt --plan")]
+  strongroom restore files ID --store-url 's3://backups/prod?region=eu-west-1' --identity identity.txt \\
+    --trust-signer KEY-OF-THE-RECOVERY-SHEET --bucket found=./found --option bucket=found --grant-requested")]
 pub struct RestoreArgs {
     /// The job, as in [job.NAME]
     pub job: String,
@@ -45,6 +48,28 @@ pub struct RestoreArgs {
     /// For a store that no configuration describes.
     #[command(flatten)]
     pub bare: BareStore,
+    /// Without a configuration: grant the plugin what it asks for to restore, for this run only
+    #[arg(long, requires = "store_url")]
+    pub grant_requested: bool,
+    /// Without a configuration: a directory to restore into, by the label that options name it with
+    #[arg(long = "bucket", value_name = "LABEL=DIR", requires = "store_url", value_parser = parse_pair)]
+    pub buckets: Vec<(String, String)>,
+    /// Without a configuration: a variable of the plugin's commands, such as PGHOST=127.0.0.1
+    #[arg(long = "env", value_name = "NAME=VALUE", requires = "store_url", value_parser = parse_pair)]
+    pub env: Vec<(String, String)>,
+    /// Without a configuration: a secret of the plugin's commands, from a variable or a file of yours
+    #[arg(long = "secret", value_name = "NAME=env:VARIABLE|file:PATH", requires = "store_url", value_parser = parse_pair)]
+    pub secrets: Vec<(String, String)>,
+    /// Without a configuration: path of a program that the plugin asks for [default: looked for on this machine]
+    #[arg(long = "program", value_name = "NAME=PATH", requires = "store_url", value_parser = super::plugin::parse_program)]
+    pub programs: Vec<(String, String)>,
+}
+
+pub(super) fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
 }
 
 impl RestoreArgs {
@@ -67,8 +92,57 @@ fn parse_option(text: &str) -> Result<(String, serde_json::Value), String> {
 }
 
 /// Runs it.
-pub async fn run(_args: RestoreArgs, _globals: &Globals, _cancel: CancellationToken) -> anyhow::Result<Exit> {
-    Err(Error::failed("internal error: `strongroom restore` is not wired to its run").into())
+pub async fn run(args: RestoreArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
+    let session = match args.bare.config()? {
+        None => Session::open(globals, cancel)?,
+        Some(store) => lost::session(&args, store, globals, cancel).await?,
+    };
+    let target = args.target.as_deref().map(|target| session.config.target(target)).transpose()?;
+    let mut of_target = target.map_or_else(|| serde_json::json!({}), |(_, config)| config.options.clone());
+    if of_target.is_null() {
+        of_target = serde_json::json!({});
+    }
+    let needs = Needs { identity: true, target: target.map(|(label, _)| label.clone()) };
+    let mut job = session.job(&args.job, needs).await?;
+    if let Some(key) = &args.trust_signer {
+        job.catalog = job.catalog.trusting(key.parse()?);
+    }
+    let plugin = args.options_over(&of_target);
+    job.plugin.component().manifest.check_options(&plugin)?;
+    let listed = job.catalog.find(&job.name, &args.id).await?;
+    let options = restore::Options { plan_only: args.plan, allow_incomplete: args.allow_incomplete, plugin };
+    let restored = restore::restore(&job, &listed, options).await?;
+    drop(session);
+    let Some(record) = listed.trusted() else {
+        return Err(listed.not_believed().into());
+    };
+    if let Err(error) = restored.result {
+        return Err(stopped(&args, &restored.steps, restored.changed_target, error, globals));
+    }
+    let shown = Restored {
+        job: &args.job,
+        backup: record.id.as_str(),
+        target: args.target.as_deref(),
+        plan: args.plan,
+        skipped: super::backup::skipped(&record.skipped),
+        not_captured: &record.not_captured,
+        steps: &restored.steps,
+    };
+    shown.print(&globals.output())
+}
+
+/// The error of a restore that stopped, after the list of what was done: exit code 6 where the
+/// target was changed.
+fn stopped(args: &RestoreArgs, steps: &[Step], changed: bool, error: Error, globals: &Globals) -> anyhow::Error {
+    if args.plan || !changed {
+        return error.into();
+    }
+    let output = globals.output();
+    if !output.is_json() {
+        output.complain("what was done before it stopped:");
+        steps.iter().for_each(|step| output.complain(&format!("  {}", step_line(step))));
+    }
+    AfterChange(error).into()
 }
 
 /// The result of `restore` as JSON. Documented; keys are only ever added.

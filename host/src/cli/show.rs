@@ -2,10 +2,10 @@
 
 use super::backup::{ArtifactDone, artifacts, facts_text};
 use super::exit::Exit;
-use super::list::{Signer, Verified, depth_word};
+use super::list::{Signer, Verified, depth_word, signer};
 use super::output::Output;
+use super::session::Session;
 use super::{BareStore, Globals, table, vendor};
-use crate::error::Error;
 use crate::record::{BackupRecord, Outcome};
 use crate::{clock, unit};
 use clap::Args;
@@ -29,8 +29,22 @@ pub struct ShowArgs {
 }
 
 /// Runs it.
-pub async fn run(_args: ShowArgs, _globals: &Globals, _cancel: CancellationToken) -> anyhow::Result<Exit> {
-    Err(Error::failed("internal error: `strongroom show` is not wired to its run").into())
+pub async fn run(args: ShowArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
+    let (session, bare) = Session::open_or_bare(globals, &args.bare, cancel)?;
+    let store = match bare {
+        Some(label) => label,
+        None => session.config.job(&args.job)?.1.store.clone(),
+    };
+    let catalog = session.catalog(&store, None).await?;
+    let listed = catalog.find(&args.job.parse()?, &args.id).await?;
+    let listed = catalog.with_verifications(vec![listed]).await?.remove(0);
+    let (Some(record), Some(key)) = (&listed.record, &listed.signer) else {
+        return Err(listed.not_believed().into());
+    };
+    let verified: Vec<Verified> = listed.verified.iter().map(Verified::from).collect();
+    let signer = signer(&listed, session.host_key()?.public());
+    drop(session);
+    Shown { record, signer, signer_key: &key.to_string(), verified: &verified }.print(&globals.output())
 }
 
 /// The result of `show` as JSON. Documented; keys are only ever added.

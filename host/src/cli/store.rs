@@ -2,11 +2,18 @@
 
 use super::exit::Exit;
 use super::output::Output;
+use super::session::Session;
 use super::{Globals, table};
-use crate::error::Error;
-use crate::plugin::context::Check;
+use crate::config::{SecretRef, StorePlace};
+use crate::error::{IoContext, Kind, Result};
+use crate::plugin::context::{Check, CheckOutcome};
+use crate::store::check::{Ability, Finding};
+use crate::stream::Identity;
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 /// Arguments of `store`.
@@ -21,10 +28,16 @@ pub struct StoreArgs {
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
     /// Prepares a store, and prints the recovery sheet: what must be kept elsewhere
-    #[command(after_help = "Example:\n  strongroom store init main > recovery-sheet.txt")]
+    #[command(after_help = "\
+Examples:
+  strongroom store init main > recovery-sheet.txt
+  strongroom store init main --new-identity identity.txt   makes an age identity, and names it in [store.main]")]
     Init {
         /// The store, as in [store.NAME]
         store: String,
+        /// Make an age identity first, in this new file; its public half becomes the store's recipient
+        #[arg(long, value_name = "FILE")]
+        new_identity: Option<PathBuf>,
     },
     /// Finds out with real requests what a store can do and what it cannot
     #[command(after_help = "Example:\n  strongroom store check main")]
@@ -35,8 +48,98 @@ pub enum StoreCommand {
 }
 
 /// Runs it.
-pub async fn run(_args: StoreArgs, _globals: &Globals, _cancel: CancellationToken) -> anyhow::Result<Exit> {
-    Err(Error::failed("internal error: `strongroom store` is not wired to its run").into())
+pub async fn run(args: StoreArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
+    match args.command {
+        StoreCommand::Init { store, new_identity } => init(&store, new_identity.as_deref(), globals, cancel).await,
+        StoreCommand::Check { store } => check(&store, globals, cancel).await,
+    }
+}
+
+/// Makes sure that the store can be a destination, and prints the recovery sheet. With
+/// `new_identity`, an age identity is made first: its public half goes into the configuration.
+async fn init(store: &str, new_identity: Option<&Path>, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
+    if let Some(file) = new_identity {
+        make_identity(store, file, globals)?;
+    }
+    let session = Session::open(globals, cancel)?;
+    let (label, config) = session.config.store(store)?;
+    if let StorePlace::Local { path } = &config.place {
+        std::fs::create_dir_all(path).doing(|| format!("make the directory \"{}\" of store \"{label}\"", path.display()))?;
+    }
+    let catalog = session.catalog(label, None).await?;
+    crate::store::check::run(catalog.store()).await?.accept()?;
+    let key = session.host_key()?.public().to_string();
+    let identity = config.identity.as_ref().map(|identity| match identity {
+        SecretRef::Env(name) => format!("the variable {name}"),
+        SecretRef::File(path) => path.display().to_string(),
+    });
+    let sheet = RecoverySheet {
+        store: label.as_str(),
+        place: &catalog.store().describe(),
+        store_url: &config.to_url(),
+        public_key: &key,
+        recipients: &config.recipients,
+        identity: identity.as_deref(),
+    };
+    drop(catalog);
+    sheet.print(&globals.output())
+}
+
+/// Writes a new age identity to `file`, which must not exist, and names it in the configuration.
+fn make_identity(store: &str, file: &Path, globals: &Globals) -> Result<()> {
+    let path = globals.config_file()?;
+    let text = crate::config::file::read_guarded(&path)?;
+    let identity = Identity::generate();
+    let recipients = identity.to_recipients().to_strings();
+    let absolute = std::path::absolute(file).doing(|| format!("find \"{}\"", file.display()))?;
+    // Before anything is written: what the configuration would be must be one.
+    let edited = crate::config::edit::set_identity(&text, store, &recipients, &absolute)?;
+    let about = format!("# age identity of strongroom's store \"{store}\"; whoever has it can read the backups\n# public key: {}\n", recipients.join(", "));
+    let secret = identity.to_secret();
+    let mut out = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .doing(|| format!("make the identity \"{}\"", file.display()))
+        .map_err(|error| match error.kind() {
+            Kind::Conflict => error.hint("an identity is never written over: name another file, or move this one away"),
+            _ => error,
+        })?;
+    out.write_all(about.as_bytes())
+        .and_then(|()| out.write_all(secret.expose().as_bytes()))
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.sync_all())
+        .doing(|| format!("write the identity \"{}\"", file.display()))?;
+    crate::config::file::replace(&path, &text, &edited)
+}
+
+async fn check(store: &str, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
+    let session = Session::open(globals, cancel)?;
+    let label = session.config.store(store)?.0;
+    let catalog = session.catalog(label, None).await?;
+    let report = crate::store::check::run(catalog.store()).await?;
+    let checks: Vec<Check> = report.findings.iter().map(as_check).collect();
+    StoreChecked { store, place: &report.store, checks: &checks }.print(&globals.output())
+}
+
+fn as_check(finding: &Finding) -> Check {
+    let outcome = match finding.ability {
+        Ability::Able => CheckOutcome::Passed,
+        Ability::Unable if finding.refuses => CheckOutcome::Failed,
+        Ability::Unable => CheckOutcome::Warned,
+        Ability::Unknown if finding.refuses => CheckOutcome::Failed,
+        Ability::Unknown => CheckOutcome::Skipped,
+    };
+    let causes = if finding.consequence.is_empty() { Vec::new() } else { vec![finding.consequence.to_owned()] };
+    Check {
+        id: format!("store.{}", finding.id),
+        title: finding.title.to_owned(),
+        outcome,
+        evidence: finding.evidence.clone(),
+        causes,
+        remedies: Vec::new(),
+    }
 }
 
 /// The result of `store init` as JSON, and the recovery sheet as text. Holds nothing secret.
@@ -70,7 +173,8 @@ impl RecoverySheet<'_> {
         } else {
             self.recipients.join("\n")
         };
-        let mut text = format!("Recovery sheet of store \"{}\". Print it, and keep it away from this machine.\n\n", self.store);
+        let mut text =
+            format!("Recovery sheet of store \"{}\". Print it, and keep it away from this machine.\n\n", self.store);
         text.push_str(&table::pairs(
             [
                 ("store", self.place.to_owned()),

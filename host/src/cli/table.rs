@@ -77,10 +77,7 @@ mod tests {
         let mut table = Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("NOTE", Align::Left)]);
         table.row(["a".to_owned(), "9 B".to_owned(), String::new()]);
         table.row(["größer".to_owned(), "1.0 KiB".to_owned(), "\x1b[31m".to_owned()]);
-        assert_eq!(
-            table.render(),
-            "NAME       SIZE  NOTE\na           9 B\ngrößer  1.0 KiB  \\u{1b}[31m\n"
-        );
+        assert_eq!(table.render(), "NAME       SIZE  NOTE\na           9 B\ngrößer  1.0 KiB  \\u{1b}[31m\n");
     }
 
     #[test]

@@ -46,7 +46,7 @@ fn every_argument_has_its_help() {
 
 #[test]
 fn the_help_is_one_screen() {
-    let mut command = Cli::command();
+    let mut command = Cli::command().term_width(100);
     insta::assert_snapshot!(command.render_help());
 }
 
@@ -70,7 +70,8 @@ fn nonsense_is_refused_by_the_parser() {
 
 #[test]
 fn a_bare_store_needs_no_configuration() {
-    let cli = Cli::try_parse_from(["strongroom", "list", "--store-url", "s3://backups/a/b/?endpoint=http://h:1"]).unwrap();
+    let cli =
+        Cli::try_parse_from(["strongroom", "list", "--store-url", "s3://backups/a/b/?endpoint=http://h:1"]).unwrap();
     let Command::List(args) = cli.command else { panic!("not list") };
     let store = args.bare.config().unwrap().unwrap();
     let crate::config::StorePlace::S3(s3) = store.place else { panic!("not s3") };

@@ -23,7 +23,7 @@ const UNBUILT: &[(&str, &str)] = &[
 ];
 
 /// The error for a verb that is planned, if it is one that clap did not know.
-pub fn answer(error: &clap::Error, arguments: &[OsString]) -> Option<Error> {
+pub(super) fn answer(error: &clap::Error, arguments: &[OsString]) -> Option<Error> {
     if error.kind() != ErrorKind::InvalidSubcommand {
         return None;
     }

@@ -43,7 +43,9 @@ mod tests {
 
     #[test]
     fn nothing_that_a_terminal_obeys_gets_through() {
-        for hostile in ["\x1b[2J", "\x1b]0;title\x07", "a\rb", "\u{9b}31m", "a\u{202e}b", "\0", "\x08", "a\nb", "\u{2028}"] {
+        for hostile in
+            ["\x1b[2J", "\x1b]0;title\x07", "a\rb", "\u{9b}31m", "a\u{202e}b", "\0", "\x08", "a\nb", "\u{2028}"]
+        {
             let shown = line(hostile, MAX_BYTES);
             assert!(!shown.chars().any(char::is_control) && !shown.contains(['\u{202e}', '\u{2028}']), "{shown:?}");
         }

@@ -13,6 +13,9 @@ use serde_json::{Map, Value as Json};
 use std::collections::{BTreeMap, BTreeSet};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
+/// The way from the root to a plugin's grants in the table of keys; the second is a plugin's label.
+const PLUGIN_PATH: [&str; 3] = ["plugin", "", "grant"];
+
 /// Everything that a plugin is granted, as it is written: it replaces what was granted before.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RawGrants {
@@ -77,21 +80,26 @@ pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) ->
         document.parse().map_err(|error| Error::invalid("the configuration is not TOML").because(error))?;
     let desired = serde_json::to_value(grants)
         .map_err(|error| Error::failed("could not write the grants as TOML").because(error))?;
-    let plugin = edited
-        .get_mut("plugin")
-        .and_then(Item::as_table_like_mut)
-        .and_then(|plugins| plugins.get_mut(label))
-        .ok_or_else(|| {
-            Error::not_found(format!("there is no plugin \"{label}\" in the configuration"))
-                .hint(format!("add [plugin.{label}] with source = \"PATH\""))
-        })?;
-    let plugin = standard_table(plugin, &format!("plugin.{label}"))?;
-    set(plugin, "sha256", &Json::String(digest.to_owned()), &PLAIN);
+    let known = edited.get("plugin").and_then(|plugins| plugins.get(label));
+    let before = known.map(json_of).ok_or_else(|| {
+        Error::not_found(format!("there is no plugin \"{label}\" in the configuration"))
+            .hint(format!("add [plugin.{label}] with source = \"PATH\""))
+    })?;
+    if before["sha256"] == digest && normal(&before["grant"]) == normal(&desired) {
+        return Ok(document.to_owned());
+    }
+    let plugins = child(edited.as_table_mut(), "plugin", "plugin")?;
+    let plugin = child(plugins, label, &format!("plugin.{label}"))?;
+    set(plugin, "sha256", &Json::String(digest.to_owned()), None);
     let none = Map::new();
     let desired = desired.as_object().unwrap_or(&none);
     if desired.is_empty() && !plugin.contains_key("grant") {
         return Ok(edited.to_string());
     }
+    let shape = PLUGIN_PATH.iter().fold(None, |shape, name| match shape {
+        None => ROOT.keys.iter().find(|key| key.name == *name).map(|key| &key.shape),
+        some => shape_within(some, name),
+    });
     let grant = child(plugin, "grant", &format!("plugin.{label}.grant"))?;
     for kind in ["exec", "bucket"] {
         let wanted = desired.get(kind).and_then(Json::as_object).unwrap_or(&none);
@@ -100,7 +108,6 @@ pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) ->
             continue;
         }
         let path = format!("plugin.{label}.grant.{kind}");
-        let keys = section_of(kind);
         let table = child(grant, kind, &path)?;
         let stale: Vec<String> =
             table.iter().map(|(name, _)| name.to_owned()).filter(|name| !wanted.contains_key(name)).collect();
@@ -108,33 +115,70 @@ pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) ->
             table.remove(&name);
         }
         for (name, wanted) in wanted {
-            write_grant(table, name, wanted, keys)?;
+            write_grant(table, name, wanted, shape_within(shape_within(shape, kind), name))?;
         }
     }
     match desired.get("artifacts") {
         None => drop(grant.remove("artifacts")),
-        Some(wanted) => write_grant(grant, "artifacts", wanted, section_of("artifacts"))?,
+        Some(wanted) => write_grant(grant, "artifacts", wanted, shape_within(shape, "artifacts"))?,
     }
     Ok(edited.to_string())
 }
 
-/// Keys without an order of their own.
-static PLAIN: Section = Section { name: "", doc: "", keys: &[] };
-
-/// The section of the table of keys that describes a grant of this kind: gives keys their order.
-fn section_of(kind: &str) -> &'static Section {
-    fn within(section: &'static Section, name: &str) -> &'static Section {
-        let key = section.keys.iter().find(|key| key.name == name);
-        match key.map(|key| &key.shape) {
-            Some(Shape::Table(inner) | Shape::Map(_, Shape::Table(inner) | Shape::Tables(inner))) => inner,
-            _ => &PLAIN,
-        }
+/// The document with the recipients of `[store.<label>]` replaced, and its identity named; so that
+/// an identity that was just made is the one that opens the next backup.
+///
+/// Errors: `Invalid` when the document is not TOML; `NotFound` without the table; `Conflict` when
+/// the store names an identity or recipients already, since backups may have been made for them.
+pub fn set_identity(document: &str, label: &str, recipients: &[String], identity: &std::path::Path) -> Result<String> {
+    let mut edited: DocumentMut =
+        document.parse().map_err(|error| Error::invalid("the configuration is not TOML").because(error))?;
+    let store = edited
+        .get_mut("store")
+        .and_then(Item::as_table_like_mut)
+        .and_then(|stores| stores.get_mut(label))
+        .and_then(Item::as_table_like_mut)
+        .ok_or_else(|| {
+            Error::not_found(format!("there is no store \"{label}\" in the configuration"))
+                .hint(format!("add [store.{label}] with type and path, or type and bucket"))
+        })?;
+    if store.get("identity").is_some() || !is_default(&store.get("recipients").map_or(Json::Null, json_of)) {
+        return Err(Error::conflict(format!("store \"{label}\" names an identity or recipients already"))
+            .hint("leave --new-identity out; to change recipients, add the new ones and keep the old identity for old backups"));
     }
-    within(within(within(&ROOT, "plugin"), "grant"), kind)
+    let identity = identity.to_str().ok_or_else(|| Error::invalid("the path of the identity is not UTF-8"))?;
+    set(store, "recipients", &Json::from(recipients), None);
+    set(store, "identity", &serde_json::json!({ "file": identity }), None);
+    Ok(edited.to_string())
+}
+
+/// The shape of a key of a table, where the table of keys knows it.
+fn shape_within(shape: Option<&'static Shape>, name: &str) -> Option<&'static Shape> {
+    match shape? {
+        Shape::Table(section) | Shape::Tables(section) => {
+            section.keys.iter().find(|key| key.name == name).map(|key| &key.shape)
+        }
+        Shape::Map(_, inner) => Some(inner),
+        Shape::Union(shapes) => shapes.iter().find_map(|shape| shape_within(Some(shape), name)),
+        _ => None,
+    }
+}
+
+/// Where a key stands among its siblings in the documentation; what is not there comes last.
+fn position(shape: Option<&'static Shape>, name: &str) -> usize {
+    let section: Option<&Section> = match shape {
+        Some(Shape::Table(section) | Shape::Tables(section)) => Some(section),
+        Some(Shape::Union(shapes)) => shapes.iter().find_map(|shape| match shape {
+            Shape::Table(section) => Some(*section),
+            _ => None,
+        }),
+        _ => None,
+    };
+    section.and_then(|section| section.keys.iter().position(|key| key.name == name)).unwrap_or(usize::MAX)
 }
 
 /// One grant: a table, or several of them.
-fn write_grant(parent: &mut Table, name: &str, wanted: &Json, keys: &'static Section) -> Result<()> {
+fn write_grant(parent: &mut Table, name: &str, wanted: &Json, shape: Option<&'static Shape>) -> Result<()> {
     let wanted = match wanted {
         Json::Array(list) if list.len() == 1 => &list[0],
         other => other,
@@ -144,12 +188,12 @@ fn write_grant(parent: &mut Table, name: &str, wanted: &Json, keys: &'static Sec
     }
     match wanted {
         Json::Array(list) => {
-            let tables = list.iter().map(|wanted| new_table(wanted, keys));
+            let tables = list.iter().map(|wanted| new_table(wanted, shape));
             parent.insert(name, Item::ArrayOfTables(tables.collect::<ArrayOfTables>()));
         }
         Json::Object(fields) => match parent.get_mut(name).and_then(Item::as_table_like_mut) {
-            Some(table) => update(table, fields, keys),
-            None => drop(parent.insert(name, Item::Table(new_table(wanted, keys)))),
+            Some(table) => update(table, fields, shape),
+            None => drop(parent.insert(name, Item::Table(new_table(wanted, shape)))),
         },
         _ => return Err(Error::failed(format!("the grant \"{name}\" is not a table"))),
     }
@@ -157,7 +201,7 @@ fn write_grant(parent: &mut Table, name: &str, wanted: &Json, keys: &'static Sec
 }
 
 /// Makes a table hold exactly `wanted`; what is equal stays as it is written.
-fn update(table: &mut dyn TableLike, wanted: &Map<String, Json>, keys: &'static Section) {
+fn update(table: &mut dyn TableLike, wanted: &Map<String, Json>, shape: Option<&'static Shape>) {
     let stale: Vec<String> = table
         .iter()
         .filter(|(name, item)| wanted.get(*name).is_none_or(is_default) && !is_default(&normal(&json_of(item))))
@@ -166,21 +210,21 @@ fn update(table: &mut dyn TableLike, wanted: &Map<String, Json>, keys: &'static 
     for name in stale {
         table.remove(&name);
     }
-    for (name, value) in in_order(wanted, keys) {
+    for (name, value) in in_order(wanted, shape) {
         match (table.get_mut(name), value) {
             (Some(item), _) if normal(&json_of(item)) == normal(value) => {}
             (Some(item), Json::Object(fields)) if item.is_table_like() => {
                 if let Some(inner) = item.as_table_like_mut() {
-                    update(inner, fields, &PLAIN);
+                    update(inner, fields, shape_within(shape, name));
                 }
             }
-            _ => set(table, name, value, keys),
+            _ => set(table, name, value, shape_within(shape, name)),
         }
     }
 }
 
-fn set(table: &mut dyn TableLike, name: &str, value: &Json, _keys: &'static Section) {
-    let new = value_of(value, 0);
+fn set(table: &mut dyn TableLike, name: &str, value: &Json, shape: Option<&'static Shape>) {
+    let new = value_of(value, 0, shape);
     match table.get_mut(name) {
         Some(Item::Value(old)) if normal(&json_of(&Item::Value(old.clone()))) == normal(value) => {}
         Some(Item::Value(old)) => {
@@ -194,27 +238,27 @@ fn set(table: &mut dyn TableLike, name: &str, value: &Json, _keys: &'static Sect
     }
 }
 
-fn new_table(wanted: &Json, keys: &'static Section) -> Table {
+fn new_table(wanted: &Json, shape: Option<&'static Shape>) -> Table {
     let mut table = Table::new();
     let none = Map::new();
-    for (name, value) in in_order(wanted.as_object().unwrap_or(&none), keys) {
-        table.insert(name, Item::Value(value_of(value, 0)));
+    for (name, value) in in_order(wanted.as_object().unwrap_or(&none), shape) {
+        table.insert(name, Item::Value(value_of(value, 0, shape_within(shape, name))));
     }
     table
 }
 
 /// Keys in the order of the documentation, without those that hold what they hold by default.
-fn in_order<'a>(wanted: &'a Map<String, Json>, keys: &'static Section) -> Vec<(&'a str, &'a Json)> {
+fn in_order<'a>(wanted: &'a Map<String, Json>, shape: Option<&'static Shape>) -> Vec<(&'a str, &'a Json)> {
     let mut fields: Vec<_> =
         wanted.iter().filter(|(_, value)| !is_default(value)).map(|(name, value)| (name.as_str(), value)).collect();
-    fields.sort_by_key(|(name, _)| keys.keys.iter().position(|key| key.name == *name).unwrap_or(usize::MAX));
+    fields.sort_by_key(|(name, _)| position(shape, name));
     fields
 }
 
 /// Longest list on one line, in characters.
 const LINE: usize = 96;
 
-fn value_of(json: &Json, depth: usize) -> Value {
+fn value_of(json: &Json, depth: usize, shape: Option<&'static Shape>) -> Value {
     match json {
         Json::Null => Value::from(""),
         Json::Bool(flag) => Value::from(*flag),
@@ -224,7 +268,7 @@ fn value_of(json: &Json, depth: usize) -> Value {
         },
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(list) => {
-            let mut array: Array = list.iter().map(|inner| value_of(inner, depth + 1)).collect();
+            let mut array: Array = list.iter().map(|inner| value_of(inner, depth + 1, None)).collect();
             if depth == 0 && array.to_string().chars().count() > LINE {
                 for value in array.iter_mut() {
                     value.decor_mut().set_prefix("\n    ");
@@ -236,8 +280,8 @@ fn value_of(json: &Json, depth: usize) -> Value {
         }
         Json::Object(fields) => {
             let mut table = InlineTable::new();
-            for (name, value) in fields.iter().filter(|(_, value)| !is_default(value)) {
-                table.insert(name, value_of(value, depth + 1));
+            for (name, value) in in_order(fields, shape) {
+                table.insert(name, value_of(value, depth + 1, shape_within(shape, name)));
             }
             Value::InlineTable(table)
         }
@@ -310,24 +354,40 @@ fn json_of_value(value: &Value) -> Json {
     }
 }
 
-/// The item as a table with a header of its own; an inline one becomes one.
-fn standard_table<'a>(item: &'a mut Item, path: &str) -> Result<&'a mut Table> {
-    if item.is_inline_table() {
-        let inline = std::mem::take(item);
-        *item = match inline.into_table() {
-            Ok(table) => Item::Table(table),
-            Err(other) => other,
+/// The child as a table with a header of its own: an inline one becomes one with its comments, a
+/// missing one is made.
+fn child<'a>(parent: &'a mut Table, name: &str, path: &str) -> Result<&'a mut Table> {
+    let lost = || Error::failed(format!("[{path}] is not a table any more"));
+    if !parent.get(name).is_some_and(Item::is_table) {
+        let above = parent.key(name).and_then(|key| key.leaf_decor().prefix()).cloned();
+        let (mut table, behind) = match parent.get_mut(name).map(std::mem::take) {
+            None | Some(Item::None) => (Table::new(), None),
+            Some(Item::Value(Value::InlineTable(inline))) => {
+                let behind = inline.decor().suffix().cloned();
+                (inline.into_table(), behind)
+            }
+            Some(_) => return Err(Error::invalid(format!("[{path}] is not a table"))),
         };
+        // One that holds only tables needs no header of its own.
+        table.set_implicit(true);
+        if let Some(behind) = behind {
+            table.decor_mut().set_suffix(behind);
+        }
+        if let Some(above) = above.filter(|above| above.as_str().is_some_and(|text| text.contains('#'))) {
+            table.decor_mut().set_prefix(above);
+        }
+        if let Some(item) = parent.get_mut(name) {
+            *item = Item::Table(table);
+        } else {
+            parent.insert(name, Item::Table(table));
+        }
+        if let Some(mut key) = parent.key_mut(name) {
+            // Spaces around an inline key would end up inside the header.
+            key.fmt();
+        }
     }
-    item.as_table_mut().ok_or_else(|| Error::invalid(format!("[{path}] is not a table")))
+    parent.get_mut(name).and_then(Item::as_table_mut).ok_or_else(lost)
 }
 
-fn child<'a>(parent: &'a mut Table, name: &str, path: &str) -> Result<&'a mut Table> {
-    let item = parent.entry(name).or_insert_with(|| {
-        let mut table = Table::new();
-        // It exists only by its children: no header of its own is written.
-        table.set_implicit(true);
-        Item::Table(table)
-    });
-    standard_table(item, path)
-}
+#[cfg(test)]
+mod tests;

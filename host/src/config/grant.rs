@@ -2,7 +2,7 @@
 //! decided there; here each refusal gets its place in the file.
 
 use super::Meaning;
-use super::read::Fields;
+use super::fields::Fields;
 use crate::error::Result;
 use crate::policy::exec::{ExecGrant, StdinGrant};
 use crate::policy::slot::{SlotRule, SlotText, Template};
@@ -72,7 +72,9 @@ impl Meaning<'_> {
         let stdin = self.stdin(fields);
         // A part that was refused is missing from here on; the grant as a whole is then not judged,
         // or it would be blamed for what was lost.
-        let whole = args.len() == fields.list("args").len()
+        let refused = ["args", "env", "slots", "secrets", "timeout"].iter().any(|key| fields.is_refused(key));
+        let whole = !refused
+            && args.len() == fields.list("args").len()
             && env.len() == fields.map("env").len()
             && slots.len() == fields.map("slots").len();
         let when = self.when(fields)?;
@@ -97,9 +99,15 @@ impl Meaning<'_> {
         if !fields.has("stdin") {
             return Some(StdinGrant::None);
         }
+        if fields.is_refused("stdin") {
+            return None;
+        }
         let Some(table) = fields.table("stdin") else {
             return Some(StdinGrant::Plugin);
         };
+        if ["text", "hold", "artifact", "made_by"].iter().any(|key| table.is_refused(key)) {
+            return None;
+        }
         match (table.text("text"), table.text("artifact"), table.text("made_by")) {
             (Some(text), None, None) => Some(StdinGrant::Text { text: text.to_owned(), hold: table.flag("hold") }),
             (None, Some(pattern), Some(made_by)) if !table.has("hold") => {

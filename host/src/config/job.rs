@@ -1,6 +1,7 @@
 //! `[job.x]` and `[target.x]`: what is backed up, where its commands run, what surrounds them.
 
-use super::read::{Fields, looks_secret};
+use super::fields::Fields;
+use super::read::looks_secret;
 use super::{Depth, JobConfig, Meaning, SecretRef, TargetConfig, VerifyConfig};
 use crate::exec::RunIn;
 use std::collections::BTreeMap;
@@ -37,7 +38,7 @@ impl Meaning<'_> {
         };
         let target = self.label(root, fields, "target", "target");
         let on_source = fields.flag("on_source");
-        if depth == Depth::Restore && !fields.has("target") && !on_source {
+        if depth == Depth::Restore && !fields.has("target") && !on_source && !fields.is_refused("on_source") {
             self.mistakes
                 .add(fields.span_of("depth"), format!("{} restores and names no target", fields.path), "where to?")
                 .help = Some(
@@ -125,7 +126,7 @@ impl Meaning<'_> {
         if let Some(word) = place.text("client") {
             return vec![word.to_owned()];
         }
-        if !place.has("client") {
+        if !place.has("client") || place.is_refused("client") {
             return vec!["docker".to_owned()];
         }
         let client: Vec<String> = place.texts("client").into_iter().map(|(text, _)| text.to_owned()).collect();

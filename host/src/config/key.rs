@@ -92,22 +92,16 @@ impl Names {
 
     /// Whether `name` is one of them.
     pub fn admits(self, name: &str) -> bool {
-        let (first, rest, most): (fn(u8) -> bool, fn(u8) -> bool, usize) = match self {
-            Names::Label => (
-                |b| b.is_ascii_lowercase() || b.is_ascii_digit(),
-                |b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-',
-                63,
-            ),
-            Names::Vendor => {
-                let any = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-                (any, any, 64)
+        let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
+        let Some((first, rest)) = name.as_bytes().split_first() else { return false };
+        match self {
+            Names::Label => {
+                plain(first) && rest.len() <= 62 && rest.iter().all(|b| plain(b) || matches!(b, b'_' | b'-'))
             }
-            Names::Variable => {
-                (|b| b.is_ascii_alphabetic() || b == b'_', |b| b.is_ascii_alphanumeric() || b == b'_', 128)
-            }
-        };
-        let bytes = name.as_bytes();
-        bytes.len() <= most && bytes.first().is_some_and(|b| first(*b)) && bytes.iter().skip(1).all(|b| rest(*b))
+            Names::Vendor => rest.len() <= 63 && name.as_bytes().iter().all(|b| word(b) || *b == b'-'),
+            Names::Variable => !first.is_ascii_digit() && rest.len() <= 127 && name.as_bytes().iter().all(word),
+        }
     }
 }
 

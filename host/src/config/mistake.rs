@@ -85,6 +85,12 @@ impl Mistakes {
     pub(super) fn finish(mut self) -> Self {
         self.list.sort_by_key(|mistake| (mistake.span.start, mistake.span.end));
         self.list.dedup();
+        // Wherever one stands, it is never shown.
+        let identities = self.source.match_indices("AGE-SECRET-KEY-").map(|(at, _)| {
+            let rest = &self.source[at..];
+            at..at + rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(rest.len())
+        });
+        self.masked.extend(identities);
         let shown: String = self
             .source
             .char_indices()

@@ -1,6 +1,6 @@
 //! `[plugin.x]`: where the component is, what was approved, what it may use.
 
-use super::read::Fields;
+use super::fields::Fields;
 use super::{Meaning, PluginConfig};
 use crate::id::Label;
 use crate::plugin::limits::Limits;

@@ -3,56 +3,15 @@
 //! This level knows shapes and not meanings: it resolves no label and touches no file.
 
 use super::SecretRef;
+use super::fields::{Datum, Field, Fields, Named};
 use super::key::{Key, Names, Section, Shape};
 use super::mistake::Mistakes;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-
-/// A value whose shape was found to be right.
-#[derive(Clone, Debug)]
-pub(super) struct Field {
-    pub(super) datum: Datum,
-    pub(super) span: Range<usize>,
-}
-
-/// What a [`Field`] holds, by its shape.
-#[derive(Clone, Debug)]
-pub(super) enum Datum {
-    Text(String),
-    Flag(bool),
-    /// Numbers and sizes.
-    Whole(u64),
-    Duration(Duration),
-    Json(Value),
-    Secret(SecretRef),
-    List(Vec<Field>),
-    Map(Vec<Named>),
-    Table(Fields),
-    Tables(Vec<Fields>),
-}
-
-/// An entry of a map.
-#[derive(Clone, Debug)]
-pub(super) struct Named {
-    pub(super) name: String,
-    pub(super) name_span: Range<usize>,
-    pub(super) field: Field,
-}
-
-/// A table that was read: only known keys, only of the right shape.
-#[derive(Clone, Debug)]
-pub(super) struct Fields {
-    /// Its full name, such as `store.main`.
-    pub(super) path: String,
-    /// The place of its name.
-    pub(super) span: Range<usize>,
-    pub(super) known: BTreeMap<&'static str, Field>,
-}
 
 /// Reads a document. What is wrong is added to `mistakes`; what is right is returned.
 pub(super) fn read(text: &str, section: &'static Section, mistakes: &mut Mistakes) -> Fields {
@@ -63,10 +22,29 @@ pub(super) fn read(text: &str, section: &'static Section, mistakes: &mut Mistake
             Some("the rest is checked once the file can be read".to_owned());
     }
     if !errors.is_empty() {
-        // What was recovered is a guess, and mistakes found in it would mislead.
-        return Fields { path: String::new(), span: 0..0, known: BTreeMap::new() };
+        // What was recovered is a guess, and mistakes found in it would mislead. It does not tell
+        // either where secrets are, so whatever stands behind such a name is blotted out.
+        mask_by_name(text, mistakes);
+        return Fields::default();
     }
     Reader { mistakes }.section("", section, document.get_ref(), 0..0)
+}
+
+/// Masks the rest of every line from a `name =` on whose name says that its value is a secret.
+fn mask_by_name(text: &str, mistakes: &mut Mistakes) {
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let secret = line.match_indices('=').find(|(at, _)| {
+            let name = line[..*at].trim_end().trim_end_matches(['"', '\'']);
+            let from = name.rfind(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-'))).map_or(0, |n| n + 1);
+            // A character of several bytes may stand there.
+            name.get(from..).is_some_and(looks_secret)
+        });
+        if let Some((at, _)) = secret {
+            mistakes.mask(start + at + 1..start + line.len());
+        }
+        start += line.len();
+    }
 }
 
 struct Reader<'m> {
@@ -80,6 +58,7 @@ fn join(path: &str, name: &str) -> String {
 impl Reader<'_> {
     fn section(&mut self, path: &str, section: &'static Section, table: &DeTable<'_>, span: Range<usize>) -> Fields {
         let mut known = BTreeMap::new();
+        let mut given = BTreeSet::new();
         for (name, value) in table {
             let written = name.get_ref().as_ref();
             let full = join(path, written);
@@ -90,24 +69,23 @@ impl Reader<'_> {
                         .help = Some((*instead).to_owned());
                 }
                 Some(key) => {
+                    given.insert(key.name);
                     if let Some(field) = self.value(&full, &key.shape, value) {
                         known.insert(key.name, field);
                     }
                 }
-                None => self.unknown(path, section, written, name.span(), value),
+                None => given.extend(self.unknown(path, section, written, name.span(), value)),
             }
         }
-        for key in section.keys.iter().filter(|key| key.required) {
-            let given = table.iter().any(|(name, _)| name.get_ref().as_ref() == key.name);
-            if !given {
-                self.mistakes
-                    .add(span.clone(), format!("{} is missing", join(path, key.name)), format!("needs {}", key.name))
-                    .help = Some(format!("{}: {}", key.name, key.doc));
-            }
+        for key in section.keys.iter().filter(|key| key.required && !given.contains(key.name)) {
+            self.mistakes
+                .add(span.clone(), format!("{} is missing", join(path, key.name)), format!("needs {}", key.name))
+                .help = Some(key.doc.to_owned());
         }
-        Fields { path: path.to_owned(), span, known }
+        Fields { path: path.to_owned(), span, known, given }
     }
 
+    /// Tells about a key that does not exist; returns the one that was probably meant.
     fn unknown(
         &mut self,
         path: &str,
@@ -115,7 +93,7 @@ impl Reader<'_> {
         written: &str,
         span: Range<usize>,
         value: &Spanned<DeValue<'_>>,
-    ) {
+    ) -> Option<&'static str> {
         let built = section.keys.iter().filter(|key| !matches!(key.shape, Shape::NotBuilt(_)));
         let near = nearest(written, section.keys.iter().map(|key| key.name));
         let meant_secret = near
@@ -129,13 +107,9 @@ impl Reader<'_> {
             Some(near) => format!("did you mean \"{near}\"?"),
             None => format!("known here: {}", built.map(|key| key.name).collect::<Vec<_>>().join(", ")),
         };
-        self.mistakes
-            .add(
-                span,
-                format!("unknown key \"{}\"{place}", escape(written)),
-                "not a key of a ".to_owned() + section.name,
-            )
-            .help = Some(help);
+        self.mistakes.add(span, format!("unknown key \"{}\"{place}", escape(written)), "not known here").help =
+            Some(help);
+        near
     }
 
     fn mask_texts(&mut self, value: &Spanned<DeValue<'_>>) {
@@ -492,17 +466,19 @@ pub(super) fn nearest<'a>(written: &str, candidates: impl Iterator<Item = &'a st
         .map(|(_, candidate)| candidate)
 }
 
-/// Whether a name says that its value is a secret.
+/// Whether a name says that its value is a secret, and not merely where one is.
 pub(super) fn looks_secret(name: &str) -> bool {
+    const WORDS: [&str; 6] = ["PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "APIKEY", "SECRETKEY", "SECRETS"];
+    const LAST: [&str; 3] = ["PASS", "PWD", "AUTH"];
+    const ENDS: [&str; 4] = ["PASSWORD", "PASSWD", "SECRET", "TOKEN"];
+    const PAIRS: [&str; 3] = ["API_KEY", "PRIVATE_KEY", "ACCESS_KEY"];
     let name = name.to_uppercase().replace(['-', '.'], "_");
-    if name.ends_with("_FILE") || name.ends_with("_PATH") || name.ends_with("PASSFILE") {
+    if ["_FILE", "_PATH", "_DIR", "_NAME", "_ID", "_TTL"].iter().any(|end| name.ends_with(end)) {
         return false;
     }
-    ["PASSWORD", "PASSWD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "APIKEY", "API_KEY", "PRIVATE_KEY"]
-        .iter()
-        .any(|word| name.contains(word))
-        || ["_PASS", "_PWD", "_AUTH", "ACCESS_KEY"].iter().any(|end| name.ends_with(end))
-        || matches!(name.as_str(), "PASS" | "PWD")
+    name.split('_').any(|word| WORDS.contains(&word) || ENDS.iter().any(|end| word.ends_with(end)))
+        || name.rsplit('_').next().is_some_and(|word| LAST.contains(&word))
+        || PAIRS.iter().any(|pair| name.ends_with(pair))
 }
 
 /// Text of the operator's, fit for a message.
@@ -510,125 +486,50 @@ pub(super) fn escape(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_debug).collect()
 }
 
-impl Fields {
-    fn get(&self, name: &str) -> Option<&Field> {
-        self.known.get(name)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_key_is_named_only_if_it_is_near() {
+        let keys = ["recipients", "region", "part_bytes", "path"];
+        let near = |written| nearest(written, keys.into_iter());
+        assert_eq!(near("recipient"), Some("recipients"));
+        assert_eq!(near("Recipients"), Some("recipients"));
+        assert_eq!(near("part-bytes"), Some("part_bytes"));
+        assert_eq!(near("paht"), Some("path"));
+        assert_eq!(near("colour"), None);
+        assert_eq!(near(""), None);
     }
 
-    /// The place of a key's value, or of the table where it is absent.
-    pub(super) fn span_of(&self, name: &str) -> Range<usize> {
-        self.get(name).map_or_else(|| self.span.clone(), |field| field.span.clone())
-    }
-
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.known.contains_key(name)
-    }
-
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
-        match &self.get(name)?.datum {
-            Datum::Text(text) => Some(text),
-            _ => None,
+    #[test]
+    fn names_that_hold_secrets_are_told_from_names_that_point_to_them() {
+        for secret in [
+            "PGPASSWORD",
+            "db_password",
+            "API_TOKEN",
+            "secret_key",
+            "MYSQL_PWD",
+            "REDISCLI_AUTH",
+            "AWS_SECRET_ACCESS_KEY",
+            "pass",
+        ] {
+            assert!(looks_secret(secret), "{secret}");
         }
-    }
-
-    pub(super) fn flag(&self, name: &str) -> bool {
-        matches!(self.get(name).map(|field| &field.datum), Some(Datum::Flag(true)))
-    }
-
-    pub(super) fn flag_or(&self, name: &str, otherwise: bool) -> bool {
-        match self.get(name).map(|field| &field.datum) {
-            Some(Datum::Flag(flag)) => *flag,
-            _ => otherwise,
-        }
-    }
-
-    pub(super) fn whole<T: TryFrom<u64>>(&self, name: &str) -> Option<T> {
-        match &self.get(name)?.datum {
-            Datum::Whole(n) => T::try_from(*n).ok(),
-            _ => None,
-        }
-    }
-
-    pub(super) fn duration(&self, name: &str) -> Option<Duration> {
-        match &self.get(name)?.datum {
-            Datum::Duration(duration) => Some(*duration),
-            _ => None,
-        }
-    }
-
-    pub(super) fn json(&self, name: &str) -> Value {
-        match self.get(name).map(|field| &field.datum) {
-            Some(Datum::Json(value)) => value.clone(),
-            _ => Value::Object(serde_json::Map::new()),
-        }
-    }
-
-    pub(super) fn secret(&self, name: &str) -> Option<&SecretRef> {
-        match &self.get(name)?.datum {
-            Datum::Secret(secret) => Some(secret),
-            _ => None,
-        }
-    }
-
-    pub(super) fn list(&self, name: &str) -> &[Field] {
-        match self.get(name).map(|field| &field.datum) {
-            Some(Datum::List(list)) => list,
-            _ => &[],
-        }
-    }
-
-    /// The texts of a list, with their places.
-    pub(super) fn texts(&self, name: &str) -> Vec<(&str, Range<usize>)> {
-        self.list(name)
-            .iter()
-            .filter_map(|field| match &field.datum {
-                Datum::Text(text) => Some((text.as_str(), field.span.clone())),
-                _ => None,
-            })
-            .collect()
-    }
-
-    pub(super) fn map(&self, name: &str) -> &[Named] {
-        match self.get(name).map(|field| &field.datum) {
-            Some(Datum::Map(map)) => map,
-            _ => &[],
-        }
-    }
-
-    pub(super) fn table(&self, name: &str) -> Option<&Fields> {
-        match &self.get(name)?.datum {
-            Datum::Table(fields) => Some(fields),
-            _ => None,
-        }
-    }
-}
-
-impl Named {
-    pub(super) fn table(&self) -> Option<&Fields> {
-        match &self.field.datum {
-            Datum::Table(fields) => Some(fields),
-            _ => None,
-        }
-    }
-
-    pub(super) fn tables(&self) -> &[Fields] {
-        match &self.field.datum {
-            Datum::Tables(tables) => tables,
-            _ => &[],
-        }
-    }
-
-    pub(super) fn text(&self) -> Option<&str> {
-        match &self.field.datum {
-            Datum::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    pub(super) fn secret(&self) -> Option<&SecretRef> {
-        match &self.field.datum {
-            Datum::Secret(secret) => Some(secret),
-            _ => None,
+        for plain in [
+            "PGHOST",
+            "PGUSER",
+            "PGPASSFILE",
+            "PASSWORD_FILE",
+            "TOKEN_PATH",
+            "COMPASS",
+            "AUTHOR",
+            "TOKENIZERS_PARALLELISM",
+            "AWS_ACCESS_KEY_ID",
+            "SSH_AUTH_SOCK",
+            "region",
+        ] {
+            assert!(!looks_secret(plain), "{plain}");
         }
     }
 }

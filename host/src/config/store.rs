@@ -1,7 +1,7 @@
 //! `[store.x]`, and a store that is named on the command line because there is no configuration.
 
+use super::fields::Fields;
 use super::key::MIN_S3_PART_BYTES;
-use super::read::Fields;
 use super::{Meaning, SecretRef};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
@@ -94,6 +94,19 @@ impl StoreConfig {
     }
 }
 
+impl StoreConfig {
+    /// Its address for `--store-url`, without credentials.
+    pub fn to_url(&self) -> String {
+        let s3 = match &self.place {
+            StorePlace::Local { path } => return path.display().to_string(),
+            StorePlace::S3(s3) => s3,
+        };
+        let prefix = if s3.prefix.is_empty() { String::new() } else { format!("/{}", s3.prefix) };
+        let endpoint = s3.endpoint.as_ref().map_or_else(String::new, |endpoint| format!("endpoint={endpoint}&"));
+        format!("s3://{}{prefix}?{endpoint}region={}&path_style={}", s3.bucket, s3.region, s3.path_style)
+    }
+}
+
 fn parse_url(text: &str) -> Result<StorePlace> {
     let bad = |got: &str| {
         Error::invalid(format!("\"{}\" is not the address of a store", super::read::escape(text)))
@@ -176,20 +189,21 @@ fn check_endpoint(url: &str) -> Result<(), &'static str> {
 
 impl Meaning<'_> {
     pub(super) fn store(&mut self, fields: &Fields) -> Option<StoreConfig> {
-        let place = match fields.text("type")? {
-            "local" => {
+        let place = match fields.text("type") {
+            Some("local") => {
                 self.foreign(fields, S3_KEYS, "s3");
                 self.present(fields, "path", "the directory");
-                StorePlace::Local { path: self.path(fields, "path")? }
+                self.path(fields, "path").map(|path| StorePlace::Local { path })
             }
-            _ => {
+            Some(_) => {
                 self.foreign(fields, LOCAL_KEYS, "local");
-                StorePlace::S3(self.s3(fields)?)
+                self.s3(fields).map(StorePlace::S3)
             }
+            None => None,
         };
         let part_bytes = fields.whole("part_bytes").unwrap_or(DEFAULT_PART_BYTES);
         let least = usize::try_from(MIN_S3_PART_BYTES).unwrap_or(usize::MAX);
-        if matches!(place, StorePlace::S3(_)) && part_bytes < least {
+        if matches!(place, Some(StorePlace::S3(_))) && part_bytes < least {
             self.mistakes.add(
                 fields.span_of("part_bytes"),
                 format!("{}.part_bytes is too small", fields.path),
@@ -199,7 +213,7 @@ impl Meaning<'_> {
         let encrypted = fields.text("encryption") != Some("off");
         let recipients = self.recipients(fields, encrypted);
         Some(StoreConfig {
-            place,
+            place: place?,
             recipients,
             encrypted,
             identity: fields.secret("identity").map(|secret| self.secret_ref(secret)),
@@ -256,6 +270,9 @@ impl Meaning<'_> {
     }
 
     fn recipients(&mut self, fields: &Fields, encrypted: bool) -> Vec<String> {
+        if fields.is_refused("encryption") || fields.is_refused("recipients") {
+            return Vec::new();
+        }
         let mut seen = BTreeSet::new();
         let texts = fields.texts("recipients");
         for (text, span) in &texts {
@@ -268,7 +285,7 @@ impl Meaning<'_> {
                 );
             }
         }
-        if encrypted && texts.is_empty() && (!fields.has("recipients") || fields.list("recipients").is_empty()) {
+        if encrypted && texts.is_empty() {
             self.mistakes
                 .add(fields.span_of("recipients"), format!("{} has no recipients", fields.path), "backups are encrypted unless told otherwise")
                 .help = Some(

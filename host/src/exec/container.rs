@@ -2,7 +2,8 @@
 //!
 //! The client has no way to end what it started, so the host finds it: every command carries a
 //! random word in its environment, and a fixed script inside the container ends whatever has that
-//! word in `/proc/*/environ`, with its process group. A program that gives its children another
+//! word in `/proc/*/environ`, with its process group: early when it must, and again when its handles
+//! are gone. A program that gives its children another
 //! environment and another session escapes it. A second fixed script starts the program and says
 //! so on standard error first, so that the client's own exit codes (125, 126, 127) are told from
 //! the program's. Both need `/bin/sh` in the container; neither holds anything but positional
@@ -34,19 +35,24 @@ echo "$marker run" >&2
 exec "$@""#;
 
 /// Signals everything that has the word in its environment, and its group where it leads one.
-/// Arguments: signal, word. Prints how many there were. Uses nothing but the shell itself.
-const END: &str = r#"n=0
-for dir in /proc/[0-9]*; do
-  pid=${dir#/proc/}
-  found=
-  while IFS= read -r line || [ -n "$line" ]; do
-    case $line in *"$2"*) found=yes ;; esac
-  done 2>/dev/null <"$dir/environ"
-  if [ "$found" ]; then
-    n=$((n + 1))
-    kill -s "$1" -- "-$pid" 2>/dev/null || kill -s "$1" "$pid" 2>/dev/null
-  fi
-done 2>/dev/null
+/// Arguments: signal, word. Prints how many there were. Needs nothing but the shell; `grep` is
+/// faster, since a shell reads byte by byte, but not every one can search between NULs.
+const END: &str = r#"files=
+if printf 'a\0b\0' | grep -qzF b 2>/dev/null; then
+  files=$(grep -lzsF -- "$2" /proc/[0-9]*/environ)
+else
+  for file in /proc/[0-9]*/environ; do
+    while IFS= read -r line || [ -n "$line" ]; do
+      case $line in *"$2"*) files="$files $file"; break ;; esac
+    done 2>/dev/null <"$file"
+  done 2>/dev/null
+fi
+n=0
+for file in $files; do
+  pid=${file#/proc/}; pid=${pid%/environ}
+  n=$((n + 1))
+  kill -s "$1" -- "-$pid" 2>/dev/null || kill -s "$1" "$pid" 2>/dev/null
+done
 echo "$n""#;
 
 /// Ends one program inside its container.
@@ -54,6 +60,13 @@ pub(super) struct ContainerKiller {
     client: Vec<String>,
     container: String,
     word: String,
+}
+
+/// Whether the ending script has the word in its own environment and finds itself.
+#[derive(Clone, Copy)]
+enum Carries {
+    Nothing,
+    Word,
 }
 
 /// Builds the client's command; nothing runs yet, unless the command reads a source (see below).
@@ -104,10 +117,14 @@ pub(super) fn prepare(command: &CommandLine, place: &Place, name: &str, client: 
 }
 
 impl ContainerKiller {
-    /// Whether a program in this container could be ended. Asked before a command that acts on
+    /// Whether a program in this container could be ended: the script must find at least itself. Asked before a command that acts on
     /// what it reads: if its source failed and it could not be ended, it would see an end of input.
     pub(super) fn check(&self, command: &CommandLine) -> Result<()> {
-        self.signal("0").map(drop).map_err(|said| {
+        let found = match self.signal("0", Carries::Word) {
+            Ok(0) => Err("the script found no process, not even itself".to_owned()),
+            found => found,
+        };
+        found.map(drop).map_err(|said| {
             cannot_start(
                 Kind::Unavailable,
                 command,
@@ -119,22 +136,24 @@ impl ContainerKiller {
         })
     }
 
-    /// Signals the program and its children; whether the container could be reached.
-    pub(super) fn send(&self, signal: Signal) -> bool {
-        let name = if signal == Signal::KILL { "KILL" } else { "TERM" };
-        match self.signal(name) {
-            Ok(_) => true,
-            Err(said) => {
-                tracing::warn!(container = %self.container, signal = name, said, "could not end a program in its container");
-                false
-            }
-        }
+    /// Signals the program and its children. The error is what the client said.
+    pub(super) fn send(&self, signal: Signal) -> Result<(), String> {
+        self.signal(if signal == Signal::KILL { "KILL" } else { "TERM" }, Carries::Nothing).map(drop)
+    }
+
+    /// Name of the container.
+    pub(super) fn container(&self) -> &str {
+        &self.container
     }
 
     /// Runs the fixed script; how many processes had the word.
-    fn signal(&self, signal: &str) -> Result<u32, String> {
+    fn signal(&self, signal: &str, carries: Carries) -> Result<u32, String> {
         let mut client = self.bare_client().map_err(|error| error.to_string())?;
-        client.args(["exec", &self.container, "/bin/sh", "-c", END, "sh", signal, &self.word]);
+        client.arg("exec");
+        if let Carries::Word = carries {
+            client.args(["-e", &format!("{WORD}={}", self.word)]);
+        }
+        client.args([&self.container, "/bin/sh", "-c", END, "sh", signal, &self.word]);
         client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = client.spawn().map_err(|error| error.to_string())?;
         let ended = wait_for(&child, CLIENT_TIME);

@@ -112,7 +112,10 @@ fn on_starter(job: impl FnOnce() + Send + 'static) -> Result<()> {
     static STARTER: OnceLock<Option<mpsc::Sender<Job>>> = OnceLock::new();
     let starter = STARTER.get_or_init(|| {
         let (send, receive) = mpsc::channel::<Job>();
-        let work = move || receive.into_iter().for_each(|job| job());
+        let work = move || {
+            local::keep_inherited_files_from_children();
+            receive.into_iter().for_each(|job| job());
+        };
         std::thread::Builder::new().name("exec-start".to_owned()).spawn(work).ok().map(|_| send)
     });
     let gone = || Error::failed("the thread that starts commands could not be started");

@@ -10,6 +10,7 @@ use super::{Place, cannot_start};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::policy::exec::CommandLine;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -43,7 +44,7 @@ pub(super) fn prepare(
         child.env(name, value);
     }
     if let Some(name) = user {
-        become_user(&mut child, command, name)?;
+        become_user(&mut child, command, name, scratch)?;
     }
     child.process_group(0);
     confine(&mut child, NewPrivileges::Never);
@@ -71,6 +72,7 @@ pub(super) fn environment(command: &CommandLine, place: &Place) -> Result<Vec<(S
 }
 
 /// Whether a program may gain rights that its caller has not (set-user-ID, file capabilities).
+#[derive(Clone, Copy)]
 pub(super) enum NewPrivileges {
     /// `no_new_privs`.
     Never,
@@ -104,6 +106,21 @@ pub(super) fn confine(child: &mut Command, privileges: NewPrivileges) {
     unsafe { child.pre_exec(before_exec) };
 }
 
+/// Keeps files that the host itself inherited (from a shell, `make` or a service manager) from its
+/// children. What the host opens is closed on exec anyway. Called once, before the first child.
+#[expect(unsafe_code, reason = "a number of /proc/self/fd is not a handle of this process's own code")]
+pub(super) fn keep_inherited_files_from_children() {
+    // Without /proc nothing is known of such files, and containers without it are no place for a host.
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    for number in numbers.filter(|number| *number > 2).collect::<Vec<_>>() {
+        // SAFETY: the number is used for one system call that sets a flag. If another thread closed the
+        // file meanwhile, the call fails; if it opened another one, that one has the flag already.
+        let file = unsafe { BorrowedFd::borrow_raw(number) };
+        let _ = rustix::io::fcntl_setfd(file, rustix::io::FdFlags::CLOEXEC);
+    }
+}
+
 /// The standard library's error for all of these is `ENOENT` or `EACCES` without a name.
 fn check_program(command: &CommandLine) -> Result<()> {
     let path = Path::new(&command.program);
@@ -129,8 +146,9 @@ fn check_program(command: &CommandLine) -> Result<()> {
     Ok(())
 }
 
-/// Makes the child another user, with that user's own group and no others.
-fn become_user(child: &mut Command, command: &CommandLine, name: &str) -> Result<()> {
+/// Makes the child another user, with that user's own group and no others; the scratch directory
+/// becomes that user's.
+fn become_user(child: &mut Command, command: &CommandLine, name: &str, scratch: Option<&Path>) -> Result<()> {
     let users = std::fs::read_to_string("/etc/passwd").doing(|| "read \"/etc/passwd\"".to_owned())?;
     let Some((uid, gid)) = find_user(&users, name) else {
         return Err(cannot_start(Kind::NotFound, command, format!("this machine has no user {name:?}"))
@@ -147,6 +165,10 @@ fn become_user(child: &mut Command, command: &CommandLine, name: &str) -> Result
     }
     // The standard library drops all supplementary groups when root sets a user id.
     child.gid(gid).uid(uid);
+    if let Some(scratch) = scratch {
+        std::os::unix::fs::chown(scratch, Some(uid), Some(gid))
+            .doing(|| format!("give {scratch:?} to user {name:?}"))?;
+    }
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_proce
 use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -335,6 +335,7 @@ pub(super) fn start(
         peek,
         stage: Stage::Running,
         gone: None,
+        _alive: Alive::new(),
     };
     let spawned = std::thread::Builder::new().name("exec-watch".to_owned()).spawn(move || supervisor.run(child));
     if let Err(error) = spawned {
@@ -365,6 +366,7 @@ struct Supervisor {
     peek: Option<OwnedFd>,
     stage: Stage,
     gone: Option<(Option<i32>, Option<i32>)>,
+    _alive: Alive,
 }
 
 impl Supervisor {
@@ -386,7 +388,7 @@ impl Supervisor {
             }
             self.wait();
         }
-        self.killer.sweep(self.pid, self.stderr.is_some());
+        self.killer.sweep(self.pid);
         // The leader is dead already: this only takes its number back.
         let _ = child.wait();
     }
@@ -473,15 +475,14 @@ impl Supervisor {
 }
 
 impl Killer {
-    /// Signals the process; as a last resort the container's client too.
+    /// Signals the process. The container's client is left alone unless as a last resort: it ends
+    /// with the program, and when it ends before, the program sees an end of its input.
     fn send(&self, group: Pid, signal: Signal, last_resort: bool) {
         if let Killer::Container(inside) = self {
-            let reached = inside.send(signal);
-            if reached && !last_resort {
-                return;
+            if let Err(said) = inside.send(signal) {
+                tracing::warn!(container = inside.container(), said, "could not end a program in its container");
             }
-            // The client first lets the program see an end of input only if it cannot be reached at all.
-            if !last_resort && signal != Signal::KILL {
+            if !last_resort {
                 return;
             }
         }
@@ -489,15 +490,47 @@ impl Killer {
         let _ = kill_process_group(group, signal);
     }
 
-    /// Ends what the leader left behind in its group.
-    fn sweep(&self, group: Pid, pipes_open: bool) {
+    /// Ends what the leader left behind: its group here, or what it started in its container, whose
+    /// client does not wait for that.
+    fn sweep(&self, group: Pid) {
         if let Killer::Container(inside) = self
-            && pipes_open
+            && let Err(said) = inside.send(Signal::KILL)
         {
-            inside.send(Signal::KILL);
+            // Most often because the container is gone, and with it everything in it.
+            tracing::debug!(container = inside.container(), said, "could not look for what a program left behind");
         }
         let _ = kill_process_group(group, Signal::KILL);
     }
+}
+
+/// Supervisors that have not finished.
+fn live() -> &'static watch::Sender<usize> {
+    static LIVE: OnceLock<watch::Sender<usize>> = OnceLock::new();
+    LIVE.get_or_init(|| watch::Sender::new(0))
+}
+
+/// Counts one supervisor for as long as it lives.
+struct Alive;
+
+impl Alive {
+    fn new() -> Self {
+        live().send_modify(|n| *n += 1);
+        Self
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        live().send_modify(|n| *n -= 1);
+    }
+}
+
+/// See [`super::settled`].
+pub(super) async fn settled(most: Duration) -> usize {
+    let mut left = live().subscribe();
+    // Too long is an answer too: how many are left.
+    let _ = tokio::time::timeout(most, left.wait_for(|left| *left == 0)).await;
+    *live().borrow()
 }
 
 /// Reads what is in a pipe, at most 1 MiB at a time, and closes it at its end.

@@ -1,1 +1,529 @@
+use super::*;
+use crate::stream::ByteSource;
+use crate::stream::source::InMemory;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+/// Longer than anything here takes; a test that reaches it has failed.
+const LONG: Duration = Duration::from_secs(60);
+/// For processes that never make progress.
+const SHORT: Duration = Duration::from_millis(300);
+
+fn line(program: &str, args: &[&str]) -> CommandLine {
+    CommandLine {
+        label: "tool".to_owned(),
+        program: program.to_owned(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: Vec::new(),
+        secrets: Vec::new(),
+        stdin: StdinGrant::None,
+        inspect: false,
+        partial_stdin: false,
+        detects_short_input: false,
+        timeout: None,
+        uses_scratch: false,
+    }
+}
+
+fn sh(script: &str) -> CommandLine {
+    line("/bin/sh", &["-c", script])
+}
+
+fn reads_plugin(line: CommandLine) -> CommandLine {
+    CommandLine { stdin: StdinGrant::Plugin, ..line }
+}
+
+fn here() -> Place {
+    Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: BTreeMap::new() }
+}
+
+async fn start(line: CommandLine, stdin: Option<Source>, stall: Duration) -> Result<Process> {
+    spawn(line, Arc::new(here()), None, stdin, stall, CancellationToken::new()).await
+}
+
+async fn run(line: CommandLine, place: Place) -> Result<Output> {
+    spawn(line, Arc::new(place), None, None, LONG, CancellationToken::new()).await?.run_to_end(1 << 20).await
+}
+
+fn source(body: impl ByteSource + 'static) -> Option<Source> {
+    Some(Source::new(Origin::Plugin, body))
+}
+
+async fn read_all(mut source: Source) -> (Vec<u8>, Result<()>) {
+    let read = move || {
+        let mut all = Vec::new();
+        loop {
+            match source.body.next_chunk() {
+                Ok(Some(chunk)) => all.extend_from_slice(&chunk),
+                Ok(None) => return (all, Ok(())),
+                Err(error) => return (all, Err(error)),
+            }
+        }
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+async fn read_line(source: &mut Source) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while tokio::task::block_in_place(|| source.body.read(&mut byte)).unwrap() == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+/// Waits for the end of a process that is not our child (or still is), and fails if it does not come.
+#[track_caller]
+fn check_ends(pid: &str) {
+    let pid = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
+    let most = Timespec { tv_sec: 30, tv_nsec: 0 };
+    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&most)).unwrap();
+    assert_eq!(ended, 1, "{pid:?} still runs");
+}
+
+#[track_caller]
+fn check_error(error: &Error, kind: Kind, parts: &[&str]) {
+    assert_eq!(error.kind(), kind, "{error:?}");
+    let shown = format!("{error:?} {:?}", error.hint_text());
+    for part in parts {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_pass_through_a_program_unchanged() {
+    let bytes: Vec<u8> = (0..30_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let given = source(InMemory::new(bytes.clone()));
+    let mut process = start(reads_plugin(line("/bin/cat", &[])), given, LONG).await.unwrap();
+    let output = process.stdout().unwrap();
+    assert_eq!(output.origin, Origin::Exec { command: "tool".to_owned() });
+    assert!(!output.inspect && output.leash.is_held());
+    let (read, end) = read_all(output).await;
+    end.unwrap();
+    assert!(read == bytes);
+    assert!(process.wait().await.unwrap().is_success());
+    assert!(process.stdout().unwrap_err().message().contains("taken already"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environment_is_built_from_nothing() {
+    let mut place = here();
+    place.env = BTreeMap::from([("PGHOST".to_owned(), "db".to_owned()), ("BOTH".to_owned(), "job".to_owned())]);
+    let secret = |text: &str| Secret::new(text.to_owned());
+    place.secrets = BTreeMap::from([
+        ("PGPASSWORD".to_owned(), secret("correct horse")),
+        ("OTHER".to_owned(), secret("battery staple")),
+    ]);
+    let command = CommandLine {
+        env: vec![("PGDATABASE".to_owned(), "shop".to_owned()), ("BOTH".to_owned(), "grant".to_owned())],
+        secrets: vec!["PGPASSWORD".to_owned(), "NOT_GIVEN".to_owned()],
+        ..line("/usr/bin/env", &[])
+    };
+    let out = String::from_utf8(run(command, place).await.unwrap().stdout).unwrap();
+    let mut lines: Vec<_> = out.lines().collect();
+    lines.sort_unstable();
+    let expected = [
+        "BOTH=job",
+        "HOME=/nonexistent",
+        "LANG=C.UTF-8",
+        "PATH=/usr/bin:/bin",
+        "PGDATABASE=shop",
+        "PGHOST=db",
+        "PGPASSWORD=correct horse",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_confined() {
+    let script =
+        "grep NoNewPrivs /proc/self/status; ulimit -c; ulimit -Hc; ulimit -n; umask; pwd; ls /proc/self/fd | wc -l";
+    let out = String::from_utf8(run(sh(script), here()).await.unwrap().stdout).unwrap();
+    let lines: Vec<_> = out.lines().map(str::trim).collect();
+    let files: u64 = lines[3].parse().unwrap();
+    assert_eq!([&lines[..3], &lines[4..6]].concat(), ["NoNewPrivs:\t1", "0", "0", "0077", "/"]);
+    assert!(files <= 4096);
+    // Standard input, output and error, and the directory that ls reads.
+    assert_eq!(lines[6], "4");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_uses_the_scratch_directory_runs_in_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().canonicalize().unwrap();
+    let command = CommandLine { uses_scratch: true, ..sh("pwd; echo $HOME; echo $TMPDIR") };
+    let cancel = CancellationToken::new();
+    let process = spawn(command, Arc::new(here()), Some(path.clone()), None, LONG, cancel).await.unwrap();
+    let out = String::from_utf8(process.run_to_end(4096).await.unwrap().stdout).unwrap();
+    assert_eq!(out, format!("{0}\n{0}\n{0}\n", path.display()));
+    let command = CommandLine { uses_scratch: true, ..sh("pwd") };
+    check_error(&start(command, None, LONG).await.unwrap_err(), Kind::Invalid, &["no scratch directory"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_has_its_own_rights_only() {
+    let place = |user: &str| Place { run_in: RunIn::Local { user: Some(user.to_owned()) }, ..here() };
+    let error = run(sh("id -u"), place("no-such-user")).await.unwrap_err();
+    check_error(&error, Kind::NotFound, &["no user \"no-such-user\"", "run_in"]);
+    let result = run(sh("id -u; id -G"), place("nobody")).await;
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(String::from_utf8(result.unwrap().stdout).unwrap(), "65534\n65534\n");
+    } else {
+        check_error(&result.unwrap_err(), Kind::Denied, &["only root", "running as"]);
+    }
+}
+
+#[test]
+fn users_are_found_by_their_whole_name() {
+    let passwd = "root:x:0:0:root:/root:/bin/sh\npostgres:x:101:104::/:/bin/sh\nbroken\nodd:x:a:b:::\n";
+    assert_eq!(local::find_user(passwd, "postgres"), Some((101, 104)));
+    for name in ["post", "postgres2", "", "x", "broken", "odd"] {
+        assert_eq!(local::find_user(passwd, name), None, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_started_says_why() {
+    let scratch = tempfile::tempdir().unwrap();
+    let script = scratch.path().join("script");
+    std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    let script = script.to_str().unwrap().to_owned();
+    check_error(&start(line(&script, &[]), None, LONG).await.unwrap_err(), Kind::Denied, &["not executable", &script]);
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for (program, kind, reason) in [
+        ("/no/such/program", Kind::NotFound, "there is no such file"),
+        ("/etc", Kind::Denied, "it is not a file"),
+        ("/etc/passwd", Kind::Denied, "it is not executable"),
+        ("cat", Kind::Invalid, "not an absolute path"),
+        (&script, Kind::NotFound, "interpreter"),
+    ] {
+        let error = start(line(program, &[]), None, LONG).await.unwrap_err();
+        check_error(&error, kind, &["could not start \"tool\"", program, reason]);
+    }
+    let nul = CommandLine { env: vec![("A".to_owned(), "b\0c".to_owned())], ..sh("true") };
+    check_error(&start(nul, None, LONG).await.unwrap_err(), Kind::Invalid, &["NUL"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_comes_along_exactly_when_the_grant_reads_one() {
+    let error = start(reads_plugin(line("/bin/cat", &[])), None, LONG).await.unwrap_err();
+    check_error(&error, Kind::Invalid, &["no source"]);
+    let error = start(line("/bin/cat", &[]), source(InMemory::new("x")), LONG).await.unwrap_err();
+    check_error(&error, Kind::Invalid, &["a source"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_of_a_program_that_fails_never_ends_well() {
+    let script = "head -c 10000000 /dev/zero; echo one >&2; echo the last words >&2; exit 3";
+    let mut process = start(sh(script), None, LONG).await.unwrap();
+    let (read, end) = read_all(process.stdout().unwrap()).await;
+    assert_eq!(read.len(), 10_000_000);
+    check_error(&end.unwrap_err(), Kind::Failed, &["\"tool\" failed", "/bin/sh", "exit code: 3", "the last words"]);
+    let exit = process.wait().await.unwrap();
+    assert_eq!((exit.code, exit.signal, exit.stderr.as_str()), (Some(3), None, "one\nthe last words\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_of_a_program_that_is_killed_never_ends_well() {
+    let mut process = start(sh("echo half; kill -9 $$"), None, LONG).await.unwrap();
+    let (read, end) = read_all(process.stdout().unwrap()).await;
+    assert_eq!(read, b"half\n");
+    check_error(&end.unwrap_err(), Kind::Failed, &["was killed", "SIGKILL", "out-of-memory"]);
+    let exit = process.wait().await.unwrap();
+    assert_eq!((exit.code, exit.signal), (None, Some(9)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_failed_fails_again() {
+    let mut process = start(sh("exit 1"), None, LONG).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    let mut buf = [0; 16];
+    tokio::task::block_in_place(|| {
+        assert!(output.body.read(&mut buf).is_err());
+        assert!(output.body.read(&mut buf).is_err());
+    });
+    let mut process = start(sh("exit 0"), None, LONG).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    tokio::task::block_in_place(|| {
+        assert_eq!(output.body.read(&mut buf).unwrap(), 0);
+        assert_eq!(output.body.read(&mut buf).unwrap(), 0);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_closes_its_output_has_not_succeeded_yet() {
+    let mut process = start(sh("echo whole; exec >&-; sleep 0.2; exit 4"), None, LONG).await.unwrap();
+    let (_, end) = read_all(process.stdout().unwrap()).await;
+    check_error(&end.unwrap_err(), Kind::Failed, &["exit code: 4"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_holds_the_output_open_keeps_it_from_ending_well() {
+    let mut process = start(sh("sleep 1000 & echo $!; exit 0"), None, SHORT).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    let child = read_line(&mut output).await;
+    let (_, end) = read_all(output).await;
+    check_error(&end.unwrap_err(), Kind::TimedOut, &["no progress"]);
+    drop(process);
+    check_ends(&child);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_handles_ends_the_whole_group() {
+    let mut process = start(sh("sh -c 'sleep 1000 & echo $!; wait' & echo $$; wait"), None, LONG).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    let pids = [read_line(&mut output).await, read_line(&mut output).await];
+    drop(process);
+    // The output alone keeps it alive.
+    let (send, receive) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        receive.recv().unwrap();
+        drop(output);
+    });
+    let leader = Pid::from_raw(pids[1].parse().unwrap()).unwrap();
+    assert!(rustix::process::test_kill_process(leader).is_ok());
+    send.send(()).unwrap();
+    for pid in pids {
+        check_ends(&pid);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_ignores_sigterm_is_killed_before_the_host_has_settled() {
+    let mut process = start(sh("trap '' TERM; echo $$; while :; do sleep 1; done"), None, LONG).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    let pid = read_line(&mut output).await;
+    drop((process, output));
+    check_ends(&pid);
+    // Other tests run at the same time and have their own: it returns, and no later than that.
+    settled(Duration::from_millis(10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_never_ends_is_ended() {
+    let mut process = start(sh("echo $$; exec sleep 1000"), None, SHORT).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    let pid = read_line(&mut output).await;
+    let (_, end) = read_all(output).await;
+    check_error(&end.unwrap_err(), Kind::TimedOut, &["no progress", "waited", "timeout"]);
+    check_ends(&pid);
+    assert_eq!(process.wait().await.unwrap().signal, Some(15));
+
+    let mut process = start(sh("exec sleep 1000"), None, SHORT).await.unwrap();
+    check_error(&process.wait().await.unwrap_err(), Kind::TimedOut, &["no progress"]);
+    let granted = CommandLine { timeout: Some(SHORT), ..sh("exec sleep 1000") };
+    let error = start(granted, None, LONG).await.unwrap().run_to_end(10).await.unwrap_err();
+    check_error(&error, Kind::TimedOut, &["no progress"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_writes_to_standard_error_for_ever_is_bounded_and_ended() {
+    let mut process = start(sh("echo $$; exec yes xyzzy >&2"), None, SHORT).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    let pid = read_line(&mut output).await;
+    let (_, end) = read_all(output).await;
+    check_error(&end.unwrap_err(), Kind::TimedOut, &["no progress"]);
+    check_ends(&pid);
+    let exit = process.wait().await.unwrap();
+    assert!(exit.stderr.len() <= STDERR_BYTES && exit.stderr.len() > STDERR_BYTES / 2);
+    assert!(exit.stderr.contains("xyzzy\nxyzzy\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelling_ends_reading_and_waiting() {
+    let cancel = CancellationToken::new();
+    let command = || sh("echo $$; exec sleep 1000");
+    let mut process = spawn(command(), Arc::new(here()), None, None, LONG, cancel.clone()).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    let pid = read_line(&mut output).await;
+    let mut other = spawn(command(), Arc::new(here()), None, None, LONG, cancel.clone()).await.unwrap();
+    let reading = tokio::spawn(read_all(output));
+    let waiting = tokio::spawn(async move { other.wait().await });
+    cancel.cancel();
+    check_error(&reading.await.unwrap().1.unwrap_err(), Kind::Cancelled, &["cancelled"]);
+    check_error(&waiting.await.unwrap().unwrap_err(), Kind::Cancelled, &["cancelled"]);
+    check_ends(&pid);
+    let error = spawn(command(), Arc::new(here()), None, None, LONG, cancel).await;
+    drop(error);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_blotted_out_of_standard_error_and_errors() {
+    let mut place = here();
+    place.secrets = BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new("hunter2/hunter2".to_owned()))]);
+    let script = r#"printf '%s is wrong, hunter2%%2Fhunter2 too\n' "$PGPASSWORD" >&2; printf hunter >&2; printf 2/hunter2 >&2; exit 1"#;
+    let command = CommandLine { secrets: vec!["PGPASSWORD".to_owned()], ..sh(script) };
+    let cancel = CancellationToken::new();
+    let mut process = spawn(command, Arc::new(place), None, None, LONG, cancel).await.unwrap();
+    let (_, end) = read_all(process.stdout().unwrap()).await;
+    let error = format!("{:?}", end.unwrap_err());
+    assert!(!error.contains("hunter2") && error.contains("is wrong"), "{error}");
+    assert_eq!(process.wait().await.unwrap().stderr, "*** is wrong, *** too\n***");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_cannot_be_blotted_out_is_refused() {
+    let mut place = here();
+    place.secrets = BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new("secret".to_owned()))]);
+    let command = CommandLine { secrets: vec!["PGPASSWORD".to_owned()], ..sh("true") };
+    check_error(&run(command, place).await.unwrap_err(), Kind::Invalid, &["PGPASSWORD", "too short"]);
+}
+
+/// Gives some bytes, then what the test wants.
+struct Then<F>(Option<Vec<u8>>, F);
+
+impl<F: FnMut() -> Result<usize> + Send> ByteSource for Then<F> {
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        match self.0.take() {
+            Some(bytes) => {
+                buf[..bytes.len()].copy_from_slice(&bytes);
+                Ok(bytes.len())
+            }
+            None => (self.1)(),
+        }
+    }
+}
+
+/// A program that acts when its input ends, or when it is asked to end, does neither when its input fails.
+async fn check_never_acts(mut fail: impl FnMut() -> Result<usize> + Send + 'static, kind: Kind, parts: &[&str]) {
+    let scratch = tempfile::tempdir().unwrap();
+    let acted = scratch.path().join("acted");
+    let script = format!("act() {{ : >'{}'; exit 0; }}; trap act TERM; cat; act", acted.display());
+    let (send, receive) = std::sync::mpsc::channel::<()>();
+    let body = Then(Some(b"BEGIN;\n".to_vec()), move || {
+        receive.recv().unwrap();
+        fail()
+    });
+    let mut process = start(reads_plugin(sh(&script)), source(body), LONG).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    assert_eq!(read_line(&mut output).await, "BEGIN;");
+    send.send(()).unwrap();
+    let (_, end) = read_all(output).await;
+    check_error(&end.unwrap_err(), kind, parts);
+    check_error(&process.wait().await.unwrap_err(), kind, parts);
+    assert!(!acted.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_fails_is_never_an_end_of_input() {
+    let fails = || Err(Error::damaged("frame 7 is not as recorded"));
+    check_never_acts(fails, Kind::Damaged, &["standard input of \"tool\" failed", "frame 7", "killed before"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_panics_is_never_an_end_of_input() {
+    check_never_acts(|| panic!("a bug in a source"), Kind::Failed, &["panicked"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_fails_after_the_program_exited_fails_the_command() {
+    let (send, receive) = std::sync::mpsc::channel::<()>();
+    let late = Then(Some(b"all of it".to_vec()), move || {
+        receive.recv().unwrap();
+        Err(Error::damaged("the last frame is not as recorded"))
+    });
+    let mut process = start(reads_plugin(line("/usr/bin/head", &["-c", "9"])), source(late), LONG).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    let mut buf = [0; 9];
+    assert_eq!(tokio::task::block_in_place(|| output.body.read(&mut buf)).unwrap(), 9);
+    send.send(()).unwrap();
+    let (_, end) = read_all(output).await;
+    check_error(&end.unwrap_err(), Kind::Damaged, &["standard input"]);
+    check_error(&process.wait().await.unwrap_err(), Kind::Damaged, &["standard input"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_stops_early_succeeds_only_where_that_is_granted() {
+    for bytes in [100, 10_000_000] {
+        for partial_stdin in [false, true] {
+            let command = CommandLine { partial_stdin, ..reads_plugin(line("/usr/bin/head", &["-c", "10"])) };
+            let mut process = start(command, source(InMemory::new(vec![b'x'; bytes])), LONG).await.unwrap();
+            let (read, end) = read_all(process.stdout().unwrap()).await;
+            assert_eq!(read, b"xxxxxxxxxx");
+            if partial_stdin {
+                end.unwrap();
+                assert!(process.wait().await.unwrap().is_success());
+            } else {
+                check_error(&end.unwrap_err(), Kind::Failed, &["stopped reading", "partial_stdin = true"]);
+                check_error(&process.wait().await.unwrap_err(), Kind::Failed, &["stopped reading"]);
+            }
+        }
+    }
+    let command = CommandLine { partial_stdin: true, ..reads_plugin(sh("head -c 10 >/dev/null; exit 5")) };
+    let mut process = start(command, source(InMemory::new(vec![b'x'; 10_000_000])), LONG).await.unwrap();
+    assert_eq!(process.wait().await.unwrap().code, Some(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fixed_text_is_all_that_a_program_reads() {
+    let text = |hold| StdinGrant::Text { text: "one\ntwo\n".to_owned(), hold };
+    let output = run(CommandLine { stdin: text(false), ..line("/bin/cat", &[]) }, here()).await.unwrap();
+    assert_eq!(output.stdout, b"one\ntwo\n");
+    let none = run(line("/bin/cat", &[]), here()).await.unwrap();
+    assert_eq!(none.stdout, b"");
+
+    let mut process = start(CommandLine { stdin: text(true), ..sh("echo $$; exec cat") }, None, LONG).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    let pid = read_line(&mut output).await;
+    assert_eq!([read_line(&mut output).await, read_line(&mut output).await], ["one", "two"]);
+    check_error(&process.wait().await.unwrap_err(), Kind::Invalid, &["never end", "held open"]);
+    drop((process, output));
+    check_ends(&pid);
+
+    let held = start(CommandLine { stdin: text(true), ..line("/bin/cat", &[]) }, None, LONG).await.unwrap();
+    check_error(&held.run_to_end(10).await.unwrap_err(), Kind::Invalid, &["never end"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_program_that_ends_by_itself_says_how() {
+    let stdin = StdinGrant::Text { text: "x\n".to_owned(), hold: true };
+    let command = CommandLine { stdin, ..sh("read line; echo no such database >&2; exit 2") };
+    let mut process = start(command, None, LONG).await.unwrap();
+    let (_, end) = read_all(process.stdout().unwrap()).await;
+    check_error(&end.unwrap_err(), Kind::Failed, &["exit code: 2", "no such database"]);
+    assert_eq!(process.wait().await.unwrap().code, Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_nobody_takes_is_thrown_away() {
+    let mut process = start(sh("head -c 5000000 /dev/zero; exit 7"), None, LONG).await.unwrap();
+    assert_eq!(process.wait().await.unwrap().code, Some(7));
+    assert_eq!(process.wait().await.unwrap().code, Some(7));
+    assert!(process.stdout().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_of_a_run_is_limited() {
+    let process = start(line("/usr/bin/head", &["-c", "100", "/dev/zero"]), None, LONG).await.unwrap();
+    let output = process.run_to_end(100).await.unwrap();
+    assert_eq!((output.stdout.len(), output.exit.code), (100, Some(0)));
+    let process = start(line("/usr/bin/yes", &[]), None, LONG).await.unwrap();
+    check_error(&process.run_to_end(100).await.unwrap_err(), Kind::Limit, &["larger", "100 B"]);
+    let process = start(sh("echo partial; exit 9"), None, LONG).await.unwrap();
+    let output = process.run_to_end(100).await.unwrap();
+    assert_eq!((output.stdout.as_slice(), output.exit.code), (b"partial\n".as_slice(), Some(9)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_waits_for_what_the_guest_holds() {
+    let pipe = Leash::held();
+    let given = Source { waits_for: vec![pipe.clone()], ..source(InMemory::new("x")).unwrap() };
+    let mut process = start(reads_plugin(line("/bin/cat", &[])), Some(given), LONG).await.unwrap();
+    assert_eq!(process.waits_for().iter().filter(|leash| leash.is_held()).count(), 1);
+    let output = process.stdout().unwrap();
+    assert_eq!(output.waits_for.len(), 1);
+    assert_eq!(process.waits_for().iter().filter(|leash| leash.is_held()).count(), 2);
+    drop(output);
+    pipe.release();
+    assert!(process.waits_for().iter().all(|leash| !leash.is_held()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letting_go_of_the_output_tells_the_program_to_stop() {
+    let mut process = start(line("/usr/bin/yes", &[]), None, LONG).await.unwrap();
+    drop(process.stdout().unwrap());
+    let exit = process.wait().await.unwrap();
+    assert!(!exit.is_success(), "{exit:?}");
+}

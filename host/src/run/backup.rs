@@ -1,21 +1,18 @@
 //! The story of a backup, from top to bottom.
 
 use super::artifact::NewArtifacts;
-use super::{Job, trend};
+use super::{Job, made, trend};
 use crate::catalog::lease::Lease;
 use crate::catalog::{Listed, layout};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::id::BackupId;
-use crate::plugin::verb::{BackupReport, BackupRequest, Made};
+use crate::plugin::verb::BackupRequest;
 use crate::policy::Verb;
 use crate::record::{BackupRecord, FORMAT, Outcome};
 use crate::store::discard::DiscardStore;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-
-/// Largest text that a report may leave in the record: facts and state, each.
-const MAX_REPORT_BYTES: usize = 64 << 10;
 
 /// Makes a backup of `job`.
 ///
@@ -26,19 +23,20 @@ const MAX_REPORT_BYTES: usize = 64 << 10;
 pub async fn backup(job: &Job) -> Result<BackupRecord> {
     let id = BackupId::generate(clock::now())?;
     let cancel = job.cancel.child_token();
-    job.progress.stage("taking the job's lease");
     let lease = Lease::take(&job.store, job.lease_request(&id), &cancel).await?;
     if let Some(warning) = &lease.warning {
-        job.progress.warning(warning);
+        job.progress.warn(warning);
     }
-    let made = match make(job, &id, &cancel).await {
+    let result = match make(job, &id, &cancel).await {
         Ok(record) => Ok(record),
         Err(error) => Err(clean_up(job, &id, error).await),
     };
     if let Err(error) = lease.release().await {
-        job.progress.warning(&format!("could not give the job's lease back ({error}): the next run waits until it has stood still"));
+        job.progress.warn(&format!(
+            "could not give the job's lease back ({error}): the next run waits until it has stood still"
+        ));
     }
-    made
+    result
 }
 
 /// Goes through a whole backup into a store that keeps nothing, and writes no record: what would be
@@ -55,16 +53,14 @@ pub async fn dry_run(job: &Job) -> Result<BackupRecord> {
 
 async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> Result<BackupRecord> {
     let earlier = job.catalog.backups(&job.name).await?;
-    job.catalog.keep_plugin(job.plugin.sha256(), job.plugin.bytes()).await?;
+    job.catalog.keep_plugin(&job.plugin.identity().sha256, &job.plugin_bytes).await?;
 
     let (record, artifacts) = collect(job, id, &earlier, cancel).await?;
 
-    job.progress.stage("asking the store for what it holds");
     artifacts.confirm().await?;
     if cancel.is_cancelled() {
         return Err(Error::cancelled(format!("backup {id} was cancelled before its record was written")));
     }
-    job.progress.stage("writing the record");
     job.catalog.commit(&record, &job.host_key).await?;
     Ok(record)
 }
@@ -80,19 +76,14 @@ async fn collect(
     let good: Vec<&BackupRecord> = earlier.iter().filter(|b| b.is_good()).filter_map(Listed::trusted).collect();
     let artifacts = Arc::new(NewArtifacts::new(job, id, cancel));
 
-    job.progress.stage("running the plugin");
-    let request = BackupRequest {
-        settings: job.settings.to_string(),
-        previous: good.last().map(|record| Made::from_record(record)),
-    };
+    let request = BackupRequest { settings: job.settings.clone(), previous: good.last().map(|record| made(record)) };
     let (context, _scratch) = job.context(Verb::Backup, false, id, artifacts.clone(), cancel)?;
     let answer = job.plugin.start(context).await?.backup(request).await;
     let (stored, mut skipped) = artifacts.close(answer.is_err()).await?;
     let report = answer?;
 
-    check_report(&job.plugin.name(), &report)?;
     if stored.is_empty() {
-        return Err(Error::failed(format!("plugin \"{}\" reported success and stored nothing", job.plugin.name()))
+        return Err(Error::failed(format!("plugin \"{}\" reported success and stored nothing", job.plugin.label()))
             .hint("a backup without an artifact is not one; this is a fault of the plugin"));
     }
     skipped.splice(0..0, report.skipped);
@@ -118,22 +109,9 @@ async fn collect(
     };
     record.warnings = trend::warnings(&record, &good);
     for warning in &record.warnings {
-        job.progress.warning(warning);
+        job.progress.warn(warning);
     }
     Ok((record, artifacts))
-}
-
-fn check_report(plugin: &str, report: &BackupReport) -> Result<()> {
-    let facts: usize = report.facts.iter().map(|(name, value)| name.len() + value.len()).sum();
-    for (what, got) in [("facts", facts), ("state", report.state.len())] {
-        if got > MAX_REPORT_BYTES {
-            return Err(Error::limit(format!("plugin \"{plugin}\" returned more {what} than a record holds"))
-                .fact("expected", format!("at most {MAX_REPORT_BYTES} bytes"))
-                .fact("got", format!("{got} bytes"))
-                .hint("this is a fault of the plugin: more belongs in an artifact"));
-        }
-    }
-    Ok(())
 }
 
 fn parse_needs(job: &Job, needs: Vec<String>) -> Result<Vec<BackupId>> {
@@ -141,7 +119,7 @@ fn parse_needs(job: &Job, needs: Vec<String>) -> Result<Vec<BackupId>> {
         .iter()
         .map(|id| id.parse::<BackupId>())
         .collect::<Result<_>>()
-        .map_err(|error| error.while_doing(format!("plugin \"{}\" named a backup that it needs", job.plugin.name())))
+        .map_err(|error| error.while_doing(format!("plugin \"{}\" named a backup that it needs", job.plugin.label())))
 }
 
 /// Removes what a failed run stored. The first error wins; what could not be removed is added to it.
@@ -149,10 +127,14 @@ async fn clean_up(job: &Job, id: &BackupId, error: Error) -> Error {
     match job.catalog.discard(&job.name, id).await {
         Ok(_) => error,
         Err(left) => {
-            let folder = layout::record(&job.name, id).map(|key| key.as_str().trim_end_matches("record.json").to_owned());
+            let folder =
+                layout::record(&job.name, id).map(|key| key.as_str().trim_end_matches("record.json").to_owned());
             let folder = folder.unwrap_or_default();
             tracing::warn!(%folder, error = %left, "could not remove what the failed run stored");
-            error.fact("left behind", format!("objects under \"{folder}\" in {} ({left}); they are not a backup", job.store.describe()))
+            error.fact(
+                "left behind",
+                format!("objects under \"{folder}\" in {} ({left}); they are not a backup", job.store.describe()),
+            )
         }
     }
 }

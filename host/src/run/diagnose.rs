@@ -1,14 +1,15 @@
 //! What could go wrong with the next backup, and what already has: the host's own checks, then the
 //! plugin's. Nothing is changed but a probe object in the store, which is removed again.
 
-use super::{Job, artifact::NewArtifacts};
+use super::artifact::NewArtifacts;
+use super::{Job, made};
 use crate::catalog::{Listed, Standing};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::exec::RunIn;
 use crate::id::{BackupId, ObjectKey};
 use crate::plugin::context::{Check, CheckOutcome};
-use crate::plugin::verb::{DiagnoseRequest, Made};
+use crate::plugin::verb::DiagnoseRequest;
 use crate::policy::Verb;
 use crate::store::Condition;
 use crate::unit;
@@ -39,7 +40,12 @@ pub async fn diagnose(job: &Job, objective: Option<Duration>) -> Result<Vec<Chec
     let backups = match backups {
         Ok(backups) => job.catalog.with_verifications(backups).await.unwrap_or_default(),
         Err(error) => {
-            checks.push(Finding::new("host.backups", "earlier backups").failed(error.to_string()).because("the store cannot be listed").build());
+            checks.push(
+                Finding::new("host.backups", "earlier backups")
+                    .failed(error.to_string())
+                    .because("the store cannot be listed")
+                    .build(),
+            );
             Vec::new()
         }
     };
@@ -52,7 +58,7 @@ async fn plugin(job: &Job, backups: &[Listed]) -> Result<Vec<Check>> {
     let run = BackupId::generate(clock::now())?;
     let cancel = job.cancel.child_token();
     let last = backups.iter().filter(|b| b.is_good()).filter_map(Listed::trusted).next_back();
-    let request = DiagnoseRequest { settings: job.settings.to_string(), last: last.map(Made::from_record) };
+    let request = DiagnoseRequest { settings: job.settings.clone(), last: last.map(made) };
     let artifacts = Arc::new(NewArtifacts::new(job, &run, &cancel));
     let (context, _scratch) = job.context(Verb::Diagnose, false, &run, artifacts, &cancel)?;
     match job.plugin.start(context).await?.diagnose(request).await {
@@ -77,9 +83,18 @@ fn memory() -> Check {
     };
     match (field("MemAvailable:"), field("MemTotal:")) {
         (Some(free), Some(total)) => {
-            let evidence = format!("{} available of {}, a run needs about {}", unit::bytes(free), unit::bytes(total), unit::bytes(MIN_MEMORY_BYTES));
+            let evidence = format!(
+                "{} available of {}, a run needs about {}",
+                unit::bytes(free),
+                unit::bytes(total),
+                unit::bytes(MIN_MEMORY_BYTES)
+            );
             if free < MIN_MEMORY_BYTES {
-                finding.warned(evidence).because("other processes use the memory").remedy("ps aux --sort=-rss | head").build()
+                finding
+                    .warned(evidence)
+                    .because("other processes use the memory")
+                    .remedy("ps aux --sort=-rss | head")
+                    .build()
             } else {
                 finding.passed(evidence).build()
             }
@@ -91,7 +106,10 @@ fn memory() -> Check {
 fn scratch_space(job: &Job) -> Check {
     let finding = Finding::new("host.disk", "space for scratch directories");
     let root = &job.scratch_root;
-    match std::fs::create_dir_all(root).map_err(|e| e.to_string()).and_then(|()| rustix::fs::statvfs(root).map_err(|e| e.to_string())) {
+    match std::fs::create_dir_all(root)
+        .map_err(|e| e.to_string())
+        .and_then(|()| rustix::fs::statvfs(root).map_err(|e| e.to_string()))
+    {
         Ok(stat) => {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let evidence = format!("{} free at \"{}\"", unit::bytes(free), root.display());
@@ -105,23 +123,27 @@ fn scratch_space(job: &Job) -> Check {
                 finding.passed(evidence).build()
             }
         }
-        Err(error) => finding.failed(format!("\"{}\": {error}", root.display())).remedy("name another place with --scratch-dir").build(),
+        Err(error) => finding
+            .failed(format!("\"{}\": {error}", root.display()))
+            .remedy("name another place with --scratch-dir")
+            .build(),
     }
 }
 
 /// Which programs the grants name, whether they are there, and what version they say they are.
 async fn programs(job: &Job) -> Vec<Check> {
-    let programs: std::collections::BTreeSet<&str> = job.grants.exec.values().map(|grant| grant.program.as_str()).collect();
+    let programs: std::collections::BTreeSet<&str> =
+        job.grants.exec.values().map(|grant| grant.program.as_str()).collect();
     let mut checks = Vec::new();
     for program in programs {
         let finding = Finding::new("host.program", format!("program \"{program}\""));
-        checks.push(match crate::exec::version_of(&job.place, program).await {
+        checks.push(match crate::exec::probe(&job.place, program).await {
             Ok(version) => finding.passed(format!("{}: {version}", place_name(&job.place.run_in))).build(),
             Err(error) => finding
                 .failed(format!("{}: {error}", place_name(&job.place.run_in)))
                 .because("it is not installed there, or the grant names another path")
                 .remedy(format!("ls -l {program}"))
-                .remedy(format!("strongroom plugin approve {} writes the path that it finds", job.plugin.name()))
+                .remedy(format!("strongroom plugin approve {} writes the path that it finds", job.plugin.label()))
                 .build(),
         });
     }
@@ -138,8 +160,10 @@ fn place_name(run_in: &RunIn) -> String {
 
 fn secrets(job: &Job) -> Check {
     let finding = Finding::new("host.secrets", "credentials that the grants name");
-    let wanted: std::collections::BTreeSet<&String> = job.grants.exec.values().flat_map(|grant| &grant.secrets).collect();
-    let missing: Vec<_> = wanted.iter().filter(|name| !job.place.secrets.contains_key(**name)).map(|n| n.as_str()).collect();
+    let wanted: std::collections::BTreeSet<&String> =
+        job.grants.exec.values().flat_map(|grant| &grant.secrets).collect();
+    let missing: Vec<_> =
+        wanted.iter().filter(|name| !job.place.secrets.contains_key(**name)).map(|n| n.as_str()).collect();
     if wanted.is_empty() {
         finding.passed("no granted command takes one").build()
     } else if missing.is_empty() {
@@ -178,7 +202,10 @@ async fn store(job: &Job) -> Vec<Check> {
         Ok((written, read, modified)) => {
             let evidence = format!("written in {}, read in {}", unit::duration(written), unit::duration(read));
             let reach = if written.max(read) > SLOW {
-                reach.warned(format!("{evidence}, more than {}", unit::duration(SLOW))).because("the network or the server is slow").build()
+                reach
+                    .warned(format!("{evidence}, more than {}", unit::duration(SLOW)))
+                    .because("the network or the server is slow")
+                    .build()
             } else {
                 reach.passed(evidence).build()
             };
@@ -226,7 +253,9 @@ fn ages(backups: &[Listed], objective: Option<Duration>) -> Vec<Check> {
             let evidence = format!("{} ({})", unit::duration(age), record.id);
             match (age > limit, objective) {
                 (false, _) => finding.passed(evidence),
-                (true, Some(objective)) => finding.failed(format!("{evidence}, the objective is {}", unit::duration(objective))),
+                (true, Some(objective)) => {
+                    finding.failed(format!("{evidence}, the objective is {}", unit::duration(objective)))
+                }
                 (true, None) => finding.warned(format!("{evidence}, more than {}", unit::duration(STALE))),
             }
             .because("runs failed or did not start since")
@@ -234,12 +263,21 @@ fn ages(backups: &[Listed], objective: Option<Duration>) -> Vec<Check> {
             .build()
         }
     };
-    let verified = good().filter_map(|b| b.verified.iter().rev().find(|v| v.passed)).map(|v| (v.at, v.depth.clone(), v.id.clone())).max();
+    let verified = good()
+        .filter_map(|b| b.verified.iter().rev().find(|v| v.passed))
+        .map(|v| (v.at, v.depth.clone(), v.id.clone()))
+        .max();
     let finding = Finding::new("host.verified", "the last verified backup");
     let verified = match verified {
         None if last.is_none() => finding.skipped("there is no backup to verify").build(),
-        None => finding.warned("none has been verified").because("a backup that was never restored is a hope").remedy("strongroom verify --depth restore").build(),
-        Some((at, depth, id)) => finding.passed(format!("{id} to depth {depth}, {} ago", unit::duration(now.duration_since(at).unsigned_abs()))).build(),
+        None => finding
+            .warned("none has been verified")
+            .because("a backup that was never restored is a hope")
+            .remedy("strongroom verify --depth restore")
+            .build(),
+        Some((at, depth, id)) => finding
+            .passed(format!("{id} to depth {depth}, {} ago", unit::duration(now.duration_since(at).unsigned_abs())))
+            .build(),
     };
     let odd: Vec<_> = backups.iter().filter(|b| b.standing != Standing::Trusted).map(|b| b.id.to_string()).collect();
     let mut checks = vec![age, verified];

@@ -1,14 +1,14 @@
 //! Bringing a backup back, or saying what that would do.
 
 use super::artifact::StoredArtifacts;
-use super::progress::Progress;
-use super::{Job, readable};
+use super::{Job, made, readable};
 use crate::catalog::Listed;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::id::BackupId;
 use crate::plugin::context::{CheckOutcome, Level, Step};
-use crate::plugin::verb::{Made, RestoreRequest};
+use crate::plugin::verb::RestoreRequest;
+use crate::progress::Progress;
 use crate::policy::Verb;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,23 +30,18 @@ pub struct Restored {
     pub id: BackupId,
     /// Every step, in the order in which it happened.
     pub steps: Vec<Step>,
+    /// Whether the target was changed.
+    pub changed_target: bool,
     /// How it ended. After an error the steps say what the target holds now.
     pub result: Result<()>,
-}
-
-impl Restored {
-    /// Whether the target was changed before it stopped.
-    pub fn changed_target(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.outcome, CheckOutcome::Passed | CheckOutcome::Warned | CheckOutcome::Failed))
-    }
 }
 
 /// Restores a backup. An error before the plugin was called is returned as such: nothing changed.
 pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Restored> {
     let record = readable(listed, options.allow_incomplete)?.clone();
     let id = record.id.clone();
-    if !options.plan_only && record.plugin.name != job.plugin.name() {
-        return Err(Error::invalid(format!("backup {id} was made by plugin \"{}\", and the job uses \"{}\"", record.plugin.name, job.plugin.name()))
+    if !options.plan_only && record.plugin.name != job.plugin.identity().name {
+        return Err(Error::invalid(format!("backup {id} was made by plugin \"{}\", and the job uses \"{}\"", record.plugin.name, job.plugin.identity().name))
             .hint("set the job's plugin to the one that made it"));
     }
     let run = BackupId::generate(clock::now())?;
@@ -55,13 +50,11 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     let mut job = job.clone();
     job.progress = steps.clone();
 
-    job.progress.stage(if options.plan_only { "planning" } else { "restoring" });
     let artifacts = Arc::new(StoredArtifacts::new(&job, record.clone(), &cancel));
     let request = RestoreRequest {
-        settings: job.settings.to_string(),
-        options: options.plugin.to_string(),
-        plan_only: options.plan_only,
-        backup: Made::from_record(&record),
+        settings: job.settings.clone(),
+        options: options.plugin,
+        backup: made(&record),
     };
     let (context, scratch) = job.context(Verb::Restore, options.plan_only, &run, artifacts, &cancel)?;
     let result = job.plugin.start(context).await?.restore(request).await;
@@ -71,7 +64,10 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
         other => other,
     };
     let taken = std::mem::take(&mut *steps.seen.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok(Restored { id, steps: taken, result })
+    // What was only skipped changed nothing; a step that failed may have.
+    let changed = |step: &Step| step.outcome != CheckOutcome::Skipped;
+    let changed_target = !options.plan_only && taken.iter().any(changed);
+    Ok(Restored { id, steps: taken, changed_target, result })
 }
 
 /// Hands progress on, and keeps the steps.
@@ -81,40 +77,32 @@ struct Steps {
 }
 
 impl Progress for Steps {
-    fn stage(&self, stage: &str) {
-        self.inner.stage(stage);
-    }
-
     fn artifact_started(&self, name: &str) {
         self.inner.artifact_started(name);
     }
-
-    fn artifact_bytes(&self, name: &str, bytes: u64) {
-        self.inner.artifact_bytes(name, bytes);
+    fn artifact_bytes(&self, name: &str, read: u64, stored: u64) {
+        self.inner.artifact_bytes(name, read, stored);
     }
-
-    fn artifact_done(&self, name: &str, bytes: u64, stored_bytes: u64) {
-        self.inner.artifact_done(name, bytes, stored_bytes);
+    fn artifact_done(&self, name: &str, read: u64, stored: u64) {
+        self.inner.artifact_done(name, read, stored);
     }
-
-    fn artifact_failed(&self, name: &str, reason: &str) {
-        self.inner.artifact_failed(name, reason);
+    fn artifact_dropped(&self, name: &str) {
+        self.inner.artifact_dropped(name);
     }
-
-    fn plugin_progress(&self, plugin: &str, step: &str, done: u64, total: Option<u64>) {
-        self.inner.plugin_progress(plugin, step, done, total);
+    fn stage(&self, name: &str, done: u64, total: Option<u64>) {
+        self.inner.stage(name, done, total);
     }
-
-    fn plugin_log(&self, plugin: &str, level: Level, message: &str, fields: &[(String, String)]) {
-        self.inner.plugin_log(plugin, level, message, fields);
-    }
-
-    fn restore_step(&self, step: &Step) {
+    fn step(&self, step: &Step) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(step.clone());
-        self.inner.restore_step(step);
+        self.inner.step(step);
     }
-
-    fn warning(&self, text: &str) {
-        self.inner.warning(text);
+    fn warn(&self, text: &str) {
+        self.inner.warn(text);
+    }
+    fn log(&self, level: Level, plugin: &str, text: &str) {
+        self.inner.log(level, plugin, text);
+    }
+    fn finish(&self) {
+        self.inner.finish();
     }
 }

@@ -36,11 +36,19 @@ impl Scratch {
             let (uid, gid) = crate::exec::user_ids(user)?;
             std::os::unix::fs::chown(&scratch.path, Some(uid), Some(gid))
                 .doing(|| format!("give \"{}\" to user \"{user}\"", scratch.path.display()))?;
-            let mode = std::fs::metadata(root).doing(|| format!("read the mode of \"{}\"", root.display()))?.permissions().mode();
+            let mode = std::fs::metadata(root)
+                .doing(|| format!("read the mode of \"{}\"", root.display()))?
+                .permissions()
+                .mode();
             if mode & 0o001 == 0 {
-                return Err(Error::denied(format!("user \"{user}\" cannot reach the scratch directory \"{}\"", scratch.path.display()))
-                    .fact("got", format!("mode {:04o} of \"{}\"", mode & 0o7777, root.display()))
-                    .hint("name another place with --scratch-dir, such as a directory beneath /var/tmp that others may enter"));
+                return Err(Error::denied(format!(
+                    "user \"{user}\" cannot reach the scratch directory \"{}\"",
+                    scratch.path.display()
+                ))
+                .fact("got", format!("mode {:04o} of \"{}\"", mode & 0o7777, root.display()))
+                .hint(
+                    "name another place with --scratch-dir, such as a directory beneath /var/tmp that others may enter",
+                ));
             }
         }
         Ok(scratch)
@@ -72,7 +80,8 @@ fn remove_dead(root: &Path) {
         let Ok(lock) = std::fs::File::open(&path) else { continue };
         if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
             let removed = std::fs::remove_dir_all(path.with_extension(""));
-            if removed.as_ref().is_ok_and(|()| true) || removed.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            if removed.as_ref().is_ok_and(|()| true) || removed.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+            {
                 let _best_effort = std::fs::remove_file(&path);
             }
         }

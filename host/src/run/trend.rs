@@ -23,16 +23,24 @@ pub fn warnings(record: &BackupRecord, earlier: &[&BackupRecord]) -> Vec<String>
         if let Some(median) = median(past)
             && now < median.div_ceil(2)
         {
-            warnings.push(format!("{what} is {}, less than half of {}, the median of the last {n} backups of this source", show(now), show(median)));
+            warnings.push(format!(
+                "{what} is {}, less than half of {}, the median of the last {n} backups of this source",
+                show(now),
+                show(median)
+            ));
         }
     };
     compare("size", size(record), same.iter().map(|past| size(past)).collect(), unit::bytes);
     let artifacts = |r: &BackupRecord| r.artifacts.len() as u64;
-    compare("the number of artifacts", artifacts(record), same.iter().map(|past| artifacts(past)).collect(), |n| n.to_string());
+    compare("the number of artifacts", artifacts(record), same.iter().map(|past| artifacts(past)).collect(), |n| {
+        n.to_string()
+    });
     for (name, value) in &record.facts {
         let Some(now) = count(name, value) else { continue };
-        let past: Vec<u64> =
-            same.iter().filter_map(|r| r.facts.iter().find(|(other, _)| other == name).and_then(|(n, v)| count(n, v))).collect();
+        let past: Vec<u64> = same
+            .iter()
+            .filter_map(|r| r.facts.iter().find(|(other, _)| other == name).and_then(|(n, v)| count(n, v)))
+            .collect();
         compare(&format!("fact \"{name}\""), now, past, |n| n.to_string());
     }
     warnings

@@ -6,18 +6,21 @@
 //! the facts say.
 
 use super::artifact::StoredArtifacts;
-use super::{Job, readable};
+use super::{Job, made, readable};
 use crate::catalog::{Catalog, HostKey, Listed, Verification, verified};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::id::BackupId;
 use crate::plugin::context::{Check, CheckOutcome};
-use crate::plugin::verb::{Depth, Made, VerifyRequest};
+use crate::plugin::verb::{Depth, VerifyRequest};
 use crate::policy::Verb;
+use crate::progress::Progress;
 use crate::record::{ArtifactRecord, BackupRecord};
-use crate::store::segments::stored_segments;
-use crate::stream::check_stored;
+use crate::store::StoreSegments;
+use crate::stream::{Budget, check_stored};
 use crate::unit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio_util::sync::CancellationToken;
 
 /// What a verification found.
@@ -40,12 +43,29 @@ impl Verdict {
 
 /// Compares the bytes at rest with the record. Needs no key, no plugin and no configuration but the
 /// store's. `key` signs what is kept of it.
-pub async fn verify_stored(catalog: &Catalog, key: &HostKey, listed: &Listed, cancel: &CancellationToken) -> Result<Verdict> {
+pub async fn verify_stored(
+    catalog: &Catalog,
+    key: &HostKey,
+    listed: &Listed,
+    budget: &Arc<Budget>,
+    progress: &Arc<dyn Progress>,
+    cancel: &CancellationToken,
+) -> Result<Verdict> {
     let record = readable(listed, true)?;
     let mut checks = Vec::new();
     for artifact in &record.artifacts {
-        let at = crate::catalog::layout::artifact(&record.job, &record.id, &artifact.name)?;
-        let found = check_stored(artifact, stored_segments(catalog.store(), &at, artifact), cancel).await;
+        let segments =
+            StoreSegments::new(catalog.store().clone(), &record.job, &record.id, &artifact.name, artifact.encrypted)?;
+        let read = AtomicU64::new(0);
+        let name = artifact.name.as_str();
+        progress.artifact_started(name);
+        let moved =
+            |n| progress.artifact_bytes(name, read.fetch_add(n, Ordering::Relaxed) + n, artifact.stored_bytes());
+        let found = check_stored(artifact, &segments, budget, moved, cancel.child_token()).await;
+        match &found {
+            Ok(()) => progress.artifact_done(name, artifact.stored_bytes(), artifact.stored_bytes()),
+            Err(_) => progress.artifact_dropped(name),
+        }
         checks.push(artifact_check("host.stored", "stored bytes", artifact, found)?);
     }
     let verdict = Verdict { id: record.id.clone(), depth: "stored", checks };
@@ -61,14 +81,8 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
     let cancel = job.cancel.child_token();
     let artifacts = StoredArtifacts::new(job, record.clone(), &cancel);
 
-    job.progress.stage("running the plugin");
-    let request = VerifyRequest {
-        settings: job.settings.to_string(),
-        depth,
-        backup: Made::from_record(&record),
-        options: options.to_string(),
-    };
-    let (context, scratch) = job.context(Verb::Verify, false, &run, std::sync::Arc::new(artifacts.clone()), &cancel)?;
+    let request = VerifyRequest { settings: job.settings.clone(), depth, backup: made(&record), options };
+    let (context, scratch) = job.context(Verb::Verify, false, &run, Arc::new(artifacts.clone()), &cancel)?;
     let answer = job.plugin.start(context).await?.verify(request).await;
     drop(scratch);
     if job.cancel.is_cancelled() {
@@ -76,7 +90,6 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
     }
 
     // That the bytes are those recorded is the host's own check: it reads what the plugin did not.
-    job.progress.stage("proving the artifacts");
     let mut checks = Vec::new();
     for artifact in &record.artifacts {
         let proven = if artifacts.is_proven(&artifact.name) { Ok(()) } else { artifacts.read_through(artifact).await };
@@ -89,13 +102,25 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
         Err(error) if damaged => checks.push(plugin_failed(job, &error)),
         Err(error) => return Err(error),
     }
-    let verdict = Verdict { id: record.id.clone(), depth: depth.name(), checks };
+    let verdict = Verdict { id: record.id.clone(), depth: depth_name(depth), checks };
     keep(&job.catalog, &job.host_key, &record, &verdict).await?;
     Ok(verdict)
 }
 
+fn depth_name(depth: Depth) -> &'static str {
+    match depth {
+        Depth::Contents => "contents",
+        Depth::Restore => "restore",
+    }
+}
+
 fn artifact_check(id: &str, how: &str, artifact: &ArtifactRecord, found: Result<()>) -> Result<Check> {
-    let sizes = format!("{} in {} segment(s), {} at rest", unit::bytes(artifact.size), artifact.segments.len(), unit::bytes(artifact.stored_bytes()));
+    let sizes = format!(
+        "{} in {} segment(s), {} at rest",
+        unit::bytes(artifact.size),
+        artifact.segments.len(),
+        unit::bytes(artifact.stored_bytes())
+    );
     let (outcome, evidence, causes, remedies) = match found {
         Ok(()) => (CheckOutcome::Passed, format!("{how}: {sizes}, blake3 {}", artifact.blake3), vec![], vec![]),
         Err(error) if matches!(error.kind(), Kind::Damaged | Kind::NotFound) => {
@@ -120,13 +145,20 @@ fn artifact_check(id: &str, how: &str, artifact: &ArtifactRecord, found: Result<
         }
         Err(error) => return Err(error),
     };
-    Ok(Check { id: id.to_owned(), title: format!("artifact \"{}\"", artifact.name), outcome, evidence, causes, remedies })
+    Ok(Check {
+        id: id.to_owned(),
+        title: format!("artifact \"{}\"", artifact.name),
+        outcome,
+        evidence,
+        causes,
+        remedies,
+    })
 }
 
 fn plugin_failed(job: &Job, error: &Error) -> Check {
     Check {
         id: "host.plugin".to_owned(),
-        title: format!("plugin \"{}\" could not finish its own checks", job.plugin.name()),
+        title: format!("plugin \"{}\" could not finish its own checks", job.plugin.label()),
         outcome: CheckOutcome::Failed,
         evidence: error.to_string(),
         causes: vec!["the damage named above".to_owned()],

@@ -87,6 +87,9 @@ impl Report {
     }
 }
 
+/// More versions than the check makes of any object, on a store that keeps no condition.
+const MAX_VERSIONS: u32 = 16;
+
 /// What a probe is about, and what follows when the store cannot do it.
 #[derive(Clone, Copy)]
 struct Probe {
@@ -498,6 +501,18 @@ impl Check<'_> {
         Ok(Seen::able(format!("median {:.1} ms", times[N_LATENCY / 2].as_secs_f64() * 1000.0)))
     }
 
+    /// Removes an object, and under versioning each of its versions, so that none is paid for.
+    async fn remove(&self, key: &ObjectKey) -> Result<()> {
+        for _ in 0..MAX_VERSIONS {
+            match self.store.head(key).await {
+                Ok(info) => self.store.delete(key, info.version.as_deref()).await?,
+                Err(error) if error.kind() == Kind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::failed(format!("\"{key}\" is still there after {MAX_VERSIONS} removals")))
+    }
+
     /// Aborts what is open and removes every object and version that the check made.
     async fn clean_up(&self) -> Result<usize> {
         let mut first = Ok(());
@@ -508,7 +523,7 @@ impl Check<'_> {
         loop {
             let page = self.store.list(&format!("{}/", self.folder), None).await?;
             for object in &page.objects {
-                self.store.delete(&ObjectKey::parse(&object.key)?, None).await?;
+                self.remove(&ObjectKey::parse(&object.key)?).await?;
             }
             n_objects += page.objects.len();
             if page.next.is_none() {

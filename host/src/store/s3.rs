@@ -12,14 +12,16 @@
 mod body;
 mod checksum;
 mod failure;
+mod place;
 mod upload;
+mod write;
+
+pub use place::{CONNECT_WAIT, S3Credentials, S3Spec, STALL_WAIT};
 
 use super::memory::{check_limit, too_short};
-use super::{Condition, ObjectInfo, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, crc64nvme, len_of};
-use crate::clock;
+use super::{Condition, ObjectInfo, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, crc64nvme};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
-use crate::secret::Secret;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -34,59 +36,18 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime, SdkBody};
 use aws_sdk_s3::types::{BucketVersioningStatus, ChecksumMode, ObjectLockEnabled};
 use body::{Progress, Sliced};
 use bytes::{Bytes, BytesMut};
-use checksum::{Known, Sums, decode64};
-use crc_fast::CrcAlgorithm;
+use checksum::{Known, decode64};
 use failure::{Failure, explain, stalled};
 use jiff::Timestamp;
+use place::{Place, check_endpoint};
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// How long a connection may take to come about.
-pub const CONNECT_WAIT: Duration = Duration::from_secs(10);
-/// How long a request may go without progress, unless set otherwise.
-pub const STALL_WAIT: Duration = Duration::from_secs(60);
 /// How long a server may take to put the parts of an object together: AWS says "several minutes".
 const COMPLETE_WAIT: Duration = Duration::from_secs(300);
-/// Objects without a known checksum are read back in pieces of this size.
-const READ_BACK_BYTES: u64 = 8 * 1024 * 1024;
-
-/// Where a bucket is and how to get in.
-#[derive(Clone, Debug)]
-pub struct S3Spec {
-    /// The bucket.
-    pub bucket: String,
-    /// Put before every key with a slash between; empty for the whole bucket.
-    pub prefix: String,
-    /// The bucket's region; servers other than AWS mostly ignore it.
-    pub region: String,
-    /// Base URL of the server; `None` for AWS.
-    pub endpoint: Option<String>,
-    /// Whether the bucket is in the path (most servers other than AWS) or in the host name.
-    pub path_style: bool,
-    /// Explicit credentials; the platform's standard chain (environment, profile, container,
-    /// instance) without them.
-    pub credentials: Option<S3Credentials>,
-    /// Whether plain HTTP may leave this machine. What is encrypted at rest stays secret then, but
-    /// whoever sits between sees names and sizes, and can make requests fail.
-    pub allow_plaintext: bool,
-    /// How long a request may go without progress; [`STALL_WAIT`] unless a test is in a hurry.
-    pub stall: Duration,
-}
-
-/// Explicit credentials, resolved.
-#[derive(Clone, Debug)]
-pub struct S3Credentials {
-    /// Access key id.
-    pub access_key: Secret,
-    /// Secret access key.
-    pub secret_key: Secret,
-    /// Session token of temporary credentials.
-    pub session_token: Option<Secret>,
-}
-
 /// A bucket as a store. Clones share connections and what is known of the server.
 #[derive(Clone, Debug)]
 pub struct S3Store {
@@ -101,48 +62,6 @@ struct Inner {
     stall: Duration,
     /// The bucket was seen to exist: a 404 without a code means the object.
     bucket_seen: AtomicBool,
-}
-
-/// What errors and descriptions say of the bucket, and what they must not say.
-#[derive(Debug)]
-struct Place {
-    bucket: String,
-    prefix: String,
-    endpoint: Option<String>,
-    region: String,
-    secrets: Vec<Secret>,
-}
-
-impl Place {
-    fn endpoint(&self) -> String {
-        self.endpoint.clone().unwrap_or_else(|| format!("https://s3.{}.amazonaws.com", self.region))
-    }
-
-    fn describe(&self) -> String {
-        let prefix = if self.prefix.is_empty() { String::new() } else { format!(", prefix \"{}\"", self.prefix) };
-        format!("s3 bucket \"{}\" at {}{prefix}", self.bucket, self.endpoint())
-    }
-
-    /// What somebody else wrote, without our credentials and fit for one line.
-    fn scrub(&self, text: &str) -> String {
-        let mut text = failure::quote(text);
-        for secret in &self.secrets {
-            if secret.expose().len() >= crate::secret::MIN_SECRET_BYTES {
-                text = text.replace(secret.expose(), "[secret]");
-            }
-        }
-        text
-    }
-}
-
-/// What lies under a name, compared with what should.
-enum Found {
-    /// The very object.
-    Same(ObjectInfo),
-    /// Another one.
-    Other(ObjectInfo),
-    /// None.
-    Nothing,
 }
 
 impl S3Store {
@@ -194,6 +113,16 @@ impl S3Store {
             bucket_seen: AtomicBool::new(false),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Creates the bucket; one that is there already and is ours is a success.
+    pub async fn create_bucket(&self) -> Result<()> {
+        let request = self.client().create_bucket().bucket(self.bucket());
+        match self.ask(&format!("create bucket \"{}\"", self.bucket()), request.send()).await {
+            Err(failure) if failure.is("BucketAlreadyOwnedByYou") => Ok(()),
+            Err(failure) => Err(failure.error),
+            Ok(_) => Ok(()),
+        }
     }
 
     fn client(&self) -> &Client {
@@ -275,117 +204,6 @@ impl S3Store {
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
         self.send(doing, &Progress::new(), self.stall(), request).await
-    }
-
-    /// One PUT, its CRC64NVME known.
-    async fn put_with_crc(&self, key: &ObjectKey, body: Bytes, condition: Condition, crc: u64) -> Result<ObjectInfo> {
-        let failure = loop {
-            let sums = Sums::new(self.known().best(), &body, crc, self.known());
-            match self.put_once(key, body.clone(), &condition, &sums, crc).await {
-                Ok(info) => return Ok(info),
-                Err(failure) if failure.is_unsupported() && !self.known().is_proven(sums.algorithm) => {
-                    self.known().refused(sums.algorithm);
-                }
-                Err(failure) => break failure,
-            }
-        };
-        if !failure.leaves_open() {
-            return Err(failure.error);
-        }
-        match self.find(key, len_of(&body), crc).await {
-            Ok(Found::Same(info)) => Ok(info),
-            Ok(Found::Other(info)) if condition == Condition::Absent => {
-                Err(Error::conflict(format!("\"{key}\" holds something else already"))
-                    .fact("store", self.describe())
-                    .fact("got", format!("{} bytes, last changed {}", info.size, clock::show(info.modified)))
-                    .because(failure.error))
-            }
-            Ok(_) => Err(failure.error),
-            // Asking failed as well: the first error wins, unless only the second allows another try.
-            Err(asking) => Err(if asking.is_retryable() { asking.because(failure.error) } else { failure.error }),
-        }
-    }
-
-    async fn put_once(
-        &self,
-        key: &ObjectKey,
-        body: Bytes,
-        condition: &Condition,
-        sums: &Sums,
-        crc: u64,
-    ) -> Result<ObjectInfo, Failure> {
-        let doing = format!("store \"{key}\"");
-        let plain = |error| Failure { error, status: Some(0), code: None };
-        let (absent, unchanged) = match condition {
-            Condition::Absent => (Some("*".to_owned()), None),
-            Condition::Unchanged(etag) => (None, Some(etag.clone())),
-        };
-        let size = len_of(&body);
-        let progress = Progress::new();
-        let request = self
-            .client()
-            .put_object()
-            .bucket(self.bucket())
-            .key(self.full_key(key))
-            .set_if_none_match(absent)
-            .set_if_match(unchanged)
-            .content_length(Self::signed_len(&body).map_err(plain)?)
-            .set_checksum_crc64_nvme(sums.crc64nvme.clone())
-            .set_checksum_crc32_c(sums.crc32c.clone())
-            .set_content_md5(sums.md5.clone())
-            .body(Self::stream(body, &progress))
-            .customize()
-            .disable_payload_signing()
-            .send();
-        let output = self.send(&doing, &progress, self.stall(), request).await?;
-        let said = sums.said_back(output.checksum_crc64_nvme(), output.checksum_crc32_c());
-        if said == Some(false) {
-            return Err(plain(
-                Error::damaged(format!("could not {doing}"))
-                    .fact("store", self.describe())
-                    .fact("expected", "the checksum that was sent along")
-                    .fact("got", "another one in the answer"),
-            ));
-        }
-        self.known().answered(sums.algorithm, said.is_some());
-        Ok(ObjectInfo {
-            key: key.as_str().to_owned(),
-            size,
-            crc64nvme: sums.crc64nvme.is_some().then_some(crc).filter(|_| said == Some(true)),
-            etag: output.e_tag,
-            version: output.version_id,
-            modified: clock::now(),
-        })
-    }
-
-    /// Compares what is there with what should be: by the checksum that the server keeps, or by
-    /// reading it back where it keeps none.
-    async fn find(&self, key: &ObjectKey, size: u64, crc: u64) -> Result<Found> {
-        let info = match self.head(key).await {
-            Ok(info) => info,
-            Err(error) if error.kind() == Kind::NotFound => return Ok(Found::Nothing),
-            Err(error) => return Err(error),
-        };
-        if info.size != size {
-            return Ok(Found::Other(info));
-        }
-        let got = match info.crc64nvme {
-            Some(got) => got,
-            None => self.read_back(key, size).await?,
-        };
-        Ok(if got == crc { Found::Same(info) } else { Found::Other(info) })
-    }
-
-    /// CRC64NVME of an object's bytes, in flat memory.
-    async fn read_back(&self, key: &ObjectKey, size: u64) -> Result<u64> {
-        let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
-        let mut at = 0;
-        while at < size {
-            let end = size.min(at + READ_BACK_BYTES);
-            digest.update(&self.read(key, at..end).await?);
-            at = end;
-        }
-        Ok(digest.finalize())
     }
 
     async fn abort_by_id(&self, full_key: &str, id: &str) -> Result<()> {
@@ -472,41 +290,6 @@ impl S3Store {
                 }
             }
         }
-    }
-}
-
-/// Plain HTTP is for this machine, or for whom it is allowed by name.
-fn check_endpoint(endpoint: &str, allow_plaintext: bool) -> Result<()> {
-    // An endpoint with credentials in it is not repeated in the message.
-    if endpoint.contains('@') {
-        return Err(
-            Error::invalid("the store's endpoint must not hold credentials").hint("use `access_key` and `secret_key`")
-        );
-    }
-    let bad = || {
-        Error::invalid(format!("\"{}\" is not an endpoint", failure::quote(endpoint)))
-            .fact("expected", "a URL such as https://s3.example.com")
-    };
-    let (scheme, rest) = endpoint.split_once("://").ok_or_else(bad)?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(""),
-        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
-    };
-    if host.is_empty() || endpoint.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(bad());
-    }
-    match scheme {
-        "https" => Ok(()),
-        "http" => {
-            let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-            if local || allow_plaintext {
-                return Ok(());
-            }
-            Err(Error::invalid(format!("the endpoint \"{endpoint}\" is plain HTTP to another machine"))
-                .hint("use https: what travels in plain can be read and changed on the way"))
-        }
-        _ => Err(bad()),
     }
 }
 
@@ -724,32 +507,5 @@ impl S3Store {
             }
             (key_marker, id_marker) = (output.next_key_marker, output.next_upload_id_marker);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plain_http_is_for_this_machine_or_by_permission() {
-        for ok in ["https://s3.example.com", "http://127.0.0.1:9000", "http://localhost", "http://[::1]:9000/"] {
-            assert!(check_endpoint(ok, false).is_ok(), "{ok}");
-        }
-        for refused in [
-            "http://10.0.0.1:9000",
-            "http://minio.svc",
-            "http://localhost.example.com",
-            "http://127.0.0.1.example.com",
-            "ftp://x",
-            "https://",
-            "s3.example.com",
-            "https://a b",
-        ] {
-            assert!(check_endpoint(refused, false).is_err(), "{refused}");
-        }
-        assert!(check_endpoint("http://minio.svc", true).is_ok());
-        let leak = check_endpoint("https://user:hunter2@host", true).unwrap_err();
-        assert!(!format!("{leak:?}").contains("hunter2"));
     }
 }

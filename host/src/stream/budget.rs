@@ -7,6 +7,8 @@
 //! about 20 MiB + 2 MiB x (3W + T) + part_bytes x (K + T)
 //! ```
 //!
+//! Who reads an artifact back holds the frame that it was given last beyond that.
+//!
 //! Two kinds of permits bound it: frames under way (2W + T) and parts under way (K + T). Each
 //! transfer has one permit of each kind of its own, the rest is shared in the order in which the
 //! transfers began. So a transfer can always go on with what is its own: transfers never wait for

@@ -6,7 +6,8 @@
 //! `blake3::hazmat`.
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
-use crc_fast::CrcAlgorithm::Crc64Nvme;
+use crc_fast::CrcParams;
+use std::sync::LazyLock;
 
 /// The chaining value of a piece that is not the only one. In bytes: 32.
 pub type Chaining = ChainingValue;
@@ -92,15 +93,26 @@ impl Tree {
     }
 }
 
+/// CRC-64/NVME: width, polynomial, initial value, reflection, final xor, check value. Source: the
+/// catalogue of parametrised CRC algorithms. The library knows the algorithm by name too, but
+/// inlines that code into its caller, where a development build does not optimise it: there it ran
+/// at 0.9 GB/s instead of 24.
+static CRC64_NVME: LazyLock<CrcParams> = LazyLock::new(|| {
+    CrcParams::new("CRC-64/NVME", 64, 0xad93_d235_94c9_3659, u64::MAX, true, u64::MAX, 0xae8b_1486_0a79_9888)
+});
+
 /// CRC64NVME of `bytes`: the full-object checksum of S3.
 pub fn crc64nvme(bytes: &[u8]) -> u64 {
-    crc_fast::checksum(Crc64Nvme, bytes)
+    crc_fast::checksum_with_params(*CRC64_NVME, bytes)
 }
 
 /// CRC64NVME of two pieces one after the other, from those of the pieces.
 pub fn combine_crc64nvme(first: u64, second: u64, second_bytes: u64) -> u64 {
     // Combining with nothing is the identity; the library is not asked about lengths of 0.
-    if second_bytes == 0 { first } else { crc_fast::checksum_combine(Crc64Nvme, first, second, second_bytes) }
+    if second_bytes == 0 {
+        return first;
+    }
+    crc_fast::checksum_combine_with_params(*CRC64_NVME, first, second, second_bytes)
 }
 
 /// A CRC as records write it: 16 hex digits.
@@ -148,6 +160,8 @@ mod tests {
     fn crc64nvme_is_the_one_of_the_catalogue() {
         // Check value of CRC-64/NVME in the catalogue of parametrised CRC algorithms.
         assert_eq!(crc64nvme(b"123456789"), 0xae8b_1486_0a79_9888);
+        let long: Vec<u8> = (0..100_003_u32).map(|i| (i % 249) as u8).collect();
+        assert_eq!(crc64nvme(&long), crc_fast::crc64_nvme(&long));
         assert_eq!(show_crc(1), "0000000000000001");
     }
 

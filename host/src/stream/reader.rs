@@ -81,7 +81,8 @@ struct Running {
     offset: u64,
     /// CRC64NVME of the segment so far, as stored.
     crc: (u64, u64),
-    _stop: DropGuard,
+    stop: CancellationToken,
+    _stopped_when_dropped: DropGuard,
 }
 
 /// What the fetcher hands over, in order.
@@ -133,7 +134,7 @@ impl ArtifactReader {
     /// kept, so that a walk through neighbours reads each frame once. Meant for small pieces: the
     /// answer is in memory. Errors: `Invalid` beyond the end, `Damaged`, those of the store.
     pub fn read_at(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let end = offset.checked_add(len as u64).unwrap_or(u64::MAX);
+        let end = offset.saturating_add(len as u64);
         self.check_range(&(offset..end))?;
         let mut out = BytesMut::new();
         let mut at = offset;
@@ -183,7 +184,7 @@ impl ArtifactReader {
             steps: sender,
         };
         self.runtime.spawn(stop.clone().run_until_cancelled_owned(fetcher.run()));
-        Running { steps, offset, crc: (0, 0), _stop: stop.drop_guard() }
+        Running { steps, offset, crc: (0, 0), stop: stop.clone(), _stopped_when_dropped: stop.drop_guard() }
     }
 
     /// The next proven bytes of the range, or its end.
@@ -216,6 +217,8 @@ impl Running {
         loop {
             let step = until_cancelled(&index.cancel, self.steps.recv())?;
             match step.transpose()? {
+                // Tokens reach their children first: the fetcher may be gone before the run is over.
+                None if self.stop.is_cancelled() => return Err(Error::cancelled("reading was cancelled")),
                 None if self.offset >= range.end => return Ok(None),
                 None => return Err(Error::failed("reading stopped before the end of the artifact")),
                 Some(Step::Frame { decoded }) => {
@@ -372,7 +375,7 @@ impl Fetcher {
                     stored.start = if run.start == 0 { 0 } else { stored.start };
                     stored.end = if is_last_of_segment { segment.stored_bytes } else { stored.end };
                 }
-                let fresh = is_whole.then(|| seen..stored.end);
+                let fresh = is_whole.then_some(seen..stored.end);
                 seen = stored.end;
                 let permit = self.transfer.part_permit().await;
                 let bytes = self.fetch(segment.clone(), stored.clone());
@@ -495,10 +498,3 @@ async fn read_one_frame(index: &Arc<Index>, number: u64) -> Result<ProvenFrame> 
     let cancelled = || Err(Error::cancelled("reading was cancelled"));
     index.cancel.run_until_cancelled(read).await.unwrap_or_else(cancelled)
 }
-
-/// Compile-time statement that a reader can move between threads, and that its token can be shared.
-const _: fn() = || {
-    fn is_send<T: Send>() {}
-    is_send::<ArtifactReader>();
-    is_send::<CancellationToken>();
-};

@@ -115,7 +115,7 @@ impl Identity {
 
     /// The text of an identity file with these keys. Secret.
     pub fn to_secret(&self) -> crate::secret::Secret {
-        let lines: Vec<_> = self.0.iter().map(|key| key.to_string()).collect();
+        let lines: Vec<_> = self.0.iter().map(age::x25519::Identity::to_string).collect();
         let mut text = String::with_capacity(lines.len() * 80);
         for line in &lines {
             text.push_str(line.expose_secret());

@@ -30,8 +30,8 @@ pub fn tee(source: Source, cancel: CancellationToken) -> (Source, Source) {
         changed: [Notify::new(), Notify::new()],
     });
     let leashes = [Leash::held(), Leash::held()];
-    let half = |i: usize| {
-        let body = TeeReader { shared: shared.clone(), i, cancel: cancel.clone(), current: Bytes::new() };
+    let half = |i: usize, cancel: CancellationToken| {
+        let body = TeeReader { shared: shared.clone(), i, cancel, current: Bytes::new() };
         let mut waits_for = source.waits_for.clone();
         waits_for.push(leashes[1 - i].clone());
         Source {
@@ -42,7 +42,7 @@ pub fn tee(source: Source, cancel: CancellationToken) -> (Source, Source) {
             body: Box::new(body),
         }
     };
-    (half(0), half(1))
+    (half(0, cancel.clone()), half(1, cancel))
 }
 
 struct Shared {

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+mod by_hand;
 mod damage;
 mod faults;
 mod round_trip;

@@ -175,7 +175,7 @@ impl bytes::Host for State {
         let guard = self.guard.clone();
         let work = async {
             let permit = self.stream_place()?;
-            let (sink, source) = pipe(self.run.cancel.child_token());
+            let (sink, source) = pipe(self.run.cancel.clone());
             let downstream = Downstream::default();
             downstream.add(source.leash.clone());
             let sink = GuestSink { sink: Some(sink), downstream: downstream.clone(), _permit: permit };
@@ -205,7 +205,7 @@ impl bytes::Host for State {
         let guard = self.guard.clone();
         let work = async {
             let Taken { source, downstream } = taken?;
-            let (one, two) = tee(source, self.run.cancel.child_token());
+            let (one, two) = tee(source, self.run.cancel.clone());
             if let Some(downstream) = &downstream {
                 downstream.add(one.leash.clone());
                 downstream.add(two.leash.clone());

@@ -3,16 +3,18 @@
 use crate::error::{Error, Result};
 use crate::id::{ArtifactName, BackupId, Label};
 use crate::plugin::context::{ArchiveReader, ArchiveWriter, Artifacts, PutOptions, Transfer};
+use crate::progress::Progress;
 use crate::record::ArtifactRecord;
-use crate::run::progress::Progress;
 use crate::run::{Job, Sealing};
-use crate::store::Store;
-use crate::store::segments::{StoreSegments, stored_segments};
-use crate::stream::{Budget, Origin, Source, WriteOptions, check_stored, write_artifact};
-use crate::catalog::layout;
+use crate::store::{Store, StoreSegments};
+use crate::stream::archive::{ArchiveEnd, ArchiveInput, PackOptions, index_name, pack};
+use crate::stream::source::InMemory;
+use crate::stream::{Budget, Compression, Origin, Source, WriteOptions, check_stored, write_artifact};
 use async_trait::async_trait;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, TryStreamExt};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,7 @@ pub struct NewArtifacts {
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
     max_artifacts: usize,
+    spool_dir: PathBuf,
     tasks: TaskTracker,
 }
 
@@ -71,6 +74,7 @@ impl NewArtifacts {
             shared: Arc::new(shared),
             places: Arc::new(Semaphore::new(job.limits.open_transfers)),
             max_artifacts: job.limits.artifacts,
+            spool_dir: job.scratch_root.clone(),
             tasks: TaskTracker::new(),
         }
     }
@@ -99,18 +103,23 @@ impl NewArtifacts {
     /// knows no checksum is read back, unless it is a local one, which flushed every byte.
     pub async fn confirm(&self) -> Result<()> {
         let (stored, _) = self.close(false).await?;
-        let questions = stored.iter().flat_map(|a| (1..).zip(&a.segments).map(move |(number, segment)| (a, number, segment)));
+        let questions =
+            stored.iter().flat_map(|a| (1..).zip(&a.segments).map(move |(number, segment)| (a, number, segment)));
         stream::iter(questions.map(Ok))
             .try_for_each_concurrent(QUESTIONS_IN_FLIGHT, |(artifact, number, segment)| async move {
-                let key = self.shared.segments(&artifact.name, artifact.encrypted)?.key(number)?;
+                let segments = self.shared.segments(&artifact.name, artifact.encrypted)?;
+                let key = segments.key(number)?;
                 let info = self.shared.store.head(&key).await.map_err(|error| {
                     error.while_doing(format!("the store acknowledged \"{key}\" and does not have it now"))
                 })?;
                 let differs = |what: &str, expected: String, got: String| {
-                    Error::damaged(format!("{} acknowledged \"{key}\" and holds something else", self.shared.store.describe()))
-                        .fact("expected", format!("{what} {expected}"))
-                        .fact("got", format!("{what} {got}"))
-                        .hint("run `strongroom store check`: this store cannot be relied upon")
+                    Error::damaged(format!(
+                        "{} acknowledged \"{key}\" and holds something else",
+                        self.shared.store.describe()
+                    ))
+                    .fact("expected", format!("{what} {expected}"))
+                    .fact("got", format!("{what} {got}"))
+                    .hint("run `strongroom store check`: this store cannot be relied upon")
                 };
                 if info.size != segment.stored_bytes {
                     return Err(differs("size", segment.stored_bytes.to_string(), info.size.to_string()));
@@ -120,8 +129,7 @@ impl NewArtifacts {
                     Some(_) => Ok(()),
                     None if self.shared.store.local_root().is_some() => Ok(()),
                     None => {
-                        let segments = stored_segments(&self.shared.store, &self.shared.folder(&artifact.name)?, artifact);
-                        check_stored(artifact, segments, &self.shared.cancel).await
+                        check_stored(artifact, &segments, &self.shared.budget, |_| {}, self.shared.cancel.clone()).await
                     }
                 }
             })
@@ -149,12 +157,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn folder(&self, name: &ArtifactName) -> Result<crate::id::ObjectKey> {
-        layout::artifact(&self.job, &self.id, name)
-    }
-
     fn segments(&self, name: &ArtifactName, encrypted: bool) -> Result<StoreSegments> {
-        Ok(StoreSegments::new(self.store.clone(), &self.folder(name)?, encrypted))
+        StoreSegments::new(self.store.clone(), &self.job, &self.id, name, encrypted)
     }
 
     /// Stores one artifact, whole or not at all.
@@ -167,19 +171,20 @@ impl Shared {
     ) -> Result<ArtifactRecord> {
         let origin = source.origin.clone();
         let encrypted = self.sealing.recipients.is_some();
+        let compression = if options.compress { Compression::Level(self.sealing.level) } else { Compression::Raw };
         let write = WriteOptions {
+            compression,
             recipients: self.sealing.recipients.clone(),
-            compress: options.compress,
-            level: self.sealing.level,
-            part_bytes: self.sealing.part_bytes,
             parts_per_segment: self.sealing.parts_per_segment,
-            parts_in_flight: self.sealing.parts_in_flight,
+            ..WriteOptions::new(name.clone())
         };
         let segments = Arc::new(self.segments(name, encrypted)?);
-        let progress = self.progress.clone();
         let shown = name.to_string();
-        progress.artifact_started(&shown);
-        let moved = { let shown = shown.clone(); move |bytes| progress.artifact_bytes(&shown, bytes) };
+        self.progress.artifact_started(&shown);
+        let moved = {
+            let (progress, shown, read) = (self.progress.clone(), shown.clone(), AtomicU64::new(0));
+            move |n| progress.artifact_bytes(&shown, read.fetch_add(n, Ordering::Relaxed) + n, 0)
+        };
         let stored = write_artifact(source, write, &self.budget, segments, moved, cancel).await;
         match stored {
             Ok(stored) => {
@@ -197,8 +202,19 @@ impl Shared {
                 Ok(record)
             }
             Err(error) => {
-                self.progress.artifact_failed(&shown, error.message());
+                self.progress.artifact_dropped(&shown);
                 Err(error)
+            }
+        }
+    }
+
+    /// Says in the record where the index of an archive is.
+    fn set_index(&self, archive: &ArtifactName, index: &ArtifactName) {
+        for slot in &mut self.state().slots {
+            if let Slot::Stored(record) = slot
+                && record.name == *archive
+            {
+                record.index = Some(index.clone());
             }
         }
     }
@@ -246,11 +262,52 @@ impl Artifacts for NewArtifacts {
     }
 
     async fn create_archive(&self, name: ArtifactName, options: PutOptions) -> Result<Box<dyn ArchiveWriter>> {
-        let _ = (Origin::Archive, name, options);
-        Err(Error::failed("archive"))
+        let index = index_name(name.as_str())?.parse::<ArtifactName>()?;
+        let spool_dir = self.spool_dir.clone();
+        let (input, tar, end) = pack(PackOptions { spool_dir, ..PackOptions::default() })?;
+        let transfer = self.put(name, Source::new(Origin::Archive, tar), options).await?;
+        // Its place is taken now, so that no artifact of the plugin can have its name.
+        let index_place = self.begin(&index)?;
+        let writer = PackedArchive { shared: self.shared.clone(), input, end, transfer, index, index_place };
+        Ok(Box::new(writer))
     }
 
     async fn open_archive(&self, name: &ArtifactName) -> Result<Box<dyn ArchiveReader>> {
         Err(Error::denied(format!("archive \"{name}\" cannot be read back while its backup is being made")))
+    }
+}
+
+/// An archive on its way: the tar is being stored, its index follows.
+struct PackedArchive {
+    shared: Arc<Shared>,
+    input: ArchiveInput,
+    end: ArchiveEnd,
+    transfer: Transfer,
+    index: ArtifactName,
+    index_place: usize,
+}
+
+#[async_trait]
+impl ArchiveWriter for PackedArchive {
+    async fn add(&mut self, path: String, attributes: Vec<(String, String)>, body: Source) -> Result<()> {
+        self.input.add(path, attributes, body).await
+    }
+
+    async fn finish(self: Box<Self>) -> Result<(ArtifactRecord, Vec<(String, String)>)> {
+        let Self { shared, input, end, transfer, index, index_place } = *self;
+        input.finish().await?;
+        let mut tar = transfer
+            .done
+            .await
+            .map_err(|e| Error::failed("the task that stores an archive ended badly").because(e))??;
+        let packed = end.take()?;
+        let options = PutOptions { media_type: Some("application/jsonl".to_owned()), compress: true };
+        let source = Source { body: packed.index, ..Source::new(Origin::Archive, InMemory::new(Vec::new())) };
+        let stored = shared.store(&index, source, &options, shared.cancel.child_token()).await;
+        shared.finish(index_place, &index, &stored);
+        stored?;
+        tar.index = Some(index.clone());
+        shared.set_index(&tar.name, &index);
+        Ok((tar, packed.failed))
     }
 }

@@ -1,15 +1,14 @@
 //! Artifacts of a backup that exists, read back: every frame is proven before it leaves the host.
 
-use crate::catalog::layout;
 use crate::error::{Error, Result};
 use crate::id::ArtifactName;
-use crate::plugin::context::{ArchiveReader, ArchiveWriter, Artifacts, PutOptions, Transfer};
+use crate::plugin::context::{ArchiveReader, ArchiveWriter, Artifacts, Entry, PutOptions, Transfer};
+use crate::progress::Progress;
 use crate::record::{ArtifactRecord, BackupRecord};
 use crate::run::Job;
-use crate::run::progress::Progress;
-use crate::store::Store;
-use crate::store::segments::stored_segments;
-use crate::stream::{ArtifactReader, Budget, ByteSource, Identity, Origin, SealedSegments, Source, SourceInfo, open_artifact};
+use crate::store::{Store, StoreSegments};
+use crate::stream::archive::{self, IndexedArchive, RandomAccess};
+use crate::stream::{ArtifactReader, Budget, ByteSource, Identity, Origin, Source, SourceInfo, open_artifact};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -53,32 +52,35 @@ impl StoredArtifacts {
         self.proven.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
-    /// Its segments as they lie in the store.
-    pub fn segments(&self, artifact: &ArtifactRecord) -> Result<Arc<dyn SealedSegments>> {
-        let key = layout::artifact(&self.record.job, &self.record.id, &artifact.name)?;
-        Ok(stored_segments(&self.store, &key, artifact))
-    }
-
     fn find(&self, name: &ArtifactName) -> Result<&ArtifactRecord> {
-        self.record.artifacts.iter().find(|artifact| artifact.name == *name).ok_or_else(|| {
-            Error::not_found(format!("backup {} has no artifact \"{name}\"", self.record.id))
-        })
+        self.record
+            .artifacts
+            .iter()
+            .find(|artifact| artifact.name == *name)
+            .ok_or_else(|| Error::not_found(format!("backup {} has no artifact \"{name}\"", self.record.id)))
     }
 
     /// Opens one artifact for reading.
     pub async fn open(&self, artifact: &ArtifactRecord) -> Result<ArtifactReader> {
-        open_artifact(artifact, self.segments(artifact)?, self.identity.as_deref(), &self.budget, &self.cancel).await
+        let segments = StoreSegments::new(
+            self.store.clone(),
+            &self.record.job,
+            &self.record.id,
+            &artifact.name,
+            artifact.encrypted,
+        )?;
+        let cancel = self.cancel.child_token();
+        open_artifact(artifact, Arc::new(segments), self.identity.as_deref(), &self.budget, cancel).await
     }
 
     /// Reads one artifact to its proven end and throws the bytes away.
     pub async fn read_through(&self, artifact: &ArtifactRecord) -> Result<()> {
         let mut source = self.source(artifact).await?;
-        tokio::task::spawn_blocking(move || {
+        blocking(move || {
             while source.body.next_chunk()?.is_some() {}
             Ok(())
         })
         .await
-        .map_err(|e| Error::failed("the thread that reads an artifact ended badly").because(e))?
     }
 
     async fn source(&self, artifact: &ArtifactRecord) -> Result<Source> {
@@ -117,7 +119,7 @@ impl Proving {
     fn note(&mut self, n: usize) {
         self.read += n as u64;
         if n > 0 {
-            self.progress.artifact_bytes(self.name.as_str(), self.read);
+            self.progress.artifact_bytes(self.name.as_str(), self.read, self.stored);
         } else if !self.ended {
             self.ended = true;
             self.proven.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name.clone());
@@ -147,7 +149,7 @@ impl ByteSource for Proving {
 impl Drop for Proving {
     fn drop(&mut self) {
         if !self.ended {
-            self.progress.artifact_failed(self.name.as_str(), "not read to its end");
+            self.progress.artifact_dropped(self.name.as_str());
         }
     }
 }
@@ -171,7 +173,78 @@ impl Artifacts for StoredArtifacts {
     }
 
     async fn open_archive(&self, name: &ArtifactName) -> Result<Box<dyn ArchiveReader>> {
-        let _ = self.find(name)?;
-        Err(Error::failed("archive"))
+        let tar = self.find(name)?;
+        let index = tar.index.as_ref().ok_or_else(|| {
+            Error::invalid(format!("artifact \"{name}\" is not an archive")).hint("read it with storage.get")
+        })?;
+        let index = self.find(index)?;
+        let bodies = self.source(tar).await?;
+        let lines = self.source(index).await?;
+        let sequential = archive::ArchiveReader::new(bodies.body, Some(lines.body), bodies.origin.clone());
+        Ok(Box::new(OpenArchive {
+            artifacts: self.clone(),
+            tar: tar.clone(),
+            index: index.clone(),
+            origin: bodies.origin,
+            sequential: Arc::new(Mutex::new(sequential)),
+            indexed: None,
+        }))
     }
+}
+
+/// An archive being read: in its order, and single entries from their places.
+struct OpenArchive {
+    artifacts: StoredArtifacts,
+    tar: ArtifactRecord,
+    index: ArtifactRecord,
+    origin: Origin,
+    sequential: Arc<Mutex<archive::ArchiveReader>>,
+    /// Made by the first `open`, which reads the whole index.
+    indexed: Option<Arc<IndexedArchive>>,
+}
+
+struct At(ArtifactReader);
+
+impl RandomAccess for At {
+    fn read_at(&mut self, offset: u64, len: usize) -> Result<Bytes> {
+        let left = self.0.size().saturating_sub(offset);
+        self.0.read_at(offset, usize::try_from(left).unwrap_or(usize::MAX).min(len))
+    }
+}
+
+#[async_trait]
+impl ArchiveReader for OpenArchive {
+    async fn next(&mut self) -> Result<Option<(Entry, Source)>> {
+        let sequential = self.sequential.clone();
+        let next = blocking(move || sequential.lock().unwrap_or_else(PoisonError::into_inner).next_entry()).await?;
+        Ok(next.map(|(entry, source)| (adapt(entry), source)))
+    }
+
+    async fn open(&mut self, path: &str) -> Result<(Entry, Source)> {
+        let indexed = match &self.indexed {
+            Some(indexed) => indexed.clone(),
+            None => {
+                let tar = Arc::new(Mutex::new(At(self.artifacts.open(&self.tar).await?)));
+                let index = Arc::new(Mutex::new(At(self.artifacts.open(&self.index).await?)));
+                let origin = self.origin.clone();
+                let opened = Arc::new(blocking(move || IndexedArchive::open(tar, index, origin)).await?);
+                self.indexed = Some(opened.clone());
+                opened
+            }
+        };
+        let path = path.to_owned();
+        let (entry, source) = blocking(move || indexed.entry(&path)).await?;
+        Ok((adapt(entry), source))
+    }
+}
+
+fn adapt(entry: archive::Entry) -> Entry {
+    let archive::Entry { path, attributes, size } = entry;
+    Entry { path, attributes, size }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::failed("the thread that reads an artifact ended badly").because(e))?
 }

@@ -124,7 +124,7 @@ proptest! {
         let whole = [before.as_slice(), secret.as_bytes(), after.as_slice()].concat();
         let out = redactor(&[&secret]).text(&STANDARD.encode(&whole));
         // Every alignment loses its middle: nothing that is left decodes to 4 or more bytes of the secret in place.
-        prop_assert!(!contains(out.as_bytes(), &STANDARD.encode(&whole).as_bytes()[..]));
+        prop_assert!(!contains(out.as_bytes(), STANDARD.encode(&whole).as_bytes()));
         let blotted = out.contains(['*', '#', '█']);
         prop_assert!(blotted);
     }

@@ -6,7 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
 use crate::store::PendingUpload;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, File, FileExt, OpenOptions, OpenOptionsExt};
-use rustix::fs::{FlockOperation, RenameFlags, flock, fsync, renameat, renameat_with};
+use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags, flock, fsync, openat, renameat, renameat_with};
 use rustix::io::Errno;
 use std::io;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ impl Temporary {
             let (parent, name) = root.make_parent(key).map_err(failed)?;
             match act(&parent, name) {
                 Ok(()) => {
-                    fsync(&parent).map_err(|errno| failed(errno.into()))?;
+                    flush_dir(&parent).map_err(failed)?;
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
@@ -141,6 +141,13 @@ fn remove_if_there(dir: &Dir, name: &str) -> io::Result<()> {
     }
 }
 
+/// Returns once the names in a directory are on the disk. A handle that only resolves paths cannot
+/// be flushed, so the directory itself is opened again through it.
+fn flush_dir(dir: &Dir) -> io::Result<()> {
+    let readable = openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(fsync(readable)?)
+}
+
 impl Root {
     fn temporary_dir(&self) -> Result<Dir> {
         self.make_dir(&self.dir, TEMPORARY)
@@ -156,7 +163,7 @@ impl Root {
         }
         match parent.create_dir_with(name, DirBuilder::new().mode(DIR_MODE)) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => fsync(parent)?,
+            _ => flush_dir(parent)?,
         }
         parent.open_dir(name)
     }
@@ -213,7 +220,7 @@ impl Root {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             removed => removed.map_err(failed)?,
         }
-        fsync(&parent).map_err(|errno| failed(errno.into()))?;
+        flush_dir(&parent).map_err(failed)?;
         let mut left = parents;
         while !left.is_empty() && self.dir.remove_dir(left).is_ok() {
             left = left.rsplit_once('/').map_or("", |(above, _)| above);

@@ -4,6 +4,8 @@
 //! its answer; one that refuses it or does not say it back is not sent it again. Until it has
 //! shown that it knows one, Content-MD5 goes along, so that no write is unproven meanwhile.
 
+use crate::error::{Error, Result};
+use crate::store::wrong_checksum;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -59,6 +61,12 @@ impl Known {
         self.step(algorithm, false);
     }
 
+    /// The server took a checksum that it had said back before, and did not say it back: something
+    /// between drops checksums, so that only Content-MD5 proves anything.
+    pub(super) fn forgot(&self) {
+        self.0.store(MD5, Ordering::Relaxed);
+    }
+
     /// Only an open question is answered: what was proven stays so.
     fn step(&self, algorithm: Algorithm, knows: bool) {
         let (from, to) = match (algorithm, knows) {
@@ -73,6 +81,17 @@ impl Known {
     }
 }
 
+/// What an answer says of the bytes that were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The server has checked them.
+    Proven,
+    /// The server has other bytes.
+    Wrong,
+    /// Nobody has checked them.
+    Open,
+}
+
 /// The checksum headers of one body, in the form that S3 takes.
 #[derive(Clone, Debug)]
 pub(super) struct Sums {
@@ -83,9 +102,27 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// For a body whose CRC64NVME is known; MD5 (790 MB/s a core) only where it is needed.
-    pub(super) fn new(algorithm: Algorithm, body: &Bytes, crc64nvme: u64, known: &Known) -> Self {
+    /// For a body that should have this CRC64NVME. MD5 (790 MB/s a core) is computed only where it
+    /// is needed, and on a thread that may be busy. `Damaged` when another checksum would be sent
+    /// of bytes that are not the announced ones.
+    pub(super) async fn of(algorithm: Algorithm, body: &Bytes, crc64nvme: u64, known: &Known) -> Result<Self> {
         let md5 = algorithm == Algorithm::Md5 || !known.is_proven(algorithm);
+        if !md5 && algorithm == Algorithm::Crc64Nvme {
+            return Ok(Self::compute(algorithm, md5, body, crc64nvme));
+        }
+        let body = body.clone();
+        tokio::task::spawn_blocking(move || {
+            let got = crate::store::crc64nvme(&body);
+            if algorithm != Algorithm::Crc64Nvme && got != crc64nvme {
+                return Err(wrong_checksum("a body that was to be stored", crc64nvme, got));
+            }
+            Ok(Self::compute(algorithm, md5, &body, crc64nvme))
+        })
+        .await
+        .map_err(|error| Error::failed("a thread that computes checksums ended early").because(error))?
+    }
+
+    fn compute(algorithm: Algorithm, md5: bool, body: &[u8], crc64nvme: u64) -> Self {
         Self {
             algorithm,
             crc64nvme: (algorithm == Algorithm::Crc64Nvme).then(|| encode64(crc64nvme)),
@@ -94,8 +131,27 @@ impl Sums {
         }
     }
 
+    /// What the server's answer says of these bytes, and what is learned of the server from it.
+    pub(super) fn judge(&self, known: &Known, crc64nvme: Option<&str>, crc32c: Option<&str>) -> Verdict {
+        match self.said_back(crc64nvme, crc32c) {
+            Some(false) => Verdict::Wrong,
+            Some(true) => {
+                known.answered(self.algorithm, true);
+                Verdict::Proven
+            }
+            None if self.md5.is_some() => {
+                known.answered(self.algorithm, false);
+                Verdict::Proven
+            }
+            None => {
+                known.forgot();
+                Verdict::Open
+            }
+        }
+    }
+
     /// Whether the server said back what was sent; `None` when it said nothing.
-    pub(super) fn said_back(&self, crc64nvme: Option<&str>, crc32c: Option<&str>) -> Option<bool> {
+    fn said_back(&self, crc64nvme: Option<&str>, crc32c: Option<&str>) -> Option<bool> {
         match self.algorithm {
             Algorithm::Crc64Nvme => crc64nvme.map(|got| Some(got) == self.crc64nvme.as_deref()),
             Algorithm::Crc32c => crc32c.map(|got| Some(got) == self.crc32c.as_deref()),
@@ -135,23 +191,37 @@ mod tests {
         assert_eq!(decode64("AAAA"), None);
     }
 
-    #[test]
-    fn a_server_that_knows_nothing_ends_with_md5_and_every_write_was_proven_meanwhile() {
+    #[tokio::test]
+    async fn a_server_that_knows_nothing_ends_with_md5_and_every_write_was_proven_meanwhile() {
         let (known, body) = (Known::default(), Bytes::from_static(b"x"));
+        let crc = crate::store::crc64nvme(&body);
         for expected in [Algorithm::Crc64Nvme, Algorithm::Crc32c, Algorithm::Md5] {
             assert_eq!(known.best(), expected);
-            assert!(Sums::new(known.best(), &body, 1, &known).md5.is_some());
-            known.answered(known.best(), false);
+            let sums = Sums::of(known.best(), &body, crc, &known).await.unwrap();
+            assert!(sums.md5.is_some());
+            assert_eq!(sums.judge(&known, None, None), Verdict::Proven);
         }
         assert_eq!(known.best(), Algorithm::Md5);
     }
 
-    #[test]
-    fn a_server_that_knows_the_best_one_is_not_sent_md5_again() {
+    #[tokio::test]
+    async fn a_server_that_knows_the_best_one_is_not_sent_md5_unless_it_forgets() {
         let (known, body) = (Known::default(), Bytes::from_static(b"x"));
-        known.answered(Algorithm::Crc64Nvme, true);
-        assert!(Sums::new(known.best(), &body, 1, &known).md5.is_none());
-        known.answered(Algorithm::Crc64Nvme, false);
-        assert_eq!(known.best(), Algorithm::Crc64Nvme, "what was proven stays proven");
+        let crc = crate::store::crc64nvme(&body);
+        let said = encode64(crc);
+        let first = Sums::of(known.best(), &body, crc, &known).await.unwrap();
+        assert_eq!(first.judge(&known, Some(&said), None), Verdict::Proven);
+        let second = Sums::of(known.best(), &body, crc, &known).await.unwrap();
+        assert!(second.md5.is_none());
+        assert_eq!(second.judge(&known, Some("other"), None), Verdict::Wrong);
+        assert_eq!(second.judge(&known, None, None), Verdict::Open);
+        assert_eq!(known.best(), Algorithm::Md5);
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_not_the_announced_ones_are_never_sent_with_another_checksum() {
+        let known = Known::default();
+        let wrong = Sums::of(Algorithm::Md5, &Bytes::from_static(b"x"), 1, &known).await.unwrap_err();
+        assert_eq!(wrong.kind(), crate::error::Kind::Damaged);
     }
 }

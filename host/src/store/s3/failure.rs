@@ -1,6 +1,6 @@
 //! What a server or the network said, as an error for a person and a decision for the caller.
 
-use super::Place;
+use super::place::Place;
 use crate::error::{Error, Kind};
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};

@@ -1,9 +1,10 @@
 //! An object on its way into a bucket: one PUT, or a multipart upload of unknown length.
 
 use super::body::Progress;
-use super::checksum::{Algorithm, Sums, encode64};
+use super::checksum::{Algorithm, Sums, Verdict, encode64};
 use super::failure::Failure;
-use super::{COMPLETE_WAIT, Found, S3Store};
+use super::write::Found;
+use super::{COMPLETE_WAIT, S3Store};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
 use crate::store::memory::upload_gone;
@@ -104,38 +105,44 @@ impl S3Upload {
     }
 
     async fn send_part(&self, begun: &Begun, number: u32, body: Bytes, crc: u64) -> Result<Sent> {
-        let known = self.store.known();
-        let sums = Sums::new(begun.algorithm, &body, crc, known);
         let doing = format!("store part {number} of \"{}\"", self.key);
         let part_number =
             i32::try_from(number).map_err(|_| Error::invalid(format!("part number {number} is too large")))?;
-        let progress = Progress::new();
-        let request = self
-            .store
-            .client()
-            .upload_part()
-            .bucket(self.store.bucket())
-            .key(self.store.full_key(&self.key))
-            .upload_id(&begun.id)
-            .part_number(part_number)
-            .content_length(S3Store::signed_len(&body)?)
-            .set_checksum_crc64_nvme(sums.crc64nvme.clone())
-            .set_checksum_crc32_c(sums.crc32c.clone())
-            .set_content_md5(sums.md5.clone())
-            .body(S3Store::stream(body, &progress))
-            .customize()
-            .disable_payload_signing()
-            .send();
-        let output =
-            self.store.send(&doing, &progress, self.store.stall(), request).await.map_err(|failure| failure.error)?;
-        let said = sums.said_back(output.checksum_crc64_nvme(), output.checksum_crc32_c());
-        if said == Some(false) {
-            return Err(Error::damaged(format!("could not {doing}"))
-                .fact("expected", "the checksum that was sent along")
-                .fact("got", "another one in the answer"));
+        // At most twice: without an answer that proves the bytes they go again with Content-MD5.
+        loop {
+            let sums = Sums::of(begun.algorithm, &body, crc, self.store.known()).await?;
+            let progress = Progress::new();
+            let request = self
+                .store
+                .client()
+                .upload_part()
+                .bucket(self.store.bucket())
+                .key(self.store.full_key(&self.key))
+                .upload_id(&begun.id)
+                .part_number(part_number)
+                .content_length(S3Store::signed_len(&body)?)
+                .set_checksum_crc64_nvme(sums.crc64nvme.clone())
+                .set_checksum_crc32_c(sums.crc32c.clone())
+                .set_content_md5(sums.md5.clone())
+                .body(S3Store::stream(body.clone(), &progress))
+                .customize()
+                .disable_payload_signing()
+                .send();
+            let output = self
+                .store
+                .send(&doing, &progress, self.store.stall(), request)
+                .await
+                .map_err(|failure| failure.error)?;
+            match sums.judge(self.store.known(), output.checksum_crc64_nvme(), output.checksum_crc32_c()) {
+                Verdict::Proven => return Ok(Sent { etag: output.e_tag, crc64nvme: crc, crc32c: sums.crc32c }),
+                Verdict::Open => {}
+                Verdict::Wrong => {
+                    return Err(Error::damaged(format!("could not {doing}"))
+                        .fact("expected", "the checksum that was sent along")
+                        .fact("got", "another one in the answer"));
+                }
+            }
         }
-        known.answered(sums.algorithm, said.is_some());
-        Ok(Sent { etag: output.e_tag, crc64nvme: crc, crc32c: sums.crc32c })
     }
 
     /// Sends the first part, if it is still here.
@@ -226,20 +233,21 @@ impl S3Upload {
     }
 
     fn completed_parts(&self, state: &State, n_parts: u32, begun: &Begun) -> Result<Vec<CompletedPart>> {
+        // A server that ignores a checksum may refuse a list of parts that has it.
+        let proven = self.store.known().is_proven(begun.algorithm);
+        let crc64nvme = proven && begun.algorithm == Algorithm::Crc64Nvme;
         let mut parts = Vec::new();
         for number in 1..=n_parts {
             let sent = state
                 .sent
                 .get(&number)
                 .ok_or_else(|| Error::invalid(format!("part {number} of \"{}\" was never stored", self.key)))?;
-            let crc64nvme =
-                begun.algorithm == Algorithm::Crc64Nvme && self.store.known().is_proven(Algorithm::Crc64Nvme);
             parts.push(
                 CompletedPart::builder()
                     .set_part_number(i32::try_from(number).ok())
                     .set_e_tag(sent.etag.clone())
                     .set_checksum_crc64_nvme(crc64nvme.then(|| encode64(sent.crc64nvme)))
-                    .set_checksum_crc32_c(sent.crc32c.clone())
+                    .set_checksum_crc32_c(sent.crc32c.clone().filter(|_| proven))
                     .build(),
             );
         }

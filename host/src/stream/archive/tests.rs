@@ -430,3 +430,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_body_that_was_passed_over_is_checked_all_the_same() {
+    for size in [10, usize::try_from(SMALL_BYTES).unwrap() + 1] {
+        let two =
+            || vec![("a".to_owned(), Vec::new(), body(size, size, None)), ("b".to_owned(), Vec::new(), memory("x"))];
+        let mut made = packed(two()).unwrap();
+        made.tar[512 + size / 2] ^= 1;
+        let mut reader = reader(&made, true);
+        let error = loop {
+            match reader.next_entry() {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("a wrong body of {size} bytes was passed over unnoticed"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), Kind::Damaged);
+    }
+}

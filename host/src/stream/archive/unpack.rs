@@ -103,6 +103,28 @@ struct Body {
     expected: Option<Expected>,
     leash: Leash,
     left: u64,
+    /// Its source lives.
+    in_use: bool,
+}
+
+impl State {
+    /// Reads what is left of the body that was handed out last, and checks all of it.
+    fn pass_over(&mut self) -> Result<()> {
+        let Some(mut body) = self.body.take() else { return Ok(()) };
+        while body.left > 0 {
+            let some = self.input.some(usize::try_from(body.left).unwrap_or(usize::MAX))?;
+            if some.is_empty() {
+                return Err(damaged("an end in the middle of an entry"));
+            }
+            if let Some(expected) = &mut body.expected {
+                expected.hash.update(&some);
+            }
+            let n = u64::try_from(some.len()).unwrap_or(0);
+            body.left = body.left.saturating_sub(n);
+            self.left = self.left.saturating_sub(n);
+        }
+        body.expected.as_ref().map_or(Ok(()), Expected::check)
+    }
 }
 
 struct Expected {
@@ -140,8 +162,9 @@ impl ArchiveReader {
     /// The next entry and its body, or `None` at the proven end of tar and index.
     ///
     /// A small body is read and checked at once and stays readable; a large one is part of the
-    /// stream: if the host is still moving it, this waits; if only the guest holds it, what was not read of
-    /// it is passed over and its source fails. Errors: `Damaged`, and those of the sources.
+    /// stream: if the host is still moving it, this waits; if only the guest holds it, its source fails
+    /// from now on. What was not read of a body is passed over, and checked against the index all the
+    /// same: iterating to the end proves every entry. Errors: `Damaged`, and those of the sources.
     pub fn next_entry(&mut self) -> Result<Option<(Entry, Source)>> {
         if self.ended {
             return Ok(None);
@@ -154,10 +177,10 @@ impl ArchiveReader {
 
     fn advance(&mut self) -> Result<Option<(Entry, Source)>> {
         let mut state = locked(&self.shared.state);
-        while state.body.as_ref().is_some_and(|body| !body.leash.is_held()) {
+        while state.body.as_ref().is_some_and(|body| body.in_use && !body.leash.is_held()) {
             state = self.shared.free.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        state.body = None;
+        state.pass_over()?;
         let left = std::mem::take(&mut state.left);
         state.input.skip(left)?;
         let Some(found) = next_header(&mut state.input)? else {
@@ -180,12 +203,16 @@ impl ArchiveReader {
         if entry.size <= SMALL_BYTES && held.saturating_add(entry.size) <= BUDGET_BYTES {
             let bytes = state.input.exact(usize::try_from(entry.size).unwrap_or(0))?;
             state.left = padding;
-            let body = SmallBody::new(info, bytes, expected, &self.budget);
+            if let Some(mut expected) = expected {
+                expected.hash.update(&bytes);
+                expected.check()?;
+            }
+            let body = SmallBody::new(info, bytes, &self.budget);
             return Ok(Some((entry, Source::new(self.origin.clone(), body))));
         }
         let leash = Leash::held();
         let (number, left) = (state.number, entry.size);
-        state.body = Some(Body { expected, leash: leash.clone(), left });
+        state.body = Some(Body { expected, leash: leash.clone(), left, in_use: true });
         let body = StreamBody { shared: self.shared.clone(), number, info };
         let mut source = Source::new(self.origin.clone(), body);
         source.leash = leash;
@@ -272,20 +299,15 @@ impl ByteSource for FailedBody {
 struct SmallBody {
     info: SourceInfo,
     rest: Bytes,
-    wrong: Option<Error>,
     held: u64,
     budget: Arc<AtomicU64>,
 }
 
 impl SmallBody {
-    fn new(info: SourceInfo, bytes: Vec<u8>, expected: Option<Expected>, budget: &Arc<AtomicU64>) -> Self {
-        let wrong = expected.and_then(|mut expected| {
-            expected.hash.update(&bytes);
-            expected.check().err()
-        });
+    fn new(info: SourceInfo, bytes: Vec<u8>, budget: &Arc<AtomicU64>) -> Self {
         let held = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         budget.fetch_add(held, Ordering::Relaxed);
-        Self { info, rest: bytes.into(), wrong, held, budget: budget.clone() }
+        Self { info, rest: bytes.into(), held, budget: budget.clone() }
     }
 }
 
@@ -301,21 +323,10 @@ impl ByteSource for SmallBody {
     }
 
     fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
-        if let Some(wrong) = &self.wrong {
-            return Err(again(wrong));
-        }
         let n = buf.len().min(self.rest.len());
         self.rest.copy_to_slice(&mut buf[..n]);
         Ok(n)
     }
-}
-
-/// The same error once more: reading on after one never ends well.
-fn again(error: &Error) -> Error {
-    error
-        .facts()
-        .iter()
-        .fold(Error::new(error.kind(), error.message()), |made, (label, value)| made.fact(label, value.clone()))
 }
 
 /// A large body, read from the stream in its turn.
@@ -358,8 +369,10 @@ impl ByteSource for StreamBody {
 impl Drop for StreamBody {
     fn drop(&mut self) {
         let mut state = locked(&self.shared.state);
-        if state.number == self.number {
-            state.body = None;
+        if state.number == self.number
+            && let Some(body) = &mut state.body
+        {
+            body.in_use = false;
         }
         drop(state);
         self.shared.free.notify_all();

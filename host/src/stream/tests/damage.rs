@@ -94,7 +94,8 @@ fn segments_that_are_missing_cut_swapped_doubled_or_from_elsewhere_are_found() {
         // The same artifact as it was a day before: equal sizes, other bytes.
         let (older, _) = kit.store(&noise(7 * FRAME_BYTES, 8), options());
         let older = older.visible();
-        let cases: Vec<(&str, Vec<(u32, Option<Bytes>)>)> = vec![
+        type Changes = Vec<(u32, Option<Bytes>)>;
+        let cases: Vec<(&str, Changes)> = vec![
             ("first missing", vec![(1, None)]),
             ("last missing", vec![(4, None)]),
             ("cut by one byte", vec![(2, Some(good[&2].slice(..good[&2].len() - 1)))]),

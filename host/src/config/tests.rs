@@ -1,0 +1,387 @@
+use super::*;
+use crate::error::Kind;
+use mistake::Drawing;
+
+const WHOLE: &str = include_str!("tests/whole.toml");
+const KEYS: [&str; 2] = [
+    "age13cgr9jv94r4840qycftjuqremdefuhqeasgkr5jc53xe0svwmyss2ny0pk",
+    "age1hxn3kf7hhtup0x4j570fdyuvcyq4vd4vflx2n8yer0vwy5gff5zqjxas7c",
+];
+/// A store, a plugin and a job that are right, for mistakes elsewhere.
+const FRAME: &str = "\
+[store.disk]
+type = \"local\"
+path = \"backups\"
+encryption = \"off\"
+
+[plugin.pg]
+source = \"pg.wasm\"
+
+[job.orders]
+plugin = \"pg\"
+store = \"disk\"
+";
+
+fn parse(text: &str) -> Result<Config> {
+    Config::parse(text, Path::new("strongroom.toml"), Path::new("/etc/strongroom"))
+}
+
+/// The mistakes of a text that must have some.
+fn check_refused(text: &str) -> Mistakes {
+    let error = parse(text).unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    let source = std::error::Error::source(&error).unwrap();
+    source.downcast_ref::<Mistakes>().unwrap().clone()
+}
+
+/// Everything that the operator sees.
+fn drawn(text: &str) -> String {
+    let mistakes = check_refused(text);
+    format!("{}{mistakes}\n", mistakes.draw(Drawing::Plain, 100))
+}
+
+/// One mistake alone, on one line, below what is right.
+fn check_one(text: &str) -> String {
+    let mistakes = check_refused(&format!("{FRAME}{text}"));
+    let lines = mistakes.iter().map(|mistake| {
+        let help = mistake.help.as_ref().map(|help| format!(" | {help}")).unwrap_or_default();
+        format!("{} | {}{help}", mistake.message, mistake.label)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn label(text: &str) -> Label {
+    text.parse().unwrap()
+}
+
+#[test]
+fn every_key_is_read_and_means_what_it_says() {
+    let config = parse(WHOLE).unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    insta::assert_debug_snapshot!(config);
+}
+
+#[test]
+fn what_is_not_set_is_as_the_documentation_says() {
+    let config = parse(FRAME).unwrap();
+    let store = &config.stores[&label("disk")];
+    assert_eq!((store.level, store.part_bytes, store.parts_per_segment, store.parts_in_flight), (2, 8 << 20, 950, 4));
+    assert_eq!(store.place, StorePlace::Local { path: "/etc/strongroom/backups".into() });
+    let job = &config.jobs[&label("orders")];
+    assert_eq!(job.run_in, RunIn::Local { user: None });
+    assert_eq!(job.settings, serde_json::json!({}));
+    assert_eq!(job.verify, VerifyConfig { depth: Depth::Contents, target: None, on_source: false });
+    assert_eq!(config.plugins[&label("pg")].limits, Limits::default());
+    let s3 = format!("[store.s3]\ntype = \"s3\"\nbucket = \"backups\"\nrecipients = {KEYS:?}\n");
+    let config = parse(&s3).unwrap();
+    let StorePlace::S3(s3) = &config.stores[&label("s3")].place else { panic!("not s3") };
+    assert_eq!((s3.region.as_str(), s3.path_style, s3.prefix.as_str()), ("us-east-1", false, ""));
+}
+
+#[test]
+fn every_mistake_is_found_at_once_with_its_place_and_what_to_write_instead() {
+    let shown = drawn(
+        r#"trusted_host = ["x"]
+
+[store.main]
+type = "s3"
+buket = "backups"
+recipients = ["age1nonsense", "age13cgr9jv94r4840qycftjuqremdefuhqeasgkr5jc53xe0svwmyss2ny0pk"]
+level = 42
+path = "/backups"
+
+[store.cloud]
+type = "gcs"
+
+[plugin.postgres]
+source = "oci://example.org/postgres:1"
+sha256 = "abc"
+
+[target.scratch]
+run_in = { pod = "postgres-0" }
+
+[job.orders]
+plugin = "postgers"
+store = "mian"
+secrets = { PGPASSWORD = "correct horse battery staple" }
+settings = ["shop"]
+schedule = "0 2 * * *"
+keep = { daily = 7 }
+verify = { depth = "restore" }
+objective = 26
+"#,
+    );
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_every_place() {
+    let shown = drawn("[store.main]\ntype = local\npath = \"a\"\npath = \"b\"\n\n[job.orders\nplugin = 'x\n");
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn what_is_not_toml_shows_no_secret_either() {
+    for text in [
+        "[job.a]\nsecrets = { PGPASSWORD = hunter2 }\n",
+        "[store.a]\nsecret_key = hunter2\n",
+        "[store.a]\n\"secret_key\" = \"hunter2\nlevel = 3\n",
+        "[store.a]\nidentity = AGE-SECRET-KEY-1hunter2\n",
+        "[store.a]\nsecret_key = \"hunter2\"\npath = /a\n",
+        "x = 1\nx = 2\nä-token = 'hunter2'\n",
+    ] {
+        let shown = drawn(text);
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn an_identity_is_never_shown_wherever_it_stands() {
+    let shown = drawn("wrong = 1 # AGE-SECRET-KEY-1HUNTER2\ntrusted_hosts = [\"AGE-SECRET-KEY-1HUNTER2 \"]\n");
+    assert!(!shown.contains("HUNTER2"), "{shown}");
+}
+
+#[test]
+fn a_secret_in_the_file_is_refused_and_never_shown() {
+    let text = r#"
+[store.main]
+type = "s3"
+bucket = "backups"
+encryption = "off"
+endpoint = "https://admin:hunter2-endpoint@s3.example.org"
+access_key = "hunter2-access"
+secret_key = ["hunter2-list"]
+session_tokn = "hunter2-typo"
+identity = { env = "hunter2 identity" }
+
+[target.a]
+env = { PGPASSWORD = "hunter2-env", DB_TOKEN = "hunter2-token" }
+secrets = { A = "hunter2-text", B = { value = "hunter2-value" }, C = { env = "A", file = "b" }, "not a name" = "hunter2-name" }
+
+[target.b]
+secrets = "hunter2-all"
+
+[target.c]
+secrets = { P = { kubernetes = "db-password" }, Q = {}, R = { file = "" } }
+
+[target.d]
+password = "hunter2-key"
+secrets = { P = """
+hunter2-line
+hunter2-line""" }
+"#;
+    let shown = drawn(text);
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(!format!("{:?}", parse(text)).contains("hunter2-"), "not in the error's debug form either");
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_and_says_what_to_use_now() {
+    let mut found = Vec::new();
+    for text in [
+        "[cluster.prod]\ncontext = \"prod\"",
+        "[ceiling]\n",
+        "[store.a]\ntype = \"azure\"",
+        "[store.a]\ntype = \"local\"\npath = \"a\"\nencryption = \"off\"\nobject_lock = true",
+        "[bucket.a]\ntype = \"s3\"\npath = \"x\"",
+        "[plugin.a]\nsource = \"oci://example.org/a\"",
+        "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.kube.x]\nverbs = []",
+        "timezone = \"UTC\"",
+        "copy_to = [\"dr\"]",
+        "verify = { schedule = \"daily\" }",
+        "run_in = { ssh = \"db1\" }",
+        "restore = { secrets = {} }",
+    ] {
+        found.push(check_one(text));
+    }
+    let found = found.join("\n");
+    insta::assert_snapshot!(found);
+}
+
+#[test]
+fn what_contradicts_itself_is_refused() {
+    let grant = "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.exec.run]\nprogram = \"/bin/run\"\nverbs = [\"backup\"]\neffect = \"reads\"\n";
+    let s3 = "[store.a]\ntype = \"s3\"\nbucket = \"backups\"\n";
+    let local = "[store.a]\ntype = \"local\"\n";
+    let mut found = Vec::new();
+    for text in [
+        s3.to_owned(),
+        format!("{s3}recipients = []"),
+        format!("{s3}encryption = \"off\"\nrecipients = {KEYS:?}"),
+        format!("{s3}recipients = [\"{0}\", \"{0}\"]", KEYS[0]),
+        format!("{s3}recipients = [\"AGE-SECRET-KEY-1QQQQQQ\", \"ssh-ed25519 AAAA\"]"),
+        format!("{s3}encryption = \"off\"\npart_bytes = \"1MiB\""),
+        format!("{s3}encryption = \"off\"\naccess_key = {{ env = \"A\" }}"),
+        format!("{s3}encryption = \"off\"\nendpoint = \"s3.example.org\""),
+        format!("{s3}encryption = \"off\"\nprefix = \"a/../b\""),
+        format!("{s3}encryption = \"maybe\""),
+        "[store.a]\ntype = \"s3\"\nbucket = \"Not_A_Bucket\"\nencryption = \"off\"".to_owned(),
+        format!("{local}encryption = \"off\"\nregion = \"x\""),
+        format!("{local}path = \"~/backups\"\nencryption = \"off\""),
+        format!("{local}path = \"\"\nencryption = \"off\"\npart_bytes = 99999999999999999999"),
+        "[store.A]\ntype = \"local\"".to_owned(),
+        "[bucket.a]\ntype = \"local\"".to_owned(),
+        "run_in = { user = \"a\", container = \"b\" }".to_owned(),
+        "run_in = { client = \"podman\" }".to_owned(),
+        "run_in = { container = \"--privileged\" }".to_owned(),
+        "run_in = { container = \"a\", client = \"kubectl\" }".to_owned(),
+        "run_in = { container = \"a\", client = [\"podman\"] }".to_owned(),
+        "run_in = { container = \"a\", client = 7 }".to_owned(),
+        "env = { A = \"x\" }\nsecrets = { A = { env = \"B\" } }".to_owned(),
+        "env = { A = \"a\\u0000b\" }".to_owned(),
+        "verify = { depth = \"restore\", target = \"nowhere\" }".to_owned(),
+        "verify = { depth = \"restore\", on_source = \"yes\" }".to_owned(),
+        "objective = \"0s\"".to_owned(),
+        "objective = \"a while\"".to_owned(),
+        "settings = { ratio = nan }".to_owned(),
+        format!("{grant}args = [\"{{database}}\"]"),
+        format!("{grant}args = [\"{{data\", 3]"),
+        format!("{grant}slots = {{ x = \"(\" }}\nargs = [\"{{x}}\"]"),
+        format!("{grant}slots = {{ x = {{}} }}\nargs = [\"{{x}}\"]"),
+        format!("{grant}env = {{ LD_PRELOAD = \"/tmp/x.so\" }}"),
+        format!("{grant}stdin = {{ text = \"a\", artifact = \"b\" }}"),
+        format!("{grant}stdin = \"anything\""),
+        format!("{grant}scratch = 1"),
+        "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.exec.run]\nprogram = \"run\"\nverbs = []\neffect = \"reads\"".to_owned(),
+        "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.bucket.nowhere]\nmay = [\"write\"]\nverbs = [\"backup\"]\neffect = \"reads\"".to_owned(),
+        "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.exec.run]\n".to_owned(),
+    ] {
+        found.push(check_one(&text));
+    }
+    let found = found.join("\n");
+    insta::assert_snapshot!(found);
+}
+
+#[test]
+fn a_store_that_one_lost_key_would_close_for_ever_is_a_warning() {
+    let text = format!(
+        "[store.a]\ntype = \"local\"\npath = \"a\"\nrecipients = [\"{}\"]\n\n[plugin.p]\nsource = \"p.wasm\"\n[plugin.p.grant.artifacts]\n",
+        KEYS[0]
+    );
+    let config = parse(&text).unwrap();
+    insta::assert_snapshot!(config.warnings.draw_warnings(Drawing::Plain, 100), @r#"
+      ! store.a has one recipient only
+       ,-[strongroom.toml:4:14]
+     3 | path = "a"
+     4 | recipients = ["age13cgr9jv94r4840qycftjuqremdefuhqeasgkr5jc53xe0svwmyss2ny0pk"]
+       :              ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^|^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       :                                               `-- whoever loses this key loses every backup
+     5 |
+       `----
+      help: add the public key of a second identity that is kept offline
+
+      ! plugin.p has grants and no sha256
+       ,-[strongroom.toml:6:9]
+     5 |
+     6 | [plugin.p]
+       :         |
+       :         `-- it will not run
+     7 | source = "p.wasm"
+       `----
+      help: run `strongroom plugin approve p`
+    "#);
+}
+
+#[test]
+fn an_unknown_job_names_the_nearest_one() {
+    let config = parse(FRAME).unwrap();
+    let near = config.job("order").unwrap_err();
+    assert_eq!((near.kind(), near.hint_text()), (Kind::Invalid, Some("did you mean \"orders\"?")));
+    let far = config.store("zzz").unwrap_err();
+    assert_eq!(far.hint_text(), Some("add [store.zzz] to \"strongroom.toml\""));
+    assert_eq!(far.facts()[0].1, "a store of \"strongroom.toml\": disk");
+    assert!(config.target("x").unwrap_err().facts()[0].1.ends_with(": none"));
+    assert!(config.plugin("pg").is_ok());
+}
+
+#[test]
+fn a_file_is_read_relative_to_itself() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("strongroom.toml");
+    std::fs::write(&path, FRAME).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let config = Config::load(&path).unwrap();
+    let base = scratch.path().canonicalize().unwrap();
+    assert_eq!(config.plugins[&label("pg")].source, base.join("pg.wasm"));
+    assert_eq!(config.path, path);
+}
+
+#[test]
+fn the_schema_accepts_what_is_right_and_refuses_what_is_wrong() {
+    let validator = jsonschema::validator_for(&schema::schema()).unwrap();
+    let json = |text: &str| -> serde_json::Value {
+        let table: toml::Table = text.parse().unwrap();
+        // Dates have no JSON of their own; the schema leaves settings to the plugin anyway.
+        serde_json::to_value(table).unwrap()
+    };
+    for right in [WHOLE, FRAME, ""] {
+        let errors: Vec<_> = validator.iter_errors(&json(right)).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+    }
+    for wrong in [
+        "unknown = 1",
+        "[store.a]\npath = \"x\"",
+        "[store.a]\ntype = \"gcs\"",
+        "[store.A]\ntype = \"local\"",
+        "[store.a]\ntype = \"local\"\nlevel = 20",
+        "[store.a]\ntype = \"s3\"\nsecret_key = \"text\"",
+        "[job.a]\nplugin = \"p\"\nstore = \"s\"\nschedule = \"daily\"",
+        "[job.a]\nplugin = \"p\"\nstore = \"s\"\nobjective = 26",
+    ] {
+        assert!(!validator.is_valid(&json(wrong)), "{wrong}");
+    }
+}
+
+#[test]
+fn addresses_of_stores_are_understood_or_refused() {
+    let s3 = |text: &str| match StoreConfig::from_url(text, None).unwrap().place {
+        StorePlace::S3(s3) => (s3.bucket, s3.prefix, s3.region, s3.endpoint, s3.path_style),
+        StorePlace::Local { path } => panic!("{text} is the directory {path:?}"),
+    };
+    let text = String::from;
+    assert_eq!(s3("s3://backups"), (text("backups"), text(""), text("us-east-1"), None, false));
+    assert_eq!(
+        s3("s3://backups/a/b?endpoint=http://127.0.0.1:9000&region=eu-west-1"),
+        (text("backups"), text("a/b"), text("eu-west-1"), Some(text("http://127.0.0.1:9000")), true)
+    );
+    assert!(!s3("s3://backups?endpoint=https://h&path_style=false").4);
+    let local = StoreConfig::from_url("backups/main", Some(Path::new("id.txt"))).unwrap();
+    assert_eq!(local.place, StorePlace::Local { path: "backups/main".into() });
+    assert_eq!(local.identity, Some(SecretRef::File("id.txt".into())));
+    for wrong in [
+        "",
+        "s3://",
+        "s3://B",
+        "s3://key:secret@backups",
+        "s3://backups/a/../b",
+        "s3://backups?endpoint=host",
+        "s3://backups?endpoint=http://a:b@host",
+        "s3://backups?secret_key=x",
+        "s3://backups?path_style=1",
+        "gs://backups",
+        "file:///backups",
+    ] {
+        assert_eq!(StoreConfig::from_url(wrong, None).unwrap_err().kind(), Kind::Invalid, "{wrong}");
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 200, failure_persistence: None, ..Default::default() })]
+
+    /// Whatever stands in the file, it is read or refused with places that can be drawn.
+    #[test]
+    fn no_file_makes_the_reader_stumble(at in 0..WHOLE.len(), length in 0_usize..40, put in "[\\[\\]{}=\"',\\n#0-9a-zä\u{1F389}. ]{0,8}") {
+        let (from, to) = (at, (at + length).min(WHOLE.len()));
+        let mut text = WHOLE.to_owned();
+        if text.is_char_boundary(from) && text.is_char_boundary(to) {
+            text.replace_range(from..to, &put);
+        }
+        if parse(&text).is_err() {
+            let mistakes = check_refused(&text);
+            assert!(!mistakes.is_empty());
+            assert!(mistakes.placed().iter().all(|placed| placed.line >= 1 && placed.column >= 1));
+            assert!(mistakes.draw(Drawing::Plain, 100).lines().count() > mistakes.len());
+        }
+    }
+}

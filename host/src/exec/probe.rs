@@ -1,0 +1,103 @@
+//! Whether a granted program is there, and what version it says it is: for `diagnose`.
+//!
+//! A grant is a whole command line, so a program is never started with arguments that nobody
+//! granted, unless it is one of a few that are known to do nothing with `--version` but print it.
+
+use super::{Place, RunIn, spawn};
+use crate::error::{Error, IoContext, Result};
+use crate::policy::exec::{CommandLine, StdinGrant};
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Programs that print their version and end when they are given `--version`.
+const TELL_VERSION: &[&str] = &[
+    "createdb",
+    "dropdb",
+    "initdb",
+    "pg_amcheck",
+    "pg_basebackup",
+    "pg_ctl",
+    "pg_dump",
+    "pg_dumpall",
+    "pg_isready",
+    "pg_restore",
+    "pg_verifybackup",
+    "postgres",
+    "psql",
+    "redis-cli",
+    "redis-server",
+    "tar",
+    "vacuumdb",
+    "valkey-cli",
+];
+
+/// How long it may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Says what is known of `program` where the job's commands run: its version, or that it is there.
+///
+/// Errors: `NotFound`, `Denied` (not executable), and those of running it.
+pub async fn probe(place: &Arc<Place>, program: &str) -> Result<String> {
+    let name = program.rsplit('/').next().unwrap_or(program);
+    if TELL_VERSION.contains(&name) {
+        let output = run(place, program, &["--version"]).await?;
+        let said = String::from_utf8_lossy(&output).lines().next().unwrap_or_default().trim().to_owned();
+        return Ok(if said.is_empty() { "it is there, and says no version".to_owned() } else { said });
+    }
+    match &place.run_in {
+        RunIn::Local { .. } => {
+            let about = std::fs::metadata(program).doing(|| format!("find the program \"{program}\""))?;
+            if !about.is_file() || about.permissions().mode() & 0o111 == 0 {
+                return Err(Error::denied(format!("\"{program}\" cannot be executed"))
+                    .fact("got", format!("mode {:04o}", about.permissions().mode() & 0o7777)));
+            }
+        }
+        // A fixed text of the host's own; the path is an argument of it.
+        RunIn::Container { .. } => drop(run(place, "/bin/sh", &["-c", "test -x \"$1\"", "sh", program]).await?),
+    }
+    Ok("it is there".to_owned())
+}
+
+async fn run(place: &Arc<Place>, program: &str, args: &[&str]) -> Result<Vec<u8>> {
+    let command = CommandLine {
+        label: "version".to_owned(),
+        program: program.to_owned(),
+        args: args.iter().map(|&arg| arg.to_owned()).collect(),
+        env: Vec::new(),
+        secrets: Vec::new(),
+        stdin: StdinGrant::None,
+        inspect: true,
+        partial_stdin: false,
+        detects_short_input: false,
+        timeout: Some(PATIENCE),
+        uses_scratch: false,
+    };
+    let process = spawn(command, place.clone(), None, None, PATIENCE, CancellationToken::new()).await?;
+    let output = process.run_to_end(64 * 1024).await?;
+    if output.exit.is_success() {
+        return Ok(output.stdout);
+    }
+    Err(Error::not_found(format!("\"{program}\" does not answer"))
+        .fact("got", format!("exit code {:?}: {}", output.exit.code, output.exit.stderr.trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn here() -> Arc<Place> {
+        Arc::new(Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: BTreeMap::new() })
+    }
+
+    #[tokio::test]
+    async fn known_programs_tell_their_version_and_others_are_only_looked_at() {
+        assert!(probe(&here(), "/usr/bin/tar").await.unwrap().starts_with("tar"), "its version");
+        // Started with any arguments, this one would not end.
+        assert_eq!(probe(&here(), "/usr/bin/yes").await.unwrap(), "it is there");
+        assert!(probe(&here(), "/nonexistent/psql").await.is_err());
+        assert!(probe(&here(), "/etc/passwd").await.is_err());
+    }
+}

@@ -1,0 +1,304 @@
+//! Commands in a real container: bytes, environment, exit codes, and ends.
+#![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::time::Duration;
+use strongroom::error::{Error, Kind, Result};
+use strongroom::exec::{Output, Place, Process, RunIn, spawn};
+use strongroom::policy::exec::{CommandLine, StdinGrant};
+use strongroom::secret::Secret;
+use strongroom::stream::source::InMemory;
+use strongroom::stream::{ByteSource, Origin, Source};
+use strongroom_tests::container::Container;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes; a test that reaches it has failed.
+const LONG: Duration = Duration::from_secs(120);
+const SECRET: &str = "correct-horse-battery";
+
+fn line(program: &str, args: &[&str]) -> CommandLine {
+    CommandLine {
+        label: "tool".to_owned(),
+        program: program.to_owned(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: Vec::new(),
+        secrets: Vec::new(),
+        stdin: StdinGrant::None,
+        inspect: true,
+        partial_stdin: false,
+        detects_short_input: false,
+        timeout: None,
+        uses_scratch: false,
+    }
+}
+
+fn sh(script: &str) -> CommandLine {
+    line("/bin/sh", &["-c", script])
+}
+
+fn inside(container: &Container, mark: &str) -> Place {
+    Place {
+        run_in: RunIn::Container { name: container.name().to_owned(), client: container.client().to_vec() },
+        env: BTreeMap::from([("TEST_MARK".to_owned(), mark.to_owned())]),
+        secrets: BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new(SECRET.to_owned()))]),
+    }
+}
+
+async fn start(line: CommandLine, place: Place, stdin: Option<Source>) -> Result<Process> {
+    spawn(line, Arc::new(place), None, stdin, LONG, CancellationToken::new()).await
+}
+
+async fn run(line: CommandLine, place: Place) -> Result<Output> {
+    start(line, place, None).await?.run_to_end(1 << 20).await
+}
+
+async fn read_all(mut source: Source) -> (Vec<u8>, Result<()>) {
+    let read = move || {
+        let mut all = Vec::new();
+        loop {
+            match source.body.next_chunk() {
+                Ok(Some(chunk)) => all.extend_from_slice(&chunk),
+                Ok(None) => return (all, Ok(())),
+                Err(error) => return (all, Err(error)),
+            }
+        }
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+async fn read_line(source: &mut Source) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while tokio::task::block_in_place(|| source.body.read(&mut byte)).unwrap() == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+#[track_caller]
+fn check_error(error: &Error, kind: Kind, parts: &[&str]) {
+    assert_eq!(error.kind(), kind, "{error:?}");
+    for part in parts {
+        assert!(format!("{error:?}").contains(part), "{part:?} is not in {error:?}");
+    }
+}
+
+/// Processes in another PID namespace than ours whose environment holds `mark`.
+fn processes_inside(mark: &str) -> Vec<OwnedFd> {
+    let ours = std::fs::read_link("/proc/self/ns/pid").unwrap();
+    let wanted = |pid: &i32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let namespace = std::fs::read_link(format!("/proc/{pid}/ns/pid"));
+        environment.windows(mark.len()).any(|window| window == mark.as_bytes()) && namespace.is_ok_and(|ns| ns != ours)
+    };
+    let entries = std::fs::read_dir("/proc").unwrap();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(wanted);
+    pids.filter_map(|pid| pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()).collect()
+}
+
+#[track_caller]
+fn check_end(processes: &[OwnedFd]) {
+    let most = Timespec { tv_sec: 60, tv_nsec: 0 };
+    for process in processes {
+        let ended = poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&most)).unwrap();
+        assert_eq!(ended, 1, "a process still runs in the container");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_in_a_container_passes_bytes_environment_and_exit_codes() {
+    let container = Container::start().unwrap();
+
+    let bytes: Vec<u8> = (0..30_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let given = Source::new(Origin::Plugin, InMemory::new(bytes.clone()));
+    let cat = CommandLine { stdin: StdinGrant::Plugin, ..line("/bin/cat", &[]) };
+    let mut process = start(cat, inside(&container, "bytes"), Some(given)).await.unwrap();
+    let (read, end) = read_all(process.stdout().unwrap()).await;
+    end.unwrap();
+    assert!(read == bytes, "{} bytes came back", read.len());
+    assert!(process.wait().await.unwrap().is_success());
+    drop(process);
+
+    let mut place = inside(&container, "environment");
+    place.env.insert("PATH".to_owned(), "/opt/only/here:/bin".to_owned());
+    let command = CommandLine {
+        env: vec![("PGDATABASE".to_owned(), "shop".to_owned())],
+        secrets: vec!["PGPASSWORD".to_owned()],
+        ..line("/bin/env", &[])
+    };
+    let output = String::from_utf8(run(command, place).await.unwrap().stdout).unwrap();
+    for expected in
+        ["PGDATABASE=shop", "TEST_MARK=environment", "PGPASSWORD=correct-horse-battery", "PATH=/opt/only/here:/bin"]
+    {
+        assert!(output.lines().any(|line| line == expected), "{expected} is not in {output}");
+    }
+    let without = String::from_utf8(run(line("/bin/env", &[]), inside(&container, "x")).await.unwrap().stdout).unwrap();
+    assert!(!without.contains("PGPASSWORD"), "a secret that the command was not granted");
+
+    // The client's own codes are told from the program's, whatever the program answers.
+    for code in [0, 1, 3, 125, 126, 127, 255] {
+        let output =
+            run(sh(&format!("echo out; echo err >&2; exit {code}")), inside(&container, "codes")).await.unwrap();
+        assert_eq!((output.exit.code, output.exit.stderr.as_str()), (Some(code), "err\n"));
+        assert_eq!(output.stdout, b"out\n");
+    }
+    let killed = run(sh("kill -9 $$"), inside(&container, "killed")).await.unwrap();
+    assert_eq!(killed.exit.code, Some(137));
+    let strange =
+        run(line("/bin/echo", &["$(id)", "`id`", "a b", "'", "\"", "-n"]), inside(&container, "args")).await.unwrap();
+    assert_eq!(strange.stdout, b"$(id) `id` a b ' \" -n\n");
+
+    let hold = StdinGrant::Text { text: "one\n".to_owned(), hold: true };
+    let mut held =
+        start(CommandLine { stdin: hold, ..line("/bin/cat", &[]) }, inside(&container, "held"), None).await.unwrap();
+    let mut output = held.stdout().unwrap();
+    assert_eq!(read_line(&mut output).await, "one");
+    let processes = processes_inside("TEST_MARK=held");
+    assert_eq!(processes.len(), 1);
+    drop((held, output));
+    check_end(&processes);
+
+    let script = "echo \"$PGPASSWORD is wrong\" >&2; exit 1";
+    let command = CommandLine { secrets: vec!["PGPASSWORD".to_owned()], ..sh(script) };
+    let mut process = start(command, inside(&container, "stderr"), None).await.unwrap();
+    let (_, end) = read_all(process.stdout().unwrap()).await;
+    check_error(&end.unwrap_err(), Kind::Failed, &["exit code: 1", "*** is wrong"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_in_nobodys_arguments() {
+    let container = Container::start().unwrap();
+    let command = CommandLine { secrets: vec!["PGPASSWORD".to_owned()], ..sh("echo ready; exec sleep 1000") };
+    let mut process = start(command, inside(&container, "secrets"), None).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    assert_eq!(read_line(&mut output).await, "ready");
+    let mut clients = 0;
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let Ok(arguments) = std::fs::read(entry.unwrap().path().join("cmdline")) else { continue };
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        assert!(!arguments.contains(SECRET), "{arguments}");
+        clients += usize::from(arguments.contains(container.name()) && arguments.contains("-e\0PGPASSWORD\0"));
+    }
+    assert_eq!(clients, 1, "the client was looked at");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_handles_ends_the_program_inside_with_its_children() {
+    let container = Container::start().unwrap();
+    let script = "trap '' TERM; sleep 1000 & (sleep 1000 & wait) & echo ready; while :; do sleep 1; done";
+    let mut process = start(sh(script), inside(&container, "dropped"), None).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    assert_eq!(read_line(&mut output).await, "ready");
+    let processes = processes_inside("TEST_MARK=dropped");
+    assert!(processes.len() >= 4, "{} processes", processes.len());
+    drop((process, output));
+    check_end(&processes);
+    // The container itself goes on.
+    assert!(run(line("/bin/true", &[]), inside(&container, "after")).await.unwrap().exit.is_success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_outlives_its_parent_in_the_container_is_ended() {
+    let container = Container::start().unwrap();
+    let mut process =
+        start(sh("sleep 1000 & echo ready; read wait"), inside(&container, "orphan"), None).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    assert_eq!(read_line(&mut output).await, "ready");
+    drop(output);
+    let exit = process.wait().await.unwrap();
+    assert_eq!(exit.code, Some(1), "there is no standard input to wait for");
+    let processes = processes_inside("TEST_MARK=orphan");
+    assert_eq!(processes.len(), 1, "the child goes on without its parent");
+    drop(process);
+    check_end(&processes);
+}
+
+/// Gives one line, and fails when it is told to.
+struct FailsWhenTold(Option<&'static [u8]>, std::sync::mpsc::Receiver<()>);
+
+impl ByteSource for FailsWhenTold {
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        if let Some(bytes) = self.0.take() {
+            buf[..bytes.len()].copy_from_slice(bytes);
+            return Ok(bytes.len());
+        }
+        self.1.recv().unwrap();
+        Err(Error::damaged("frame 7 is not as recorded"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_fails_is_never_an_end_of_input_in_a_container() {
+    // With grep in the image: the other way to find what must end.
+    let container = Container::start_with(|root| Ok(symlink("busybox", root.join("bin/grep"))?)).unwrap();
+    let (send, receive) = std::sync::mpsc::channel();
+    let given = Source::new(Origin::Plugin, FailsWhenTold(Some(b"BEGIN;\n"), receive));
+    let script = "act() { touch /tmp/acted; exit 0; }; trap act TERM; cat; act";
+    let command = CommandLine { stdin: StdinGrant::Plugin, ..sh(script) };
+    let mut process = start(command, inside(&container, "fails"), Some(given)).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    assert_eq!(read_line(&mut output).await, "BEGIN;");
+    send.send(()).unwrap();
+    let (_, end) = read_all(output).await;
+    check_error(&end.unwrap_err(), Kind::Damaged, &["standard input of \"tool\" failed", "frame 7"]);
+    let acted = run(sh("ls /tmp"), inside(&container, "look")).await.unwrap();
+    assert_eq!(acted.stdout, b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_is_named() {
+    let container = Container::start().unwrap();
+    let place = || inside(&container, "missing");
+    let error = run(line("/bin/no-such-program", &[]), place()).await.unwrap_err();
+    check_error(
+        &error,
+        Kind::NotFound,
+        &["could not start \"tool\"", "/bin/no-such-program", "no such file in the container"],
+    );
+    for program in ["/etc", "/etc/passwd"] {
+        check_error(&run(line(program, &[]), place()).await.unwrap_err(), Kind::Denied, &[program, "not executable"]);
+    }
+    check_error(&run(line("sh", &[]), place()).await.unwrap_err(), Kind::Invalid, &["absolute path"]);
+    let scratch = CommandLine { uses_scratch: true, ..sh("true") };
+    check_error(
+        &run(scratch, place()).await.unwrap_err(),
+        Kind::Invalid,
+        &["scratch directory is not in the container"],
+    );
+
+    let named = |name: &str| {
+        let client = container.client().to_vec();
+        Place { run_in: RunIn::Container { name: name.to_owned(), client }, ..inside(&container, "named") }
+    };
+    check_error(&run(sh("true"), named("nobody")).await.unwrap_err(), Kind::NotFound, &["nobody", "no such container"]);
+    for name in ["", "-it", "--privileged", "a b", "a/b"] {
+        check_error(&run(sh("true"), named(name)).await.unwrap_err(), Kind::Invalid, &["not the name of a container"]);
+    }
+    let client = |client: &str| Place {
+        run_in: RunIn::Container { name: container.name().to_owned(), client: vec![client.to_owned()] },
+        ..inside(&container, "client")
+    };
+    check_error(&run(sh("true"), client("/no/such/podman")).await.unwrap_err(), Kind::NotFound, &["/no/such/podman"]);
+    check_error(&run(sh("true"), client("podman")).await.unwrap_err(), Kind::Invalid, &["absolute path"]);
+
+    let secret = Place { secrets: BTreeMap::from([("PATH".to_owned(), Secret::new(SECRET.to_owned()))]), ..place() };
+    let error = run(CommandLine { secrets: vec!["PATH".to_owned()], ..sh("true") }, secret).await.unwrap_err();
+    check_error(&error, Kind::Invalid, &["PATH", "variable of the client"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_without_a_shell_is_refused_before_anything_is_read() {
+    let container = Container::start_with(|root| Ok(std::fs::remove_file(root.join("bin/sh"))?)).unwrap();
+    let error = run(line("/bin/true", &[]), inside(&container, "shell")).await.unwrap_err();
+    check_error(&error, Kind::Unavailable, &["client failed", "/bin/sh"]);
+    let (_send, receive) = std::sync::mpsc::channel();
+    let given = Source::new(Origin::Plugin, FailsWhenTold(None, receive));
+    let command = CommandLine { stdin: StdinGrant::Plugin, ..line("/bin/cat", &[]) };
+    let error = start(command, inside(&container, "shell"), Some(given)).await.unwrap_err();
+    check_error(&error, Kind::Unavailable, &["could not be ended if its input failed", container.name()]);
+}
