@@ -241,6 +241,11 @@ pub async fn run(cli: Cli, cancel: CancellationToken) -> Exit {
         Command::Config(args) => config::run(&args, &globals),
         Command::Completions(args) => completions::run(&args, &globals),
     };
+    // A program that was asked to end needs some seconds: it must not outlive the process unseen.
+    let left = crate::exec::settled(std::time::Duration::from_secs(10)).await;
+    if left > 0 {
+        globals.output().complain(&format!("warning: {left} program(s) did not end when they were told to"));
+    }
     result.unwrap_or_else(|error| {
         report::print(&error, &globals.output());
         Exit::of_error(&error)

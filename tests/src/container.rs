@@ -83,7 +83,6 @@ impl Container {
         self.run(Path::new(&self.client[0]), &all)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the test kit starts its servers itself")]
     fn run(&self, program: &Path, args: &[&str]) -> Result<()> {
         let output = Command::new(program).args(args).stdin(Stdio::null()).output();
         let output = output.with_context(|| format!("could not run {program:?}"))?;

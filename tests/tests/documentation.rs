@@ -206,6 +206,7 @@ fn kind_of(kind: &str) -> String {
         "u8" | "u32" | "u64" | "usize" => "number".to_owned(),
         "Timestamp" => "time".to_owned(),
         "BackupRecord" => "[record](format.md#the-record)".to_owned(),
+        "RawGrants" => "[grants](configuration.md#pluginlabelgrant)".to_owned(),
         name => format!("[{name}](#{})", name.to_lowercase()),
     }
 }
@@ -244,8 +245,14 @@ fn toml_blocks(page: &str) -> Vec<String> {
     text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// What a reader fills in, filled in.
+/// What a reader fills in, filled in; and what `store init --new-identity` adds to a store, added.
 fn filled_in(block: &str) -> String {
+    let encrypted = block.contains("recipients");
+    let block = if encrypted {
+        block.to_owned()
+    } else {
+        block.replace("[store.main]\n", "[store.main]\nrecipients = [\"age1…\"]\n")
+    };
     block
         .replacen("age1…", "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p", 1)
         .replace("age1…", "age1wegd5q0cf8uv3zjqd75tyt0wsq8x9v0whjlgkzc4rcyx00cu548qw6pmnm")

@@ -208,31 +208,26 @@ impl Demo {
         read_tree(&root)
     }
 
-    /// Makes the identity, writes `strongroom.toml`, and approves the plugin without questions: its digest
+    /// Writes `strongroom.toml`, lets the host make the identity, and approves the plugin without questions: its digest
     /// is named, as a person who has read `plugin inspect` would name it.
     fn configure(&self, workspace: &Workspace) -> Result<()> {
         let plugin = workspace.plugins().join("bucket.wasm");
-        let config = |recipients: &str| {
-            format!(
-                "[store.main]\ntype = \"local\"\npath = \"store\"\nrecipients = [{recipients}]\n\
-                 identity = {{ file = \"identity.txt\" }}\n\n\
-                 [bucket.documents]\ntype = \"local\"\npath = \"documents\"\n\n\
-                 [bucket.restored]\ntype = \"local\"\npath = \"restored\"\n\n\
-                 [plugin.bucket]\nsource = \"{}\"\n\n\
-                 [job.documents]\nplugin = \"bucket\"\nstore = \"main\"\n\
-                 settings = {{ bucket = \"documents\" }}\n",
-                plugin.display()
-            )
-        };
-        self.write_config(&config(""))?;
+        let text = format!(
+            "[store.main]\ntype = \"local\"\npath = \"store\"\n\n\
+             [bucket.documents]\ntype = \"local\"\npath = \"documents\"\n\n\
+             [bucket.restored]\ntype = \"local\"\npath = \"restored\"\n\n\
+             [plugin.bucket]\nsource = \"{}\"\n\n\
+             [job.documents]\nplugin = \"bucket\"\nstore = \"main\"\n\
+             settings = {{ bucket = \"documents\" }}\n",
+            plugin.display()
+        );
+        let path = self.dir.join("strongroom.toml");
+        fs::write(&path, text)?;
+        // A configuration that others can write is refused, and a umask may let them.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         let sheet = self.strongroom(&["store", "init", "main", "--new-identity", "identity.txt"], 0)?;
+        expect(&sheet.stdout, "age1", "the recovery sheet names who can read the backups")?;
         fs::write(self.dir.join("recovery.txt"), &sheet.stdout)?;
-        let recipient = sheet
-            .stdout
-            .split_whitespace()
-            .find(|word| word.starts_with("age1"))
-            .context("the recovery sheet names no recipient")?;
-        self.write_config(&config(&format!("\"{recipient}\"")))?;
         let inspected = self.strongroom(&["plugin", "inspect", &plugin.to_string_lossy(), "--output", "json"], 0)?;
         let digest = inspected
             .stdout
@@ -240,15 +235,6 @@ impl Demo {
             .find(|word| word.len() == 64)
             .context("plugin inspect names no digest")?;
         self.strongroom(&["plugin", "approve", "bucket", "--digest", digest], 0).map(drop)
-    }
-
-    /// Writes `strongroom.toml`, for its owner alone: one that others can write is refused, and a umask may
-    /// let them.
-    fn write_config(&self, text: &str) -> Result<()> {
-        let path = self.dir.join("strongroom.toml");
-        fs::write(&path, text)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        Ok(())
     }
 
     /// Backs up and returns the id.

@@ -317,27 +317,4 @@ mod tests {
         progress.finish();
         assert_eq!(locked(&lines).len(), 2, "nothing was stored, so there is no sum");
     }
-
-    #[test]
-    fn a_plugins_lines_are_attributed_escaped_and_filtered_by_level() {
-        let (progress, lines) = collecting(0, Duration::ZERO);
-        let reporter = Attributed::new("kafka 0.3.1", Arc::new(progress));
-        reporter.log(Level::Info, "not shown", &[]);
-        reporter.log(Level::Warn, "\x1b[2J", &[("topic".to_owned(), "a\nb".to_owned())]);
-        assert_eq!(*locked(&lines), ["warning: plugin \"kafka 0.3.1\": \\u{1b}[2J topic=a\\nb"]);
-    }
-
-    #[test]
-    fn steps_are_shown_as_they_happen_and_kept() {
-        let (progress, lines) = collecting(0, Duration::from_secs(3600));
-        let reporter = Attributed::new("postgres", Arc::new(progress));
-        reporter.step(Step {
-            action: "create database".to_owned(),
-            target: "shop".to_owned(),
-            outcome: CheckOutcome::Failed,
-            note: "it exists".to_owned(),
-        });
-        assert_eq!(*locked(&lines), ["create database shop: failed (it exists)"]);
-        assert_eq!(reporter.steps().len(), 1);
-    }
 }

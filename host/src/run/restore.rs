@@ -63,11 +63,25 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
         Err(_) if job.cancel.is_cancelled() => Err(Error::cancelled(format!("the restore of backup {id} was cancelled"))),
         other => other,
     };
+    let result = match result {
+        Ok(()) if !options.plan_only => flush(&job).await,
+        other => other,
+    };
     let taken = std::mem::take(&mut *steps.seen.lock().unwrap_or_else(PoisonError::into_inner));
     // What was only skipped changed nothing; a step that failed may have.
     let changed = |step: &Step| step.outcome != CheckOutcome::Skipped;
     let changed_target = !options.plan_only && taken.iter().any(changed);
     Ok(Restored { id, steps: taken, changed_target, result })
+}
+
+/// What was written into buckets is durable before a restore is called done.
+async fn flush(job: &Job) -> Result<()> {
+    for bucket in job.buckets.values().cloned() {
+        tokio::task::spawn_blocking(move || bucket.flush())
+            .await
+            .map_err(|e| Error::failed("the thread that flushes a bucket ended badly").because(e))??;
+    }
+    Ok(())
 }
 
 /// Hands progress on, and keeps the steps.

@@ -8,7 +8,7 @@ use super::digest::{self, PieceDigest, Tree};
 use super::segment::{SegmentWrite, Segments};
 use crate::error::{Error, Result};
 use crate::record::SegmentRecord;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -139,19 +139,14 @@ impl Upload {
         }
     }
 
-    /// A task of its own: if the answer comes after everybody left, the segment is aborted.
+    /// A task of its own, so that a segment that the store begins after everybody left is known,
+    /// and aborted.
     fn begin(&mut self, segment: u32) {
         let segments = self.segments.clone();
-        let (answer, begun) = oneshot::channel();
-        tokio::spawn(async move {
-            let late = answer.send(segments.begin(segment).await);
-            if let Err(Ok(write)) = late {
-                abort_segment(segment, write).await;
-            }
-        });
+        let begun = tokio::spawn(async move { segments.begin(segment).await });
         self.beginnings.push(Box::pin(async move {
-            let begun = begun.await.unwrap_or_else(|_| Err(Error::failed("the store stopped without an answer")));
-            (segment, begun)
+            let stopped = |error| Err(Error::failed("the store stopped without an answer").because(error));
+            (segment, begun.await.unwrap_or_else(stopped))
         }));
     }
 
@@ -172,7 +167,18 @@ impl Upload {
     async fn abort(&mut self) {
         // Parts first: nothing may arrive at a store after its upload was aborted.
         self.parts.clear();
-        self.beginnings.clear();
+        // Answers that are there already and were not looked at.
+        while let Some(Some((number, begun))) = self.beginnings.next().now_or_never() {
+            if let Ok(write) = begun {
+                self.under_way.entry(number).or_default().write = Some(write);
+            }
+        }
+        // Those that are still to come are not waited for: the store may never answer.
+        tokio::spawn(std::mem::take(&mut self.beginnings).for_each_concurrent(None, |(number, begun)| async move {
+            if let Ok(write) = begun {
+                abort_segment(number, write).await;
+            }
+        }));
         let under_way = std::mem::take(&mut self.under_way);
         let writes = under_way.into_iter().filter_map(|(number, segment)| Some((number, segment.write?)));
         let aborts =

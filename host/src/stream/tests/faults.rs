@@ -110,7 +110,8 @@ impl ByteSource for Hanging {
 fn check_nothing_left(kit: &Kit, store: &Faulty, what: &str) {
     wait_until(what, || store.inner.n_pending() == 0);
     assert!(store.inner.visible().is_empty(), "{what}: something is visible");
-    assert_eq!(store.plan.n_begun.load(Ordering::SeqCst), store.plan.n_aborted.load(Ordering::SeqCst), "{what}");
+    let n = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
+    wait_until(what, || n(&store.plan.n_begun) == n(&store.plan.n_aborted));
     wait_until(what, || kit.budget.in_use() == Peak { frame_buffers: 0, parts: 0 });
 }
 
@@ -179,6 +180,60 @@ fn a_source_that_lies_panics_or_does_not_open_fails_the_artifact() {
         let source = Source::new(Origin::Plugin, source);
         assert!(kit.write_to(Arc::new(store.clone()), source, options()).is_err(), "{what}");
         check_nothing_left(&kit, &store, what);
+    }
+}
+
+/// Fails a part of the first segment at the very moment at which the second one begins.
+struct Racing {
+    inner: MemorySegments,
+    second: Arc<Notify>,
+}
+
+#[async_trait]
+impl Segments for Racing {
+    async fn begin(&self, number: u32) -> Result<Arc<dyn SegmentWrite>> {
+        let inner = self.inner.begin(number).await?;
+        if number == 2 {
+            self.second.notify_one();
+        }
+        Ok(Arc::new(RacingWrite { inner, number, second: self.second.clone() }))
+    }
+}
+
+struct RacingWrite {
+    inner: Arc<dyn SegmentWrite>,
+    number: u32,
+    second: Arc<Notify>,
+}
+
+#[async_trait]
+impl SegmentWrite for RacingWrite {
+    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64) -> Result<()> {
+        if (self.number, number) == (1, 17) {
+            self.second.notified().await;
+            return Err(Error::unavailable("on purpose"));
+        }
+        self.inner.part(number, body, crc64nvme).await
+    }
+    async fn complete(&self, n_parts: u32, stored_bytes: u64, crc64nvme: u64) -> Result<()> {
+        self.inner.complete(n_parts, stored_bytes, crc64nvme).await
+    }
+    async fn abort(&self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+#[test]
+fn a_segment_that_begins_while_another_one_fails_is_aborted_too() {
+    let kit = Kit::new();
+    let plain = noise(3 * FRAME_BYTES, 31);
+    for round in 0..40 {
+        let inner = MemorySegments::default();
+        let store = Racing { inner: inner.clone(), second: Arc::default() };
+        let source = Source::new(Origin::Plugin, InMemory::new(plain.clone()));
+        let error = kit.write_to(Arc::new(store), source, options()).unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "round {round}: {error:?}");
+        wait_until("both aborted", || inner.n_pending() == 0);
     }
 }
 
