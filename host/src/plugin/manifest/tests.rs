@@ -168,3 +168,19 @@ fn without_a_schema_only_an_empty_table_is_taken() {
     let error = manifest.check_options(&json!({ "target": "x" })).unwrap_err();
     assert_eq!(error.message(), "\"options.target\" is not what plugin \"demo\" takes");
 }
+
+#[test]
+fn every_manifest_in_this_repository_is_valid() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut read = 0;
+    for folder in ["plugins", "tests/guests"] {
+        for entry in std::fs::read_dir(root.join(folder)).unwrap() {
+            let path = entry.unwrap().path().join("plugin.toml");
+            let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let manifest = PluginManifest::parse(&text);
+            manifest.unwrap_or_else(|e| panic!("{}: {}", path.display(), crate::plugin::tests::in_full(&e)));
+            read += 1;
+        }
+    }
+    assert!(read >= 3, "{read}");
+}

@@ -5,8 +5,8 @@ use crate::error::Kind;
 use crate::plugin::guard::{DENIED, lock};
 use crate::plugin::verb::{Depth, DiagnoseRequest, Made, RestoreRequest, VerifyRequest};
 use crate::policy::Verb;
+use crate::policy::slot::Template;
 use serde_json::json;
-use std::path::{Path, PathBuf};
 
 /// The deed is denied: the operator is told rule and reason, the guest nothing; nothing is stored.
 async fn check_denied(bench: &Bench, deed: &str, function: &str, rule: &str) {
@@ -129,11 +129,10 @@ async fn a_restore_writes_into_a_granted_bucket() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denied_put_leaks_no_process() {
-    let dir = tempfile::tempdir().unwrap();
-    let program = own_endless(dir.path());
+    let word = "strongroom-test-denied-put";
     let bench = Bench::with(|b| {
         b.verb = Verb::Diagnose;
-        b.grants.exec.get_mut("endless").unwrap().program = program.to_str().unwrap().to_owned();
+        mark(b, word);
     });
     let instance = bench.load().await.start(bench.context("put-endless")).await.unwrap();
     let denials = instance.denials();
@@ -142,22 +141,21 @@ async fn a_denied_put_leaks_no_process() {
     assert_eq!(error.kind(), Kind::Denied, "{}", in_full(&error));
     assert_eq!(denials.list()[0].function, "storage.put");
     assert!(bench.shelf.is_empty());
-    check_gone(&program).await;
+    check_gone(word).await;
 }
 
-/// A copy of `yes` that no other test runs.
-fn own_endless(dir: &Path) -> PathBuf {
-    let program = dir.join("endless");
-    std::fs::copy("/usr/bin/yes", &program).unwrap();
-    program
+/// A word in the command line of the endless producer that no other test writes there.
+fn mark(bench: &mut Bench, word: &str) {
+    bench.grants.exec.get_mut("endless").unwrap().args = vec![Template::parse(word).unwrap()];
 }
 
-/// No process runs this program, or soon none does. Nothing tells a test of the end of a process
-/// that is not its own child, so it looks again and again.
-async fn check_gone(program: &Path) {
+/// No process has this word in its command line, or soon none has. Nothing tells a test of the end
+/// of a process that is not its own child, so it looks again and again.
+async fn check_gone(word: &str) {
     let runs = || {
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        processes.filter(|p| std::fs::read_link(p.path().join("exe")).is_ok_and(|exe| exe == program)).count()
+        let command_lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+        command_lines.filter(|line| line.split(|byte| *byte == 0).any(|arg| arg == word.as_bytes())).count()
     };
     for _ in 0..500 {
         if runs() == 0 {
@@ -179,14 +177,11 @@ async fn a_producer_that_stops_half_way_makes_no_artifact() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_that_is_dropped_or_left_behind_makes_no_artifact() {
     for deed in ["drop-transfer", "leave-transfer"] {
-        let dir = tempfile::tempdir().unwrap();
-        let program = own_endless(dir.path());
-        let bench = Bench::with(|b| {
-            b.grants.exec.get_mut("endless").unwrap().program = program.to_str().unwrap().to_owned();
-        });
+        let word = format!("strongroom-test-{deed}");
+        let bench = Bench::with(|b| mark(b, &word));
         bench.backup(deed).await.0.unwrap_or_else(|e| panic!("{deed}: {}", in_full(&e)));
         assert!(bench.shelf.is_empty(), "{deed}");
-        check_gone(&program).await;
+        check_gone(&word).await;
     }
 }
 
