@@ -168,7 +168,7 @@ store = "main"
                     if entry.path() != root.join("plugins") {
                         folders.push(entry.path());
                     }
-                } else if name != ".lease.lock" {
+                } else if name != "lock" && !name.starts_with("lease-") {
                     found.push(entry.path());
                 }
             }

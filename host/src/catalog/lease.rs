@@ -78,7 +78,8 @@ impl Lease {
     /// Errors: `Conflict` when another run is at work; `Cancelled`.
     pub async fn take(store: &Arc<dyn Store>, request: Request, lost: &CancellationToken) -> Result<Self> {
         if let Some(root) = store.local_root() {
-            let path = root.join(request.job.as_str()).join(".lease.lock");
+            // Beside the temporary files, which no listing shows.
+            let path = root.join(crate::store::local::TEMPORARY).join(format!("lease-{}", request.job));
             return Ok(Self { kind: lock_file(&path, &request.job)?, warning: None });
         }
         match acquire(store, &request, lost).await {

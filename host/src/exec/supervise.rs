@@ -371,6 +371,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn run(mut self, mut child: Child) {
+        let mut swept = false;
         loop {
             let (kill, released) = {
                 let mut state = self.shared.lock();
@@ -380,6 +381,10 @@ impl Supervisor {
             match self.gone {
                 None => self.end_if_wanted(kill, released),
                 Some(exit) => {
+                    // What it left running holds its output open; of a program that failed nobody wants it.
+                    if exit.0 != Some(0) && !std::mem::replace(&mut swept, true) {
+                        self.killer.sweep(self.pid);
+                    }
                     self.publish(exit, kill.is_some() || released);
                     if released {
                         break;

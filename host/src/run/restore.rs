@@ -51,6 +51,7 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     job.progress = steps.clone();
 
     let artifacts = Arc::new(StoredArtifacts::new(&job, record.clone(), &cancel));
+    artifacts.check_identity().await?;
     let request = RestoreRequest {
         settings: job.settings.clone(),
         options: options.plugin,

@@ -80,6 +80,7 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
     let run = BackupId::generate(clock::now())?;
     let cancel = job.cancel.child_token();
     let artifacts = StoredArtifacts::new(job, record.clone(), &cancel);
+    artifacts.check_identity().await?;
 
     let request = VerifyRequest { settings: job.settings.clone(), depth, backup: made(&record), options };
     let (context, scratch) = job.context(Verb::Verify, false, &run, Arc::new(artifacts.clone()), &cancel)?;

@@ -179,6 +179,10 @@ impl Store for FaultyStore {
         format!("{} with a fault ({:?})", self.inner.describe(), self.fault)
     }
 
+    fn local_root(&self) -> Option<std::path::PathBuf> {
+        self.inner.local_root()
+    }
+
     async fn put(&self, key: &ObjectKey, body: Bytes, condition: Condition) -> Result<ObjectInfo> {
         self.through(Op::Put, async {
             if self.lies() {

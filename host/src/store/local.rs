@@ -23,7 +23,8 @@ use bytes::Bytes;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, FileExt, Metadata};
 use jiff::Timestamp;
-use place::{TEMPORARY, Temporary};
+pub use place::TEMPORARY;
+use place::Temporary;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
@@ -243,6 +244,10 @@ fn modified(metadata: &Metadata) -> Timestamp {
 impl Store for LocalStore {
     fn describe(&self) -> String {
         format!("local directory \"{}\"", self.root.path.display())
+    }
+
+    fn local_root(&self) -> Option<std::path::PathBuf> {
+        Some(self.root.path.clone())
     }
 
     async fn put(&self, key: &ObjectKey, body: Bytes, condition: Condition) -> Result<ObjectInfo> {

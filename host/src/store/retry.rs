@@ -112,6 +112,10 @@ impl Store for RetryStore {
         self.inner.describe()
     }
 
+    fn local_root(&self) -> Option<std::path::PathBuf> {
+        self.inner.local_root()
+    }
+
     async fn put(&self, key: &ObjectKey, body: Bytes, condition: Condition) -> Result<ObjectInfo> {
         self.policy.run("put", || self.inner.put(key, body.clone(), condition.clone())).await
     }

@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
 
@@ -217,6 +218,9 @@ impl bytes::Host for State {
     }
 }
 
+/// Whoever moves the bytes has the same limit and knows more of what stalled: it may say so first.
+const SPEAK_FIRST: Duration = Duration::from_secs(3);
+
 /// How far the bytes of a call have come: what its waits take for progress.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Watch(Arc<AtomicU64>);
@@ -224,6 +228,20 @@ pub(super) struct Watch(Arc<AtomicU64>);
 impl Watch {
     pub(super) fn seen(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Awaits `work` as long as something moves; `None` when nothing has for `stall` and
+    /// [`SPEAK_FIRST`].
+    pub(super) async fn moving<F: Future>(&self, stall: Duration, work: F) -> Option<F::Output> {
+        let mut work = pin!(work);
+        loop {
+            let seen = self.seen();
+            match tokio::time::timeout(stall.saturating_add(SPEAK_FIRST), &mut work).await {
+                Ok(output) => return Some(output),
+                Err(_) if self.seen() == seen => return None,
+                Err(_) => {}
+            }
+        }
     }
 
     /// The source as it is, but that its bytes are counted and that it ends when `stop` is cancelled.

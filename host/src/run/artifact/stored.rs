@@ -1,6 +1,6 @@
 //! Artifacts of a backup that exists, read back: every frame is proven before it leaves the host.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::ArtifactName;
 use crate::plugin::context::{ArchiveReader, ArchiveWriter, Artifacts, Entry, PutOptions, Transfer};
 use crate::progress::Progress;
@@ -58,6 +58,20 @@ impl StoredArtifacts {
             .iter()
             .find(|artifact| artifact.name == *name)
             .ok_or_else(|| Error::not_found(format!("backup {} has no artifact \"{name}\"", self.record.id)))
+    }
+
+    /// Whether the identity opens the backup, before a plugin is started: `Denied` if not. Damage is
+    /// found, and named, where the artifacts are read.
+    pub async fn check_identity(&self) -> Result<()> {
+        let Some(first) = self.record.artifacts.iter().find(|artifact| artifact.encrypted) else {
+            return Ok(());
+        };
+        match self.open(first).await {
+            Err(error) if error.kind() == Kind::Denied => {
+                Err(error.while_doing(format!("backup {} cannot be opened with this identity", self.record.id)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Opens one artifact for reading.

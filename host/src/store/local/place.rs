@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 /// The folder beneath the root that holds what is being written. Listings never show it.
-pub(super) const TEMPORARY: &str = ".tmp";
+pub const TEMPORARY: &str = ".tmp";
 /// Backups are nobody else's business.
 pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;

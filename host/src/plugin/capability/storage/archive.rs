@@ -38,6 +38,8 @@ impl Drop for GuestArchive {
 pub struct GuestArchiveReader {
     reader: Box<dyn ArchiveReader>,
     inspect: bool,
+    /// Counts the bytes of entries on their way: the next one may have to wait for them.
+    watch: Watch,
     _permit: Permit,
 }
 
@@ -46,15 +48,24 @@ impl GuestArchive {
         Self { writer: Some(writer), watch: Watch::default(), stop, _permit: permit }
     }
 
-    async fn add(&mut self, path: String, attributes: Vec<(String, String)>, body: Source) -> Result<()> {
+    /// Queues an entry. The queue stands while a large entry is stored: that is progress.
+    async fn add(
+        &mut self,
+        path: String,
+        attributes: Vec<(String, String)>,
+        body: Source,
+        stall: Duration,
+        guard: &Guard,
+    ) -> Result<(), Refusal> {
         check_entry(&path, &attributes)?;
         check_leashes(&body.waits_for, "the archive")?;
         let body = self.watch.over(body, &self.stop);
         // Taken out: an add that is given up half-way must not be followed by another one.
         let mut writer = self.writer.take().ok_or_else(ended_badly)?;
-        let added = writer.add(path, attributes, body).await;
+        let added = self.watch.moving(stall, writer.add(path, attributes, body)).await;
+        let added = added.ok_or_else(|| guard.stalled())?;
         self.writer = Some(writer);
-        added
+        Ok(added?)
     }
 
     /// Ends it; fails when nothing moves for as long as `stall`.
@@ -64,14 +75,9 @@ impl GuestArchive {
         guard: &Guard,
     ) -> Result<(ArtifactRecord, Vec<(String, String)>), Refusal> {
         let writer = self.writer.take().ok_or_else(ended_badly)?;
-        let mut finish = writer.finish();
-        loop {
-            let seen = self.watch.seen();
-            match tokio::time::timeout(stall, &mut finish).await {
-                Ok(finished) => return Ok(finished?),
-                Err(_) if self.watch.seen() == seen => return Err(guard.stalled().into()),
-                Err(_) => {}
-            }
+        match self.watch.moving(stall, writer.finish()).await {
+            Some(finished) => Ok(finished?),
+            None => Err(guard.stalled().into()),
         }
     }
 }
@@ -93,7 +99,7 @@ fn check_entry(path: &str, attributes: &[(String, String)]) -> Result<()> {
 
 impl GuestArchiveReader {
     pub(super) fn new(reader: Box<dyn ArchiveReader>, inspect: bool, permit: Permit) -> Self {
-        Self { reader, inspect, _permit: permit }
+        Self { reader, inspect, watch: Watch::default(), _permit: permit }
     }
 }
 
@@ -111,7 +117,7 @@ impl storage::HostArchive for State {
     ) -> Result<(), Refusal> {
         let taken = self.take_source(body)?;
         let guard = self.guard.clone();
-        let archive = self.table.get_mut(&this)?;
+        let (stall, archive) = (self.run.limits.stall, self.table.get_mut(&this)?);
         let work = async {
             let source = taken?.source;
             if matches!(source.origin, Origin::Exec { .. } | Origin::Plugin) {
@@ -119,9 +125,9 @@ impl storage::HostArchive for State {
                     .hint("the plugin should store it as an artifact of its own, with put")
                     .into());
             }
-            Ok(archive.add(path, attributes, source).await?)
+            archive.add(path, attributes, source, stall, &guard).await
         };
-        guard.pass("storage.archive.add", None, Deadline::Stall, work).await
+        guard.pass("storage.archive.add", None, Deadline::Own, work).await
     }
 
     async fn add_bytes(
@@ -132,12 +138,12 @@ impl storage::HostArchive for State {
         body: Vec<u8>,
     ) -> Result<(), Refusal> {
         let guard = self.guard.clone();
-        let archive = self.table.get_mut(&this)?;
+        let (stall, archive) = (self.run.limits.stall, self.table.get_mut(&this)?);
         let work = async {
             let source = Source::new(Origin::Plugin, InMemory::new(body));
-            Ok(archive.add(path, attributes, source).await?)
+            archive.add(path, attributes, source, stall, &guard).await
         };
-        guard.pass("storage.archive.add-bytes", None, Deadline::Stall, work).await
+        guard.pass("storage.archive.add-bytes", None, Deadline::Own, work).await
     }
 
     async fn drop(&mut self, this: Resource<GuestArchive>) -> wasmtime::Result<()> {
@@ -152,13 +158,16 @@ impl storage::HostArchiveReader for State {
         this: Resource<GuestArchiveReader>,
     ) -> Result<Option<(storage::Entry, Resource<GuestSource>)>, Refusal> {
         let guard = self.guard.clone();
+        let stall = self.run.limits.stall;
         let work = async {
             let archive = self.table.get_mut(&this)?;
-            let Some((entry, mut source)) = archive.reader.next().await? else { return Ok(None) };
+            let next = archive.watch.moving(stall, archive.reader.next()).await.ok_or_else(|| guard.stalled())?;
+            let Some((entry, source)) = next? else { return Ok(None) };
+            let mut source = archive.watch.over(source, &CancellationToken::new());
             source.inspect = archive.inspect;
             Ok(Some((entry_for_guest(entry), self.push_source(source, None)?)))
         };
-        guard.pass("storage.archive-reader.next", None, Deadline::Stall, work).await
+        guard.pass("storage.archive-reader.next", None, Deadline::Own, work).await
     }
 
     async fn open(

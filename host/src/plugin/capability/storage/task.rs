@@ -100,13 +100,7 @@ impl Watcher {
 
     /// Waits until the work is done; false when it made no progress for as long as `stall`.
     pub(super) async fn done(mut self, stall: Duration) -> bool {
-        loop {
-            let seen = self.watch.seen();
-            match tokio::time::timeout(stall, self.done.wait_for(|done| *done)).await {
-                Ok(_) => return true,
-                Err(_) if self.watch.seen() == seen => return false,
-                Err(_) => {}
-            }
-        }
+        let done = self.done.wait_for(|done| *done);
+        self.watch.moving(stall, done).await.is_some()
     }
 }
