@@ -24,17 +24,21 @@ const NAME: &str = "the configuration made for this restore";
 /// A session whose configuration has the job of the backup that is asked for, and what it needs.
 ///
 /// Errors: those of the store; `Denied` while the signer is not believed or nothing was granted.
-pub(super) async fn session(args: &RestoreArgs, store: StoreConfig, globals: &Globals, cancel: CancellationToken) -> Result<Session> {
+pub(super) async fn session(
+    args: &RestoreArgs,
+    store: StoreConfig,
+    globals: &Globals,
+    cancel: CancellationToken,
+) -> Result<Session> {
     let label: Label = "store".parse()?;
     let config = Config { stores: BTreeMap::from([(label.clone(), store.clone())]), ..Config::default() };
     let bare = Session::with(globals, config, cancel.clone())?;
     let catalog = bare.catalog(&label, args.trust_signer.as_deref()).await?;
     let listed = catalog.find(&args.job.parse()?, &args.id).await?;
     let record = listed.trusted().ok_or_else(|| listed.not_believed())?;
-    let bytes = catalog
-        .plugin(&record.plugin.sha256, component::MAX_BYTES as u64)
-        .await
-        .map_err(|error| error.while_doing(format!("could not read the plugin of backup {} from the store", record.id)))?;
+    let bytes = catalog.plugin(&record.plugin.sha256, component::MAX_BYTES as u64).await.map_err(|error| {
+        error.while_doing(format!("could not read the plugin of backup {} from the store", record.id))
+    })?;
     let component = Component::decode(&bytes)?;
     if component.sha256 != record.plugin.sha256 {
         return Err(Error::damaged("the plugin that lies in the store is not the one that made the backup")
@@ -59,7 +63,13 @@ fn keep(cache: &Path, sha256: &str, bytes: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn write(args: &RestoreArgs, store: &StoreConfig, listed: &Listed, component: &Component, source: &Path) -> Result<String> {
+fn write(
+    args: &RestoreArgs,
+    store: &StoreConfig,
+    listed: &Listed,
+    component: &Component,
+    source: &Path,
+) -> Result<String> {
     let manifest = &component.manifest;
     let record = listed.trusted().ok_or_else(|| listed.not_believed())?;
     let label = manifest.name.as_str();
@@ -72,7 +82,8 @@ fn write(args: &RestoreArgs, store: &StoreConfig, listed: &Listed, component: &C
     if let Some(settings) = from_json(&record.settings) {
         job.insert("settings".into(), settings);
     }
-    let pairs = |pairs: &[(String, String)]| pairs.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect::<Table>();
+    let pairs =
+        |pairs: &[(String, String)]| pairs.iter().map(|(k, v)| (k.clone(), Value::from(v.as_str()))).collect::<Table>();
     if !args.env.is_empty() {
         job.insert("env".into(), pairs(&args.env).into());
     }
@@ -89,12 +100,16 @@ fn write(args: &RestoreArgs, store: &StoreConfig, listed: &Listed, component: &C
     for (bucket, dir) in &args.buckets {
         std::fs::create_dir_all(dir).doing(|| format!("make \"{dir}\""))?;
         let dir = std::path::absolute(dir).doing(|| format!("find \"{dir}\""))?;
-        buckets.insert(bucket.clone(), Table::from_iter([("type".to_owned(), Value::from("local")), ("path".to_owned(), text(&dir)?)]).into());
+        buckets.insert(
+            bucket.clone(),
+            Table::from_iter([("type".to_owned(), Value::from("local")), ("path".to_owned(), text(&dir)?)]).into(),
+        );
     }
     if !buckets.is_empty() {
         root.insert("bucket".into(), buckets.into());
     }
-    let document = toml::to_string(&root).map_err(|error| Error::failed("could not write a configuration").because(error))?;
+    let document =
+        toml::to_string(&root).map_err(|error| Error::failed("could not write a configuration").because(error))?;
 
     let mut known = propose::Known {
         programs: args.programs.iter().cloned().collect(),
@@ -112,8 +127,10 @@ fn write(args: &RestoreArgs, store: &StoreConfig, listed: &Listed, component: &C
 
 /// What would be granted, as the error that stops a restore which has not said so.
 fn ask(label: &str, sha256: &str, grants: &edit::RawGrants) -> Error {
-    let mut error = Error::denied(format!("plugin \"{label}\" of this backup needs grants to restore, and there is no configuration"))
-        .fact("plugin", format!("sha256 {sha256}, from the store, as the signed record names it"));
+    let mut error = Error::denied(format!(
+        "plugin \"{label}\" of this backup needs grants to restore, and there is no configuration"
+    ))
+    .fact("plugin", format!("sha256 {sha256}, from the store, as the signed record names it"));
     for exec in grants.exec.values() {
         error = error.fact("would run", vendor::line(&propose::command_line(exec), vendor::MAX_BYTES));
     }
@@ -121,7 +138,9 @@ fn ask(label: &str, sha256: &str, grants: &edit::RawGrants) -> Error {
         let may: Vec<_> = several.iter().flat_map(|grant| &grant.may).map(|verb| verb.name()).collect();
         error = error.fact("would use", format!("bucket \"{bucket}\": {}", may.join(", ")));
     }
-    error.hint("add --grant-requested to grant exactly this for this restore, with --plan first to see what would be done")
+    error.hint(
+        "add --grant-requested to grant exactly this for this restore, with --plan first to see what would be done",
+    )
 }
 
 fn store_table(args: &RestoreArgs, store: &StoreConfig) -> Result<Table> {

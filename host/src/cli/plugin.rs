@@ -100,7 +100,9 @@ async fn build(folder: PathBuf, out: Option<PathBuf>, globals: &Globals) -> anyh
         version: &built.component.manifest.version,
         sha256: &built.component.sha256,
     };
-    globals.output().result(&shown, || format!("{}\n  {} {}, sha256 {}\n", shown.file, shown.name, shown.version, shown.sha256))?;
+    globals
+        .output()
+        .result(&shown, || format!("{}\n  {} {}, sha256 {}\n", shown.file, shown.name, shown.version, shown.sha256))?;
     Ok(Exit::Done)
 }
 
@@ -155,13 +157,19 @@ fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<Exit> {
     if asks && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Err(Error::denied(format!("nobody can be asked whether plugin \"{label}\" is approved"))
             .fact("reason", "this is not a terminal")
-            .hint(format!("after looking at it, approve exactly these bytes: strongroom plugin approve {label} --digest {}", component.sha256))
+            .hint(format!(
+                "after looking at it, approve exactly these bytes: strongroom plugin approve {label} --digest {}",
+                component.sha256
+            ))
             .into());
     }
     let mut known = propose::Known { programs: args.programs.iter().cloned().collect(), ..propose::Known::default() };
     let jobs = config.jobs.values().filter(|job| job.plugin == *label);
     jobs.for_each(|job| propose::buckets_named(&component.manifest, &job.settings, &mut known.buckets));
-    config.targets.values().for_each(|target| propose::buckets_named(&component.manifest, &target.options, &mut known.buckets));
+    config
+        .targets
+        .values()
+        .for_each(|target| propose::buckets_named(&component.manifest, &target.options, &mut known.buckets));
     for (setting, bucket) in &args.buckets {
         known.buckets.entry(setting.clone()).or_default().insert(bucket.clone());
     }
@@ -180,7 +188,8 @@ fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<Exit> {
     // Never leaves a configuration behind that cannot be loaded.
     Config::parse(&edited, &path, &crate::config::file::directory_of(&path)?)?;
     crate::config::file::replace(&path, &text, &edited)?;
-    let shown = ShownApproval { plugin: label.as_str(), sha256: &component.sha256, grants: &grants, changed: text != edited };
+    let shown =
+        ShownApproval { plugin: label.as_str(), sha256: &component.sha256, grants: &grants, changed: text != edited };
     output.result(&shown, || {
         let what = if shown.changed { "approved" } else { "was approved already" };
         format!("{patch}plugin \"{}\" {what}: sha256 {}\n", shown.plugin, shown.sha256)
@@ -204,7 +213,10 @@ fn ask(component: &Component, mut grants: RawGrants, output: &Output) -> Result<
     let mut refused = Vec::new();
     for (name, exec) in &grants.exec {
         let request = component.manifest.request.exec.iter().find(|request| request.name == *name);
-        output.complain(&format!("\ncommand \"{name}\"\n  {}", vendor::line(&propose::command_line(exec), vendor::MAX_BYTES)));
+        output.complain(&format!(
+            "\ncommand \"{name}\"\n  {}",
+            vendor::line(&propose::command_line(exec), vendor::MAX_BYTES)
+        ));
         for (slot, rule) in &exec.grant.slots {
             output.complain(&format!("  {{{slot}}} is {}", vendor::line(&format!("{rule:?}"), 512)));
         }
@@ -221,7 +233,11 @@ fn ask(component: &Component, mut grants: RawGrants, output: &Output) -> Result<
         output.complain(&format!(
             "\nbucket of setting \"{}\": {}\n  why, says the vendor: {}",
             vendor::line(&request.setting, 128),
-            if offered.is_empty() { "none is named by a job or target (use --bucket)".to_owned() } else { offered.join(", ") },
+            if offered.is_empty() {
+                "none is named by a job or target (use --bucket)".to_owned()
+            } else {
+                offered.join(", ")
+            },
             vendor::line(&request.reason, 512)
         ));
     }

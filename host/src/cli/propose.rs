@@ -62,7 +62,11 @@ pub(super) fn grants(manifest: &PluginManifest, known: &Known, path: &str) -> Re
 }
 
 /// The labels that a JSON table names under the settings that requests of buckets refer to.
-pub(super) fn buckets_named(manifest: &PluginManifest, table: &serde_json::Value, into: &mut BTreeMap<String, BTreeSet<String>>) {
+pub(super) fn buckets_named(
+    manifest: &PluginManifest,
+    table: &serde_json::Value,
+    into: &mut BTreeMap<String, BTreeSet<String>>,
+) {
     for request in &manifest.request.bucket {
         let labels: Vec<&str> = match &table[&request.setting] {
             serde_json::Value::String(label) => vec![label],
@@ -78,7 +82,9 @@ fn find(program: &str, path: &str) -> Option<String> {
     if program.starts_with('/') {
         return is_program(Path::new(program)).then(|| program.to_owned());
     }
-    let versioned = VERSIONED.iter().flat_map(|(root, below)| newest_first(Path::new(root)).into_iter().map(move |d| d.join(below)));
+    let versioned = VERSIONED
+        .iter()
+        .flat_map(|(root, below)| newest_first(Path::new(root)).into_iter().map(move |d| d.join(below)));
     let on_path = path.split(':').filter(|dir| dir.starts_with('/')).map(PathBuf::from);
     let found = versioned.chain(on_path).map(|dir| dir.join(program)).find(|path| is_program(path))?;
     found.to_str().map(str::to_owned)

@@ -57,14 +57,20 @@ pub async fn run(args: StoreArgs, globals: &Globals, cancel: CancellationToken) 
 
 /// Makes sure that the store can be a destination, and prints the recovery sheet. With
 /// `new_identity`, an age identity is made first: its public half goes into the configuration.
-async fn init(store: &str, new_identity: Option<&Path>, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
+async fn init(
+    store: &str,
+    new_identity: Option<&Path>,
+    globals: &Globals,
+    cancel: CancellationToken,
+) -> anyhow::Result<Exit> {
     if let Some(file) = new_identity {
         make_identity(store, file, globals)?;
     }
     let session = Session::open(globals, cancel)?;
     let (label, config) = session.config.store(store)?;
     if let StorePlace::Local { path } = &config.place {
-        std::fs::create_dir_all(path).doing(|| format!("make the directory \"{}\" of store \"{label}\"", path.display()))?;
+        std::fs::create_dir_all(path)
+            .doing(|| format!("make the directory \"{}\" of store \"{label}\"", path.display()))?;
     }
     let catalog = session.catalog(label, None).await?;
     crate::store::check::run(catalog.store()).await?.accept()?;
@@ -94,7 +100,10 @@ fn make_identity(store: &str, file: &Path, globals: &Globals) -> Result<()> {
     let absolute = std::path::absolute(file).doing(|| format!("find \"{}\"", file.display()))?;
     // Before anything is written: what the configuration would be must be one.
     let edited = crate::config::edit::set_identity(&text, store, &recipients, &absolute)?;
-    let about = format!("# age identity of strongroom's store \"{store}\"; whoever has it can read the backups\n# public key: {}\n", recipients.join(", "));
+    let about = format!(
+        "# age identity of strongroom's store \"{store}\"; whoever has it can read the backups\n# public key: {}\n",
+        recipients.join(", ")
+    );
     let secret = identity.to_secret();
     let mut out = std::fs::OpenOptions::new()
         .write(true)

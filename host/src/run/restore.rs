@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::id::BackupId;
 use crate::plugin::context::{CheckOutcome, Level, Step};
 use crate::plugin::verb::RestoreRequest;
-use crate::progress::Progress;
 use crate::policy::Verb;
+use crate::progress::Progress;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a restore is to be done.
@@ -41,8 +41,12 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     let record = readable(listed, options.allow_incomplete)?.clone();
     let id = record.id.clone();
     if !options.plan_only && record.plugin.name != job.plugin.identity().name {
-        return Err(Error::invalid(format!("backup {id} was made by plugin \"{}\", and the job uses \"{}\"", record.plugin.name, job.plugin.identity().name))
-            .hint("set the job's plugin to the one that made it"));
+        return Err(Error::invalid(format!(
+            "backup {id} was made by plugin \"{}\", and the job uses \"{}\"",
+            record.plugin.name,
+            job.plugin.identity().name
+        ))
+        .hint("set the job's plugin to the one that made it"));
     }
     let run = BackupId::generate(clock::now())?;
     let cancel = job.cancel.child_token();
@@ -52,16 +56,14 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
 
     let artifacts = Arc::new(StoredArtifacts::new(&job, record.clone(), &cancel));
     artifacts.check_identity().await?;
-    let request = RestoreRequest {
-        settings: job.settings.clone(),
-        options: options.plugin,
-        backup: made(&record),
-    };
+    let request = RestoreRequest { settings: job.settings.clone(), options: options.plugin, backup: made(&record) };
     let (context, scratch) = job.context(Verb::Restore, options.plan_only, &run, artifacts, &cancel)?;
     let result = job.plugin.start(context).await?.restore(request).await;
     drop(scratch);
     let result = match result {
-        Err(_) if job.cancel.is_cancelled() => Err(Error::cancelled(format!("the restore of backup {id} was cancelled"))),
+        Err(_) if job.cancel.is_cancelled() => {
+            Err(Error::cancelled(format!("the restore of backup {id} was cancelled")))
+        }
         other => other,
     };
     let result = match result {
