@@ -212,7 +212,7 @@ static STORE: Section = Section {
             Shape::Size(64 << 10, 512 << 20),
             "Size of an uploaded part, such as \"8MiB\", which is the default; at least 5MiB for S3.",
         ),
-        may("parts_per_segment", Shape::Whole(1, 10_000), "Parts in one object at most; 950 unless set."),
+        may("parts_per_segment", Shape::Whole(2, 10_000), "Parts in one object at most; 950 unless set."),
         may(
             "parts_in_flight",
             Shape::Whole(1, 64),
