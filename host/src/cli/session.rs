@@ -3,7 +3,7 @@
 
 use super::{BareStore, Globals};
 use crate::bucket::SharedBucket;
-use crate::bucket::local::LocalBucket;
+use crate::bucket::OnDemand;
 use crate::catalog::{Catalog, HostKey, PublicKey, Trust, lease};
 use crate::config::place::Directories;
 use crate::config::{BucketConfig, Config, JobConfig, SecretRef, StoreConfig, StorePlace, environment, secret};
@@ -135,7 +135,7 @@ impl Session {
             grants: plugin.grants.clone(),
             limits: plugin.limits.clone(),
             place: Arc::new(self.place(name, job, needs.target.as_ref())?),
-            buckets: self.buckets()?,
+            buckets: self.buckets(),
             settings: job.settings.clone(),
             host_key,
             budget: Self::budget(store)?,
@@ -180,14 +180,13 @@ impl Session {
         Ok(Place { run_in: run_in.clone(), env: env.clone(), secrets })
     }
 
-    fn buckets(&self) -> Result<BTreeMap<String, SharedBucket>> {
-        let mut open = BTreeMap::new();
-        for (label, BucketConfig::Local { path }) in &self.config.buckets {
-            let bucket = LocalBucket::open(path)
-                .map_err(|error| error.while_doing(format!("could not open bucket \"{label}\"")))?;
-            open.insert(label.to_string(), Arc::new(bucket) as SharedBucket);
-        }
-        Ok(open)
+    /// Every bucket of the configuration; none is opened before it is used.
+    fn buckets(&self) -> BTreeMap<String, SharedBucket> {
+        let on_demand = |label: &Label, path: &Path| OnDemand::new(label.to_string(), path.to_owned());
+        let bucket = |(label, BucketConfig::Local { path }): (&Label, &BucketConfig)| {
+            (label.to_string(), Arc::new(on_demand(label, path)) as SharedBucket)
+        };
+        self.config.buckets.iter().map(bucket).collect()
     }
 
     /// Plain data for [`store::open`], with its secrets resolved.
