@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use strongroom_tests::documents::{Documents, Setup, finish_with_peak};
 use strongroom_tests::tree::{self, differences};
-use strongroom_tests::{check_snapshot, plugin};
+use strongroom_tests::check_snapshot;
 
 const MIB: u64 = 1 << 20;
 
@@ -422,4 +422,119 @@ fn a_test_restore_is_compared_and_removed_in_every_case() {
 
     let nowhere = documents.run(&["verify", "documents", &id, "--depth", "restore"]);
     nowhere.check_code(2).check_stderr("--target NAME");
+}
+
+/// How many small files the test takes; 100,000 were measured by hand.
+const MANY: usize = 20_000;
+
+#[test]
+fn twenty_thousand_small_files_are_one_archive_in_little_memory() {
+    let documents = Documents::new();
+    tree::many(&documents.source(), MANY, 4_096);
+    // The first run compiles the plugin; what is measured is a backup.
+    documents.run(&["diagnose", "documents"]);
+    let mut measured = Vec::new();
+    let mut run = |args: &[&str]| {
+        let begun = Instant::now();
+        let running = documents.sandbox.strongroom(args).start().unwrap();
+        let (output, peak) = finish_with_peak(running, Duration::from_secs(300)).unwrap();
+        output.check_code(0);
+        assert!(peak < 150 * MIB, "{args:?} held {} MiB", peak / MIB);
+        measured.push(format!(
+            "{}: {:.0} files/s, {} MiB",
+            args[0],
+            MANY as f64 / begun.elapsed().as_secs_f64(),
+            peak / MIB
+        ));
+        output
+    };
+    let made = run(&["backup", "documents", "--output", "json"]).json();
+    run(&["verify", "documents", "--output", "json"]);
+    run(&["restore", "documents", "latest", "--target", "found"]);
+    assert_eq!(made["artifacts"].as_array().unwrap().len(), 2, "one archive and its index");
+    let fact = |name: &str| {
+        let facts = made["facts"].as_array().unwrap();
+        facts.iter().find(|fact| fact["name"] == name).unwrap()["value"].as_str().unwrap().parse::<usize>().unwrap()
+    };
+    assert_eq!((fact("files"), fact("directories")), (MANY, MANY / 1_000));
+    assert_eq!(fact("bytes-listed"), MANY * 4_096);
+    assert_eq!(tree::count(&documents.found()), MANY + MANY / 1_000);
+    assert_eq!(differences(&documents.source(), &documents.found()), [""; 0]);
+    #[allow(clippy::print_stderr, reason = "what was measured is shown with --nocapture")]
+    {
+        eprintln!("{MANY} files of 4 KiB: {}", measured.join("; "));
+    }
+}
+
+#[test]
+fn a_healthy_bucket_is_diagnosed_as_such() {
+    let (documents, _) = two_folders(&Setup::default());
+    documents.run(&["verify", "documents"]).check_code(0);
+    let healthy = documents.run(&["diagnose", "documents", "--output", "json"]);
+    assert_eq!(findings(healthy.check_code(0)), [""; 0], "{}", healthy.stdout);
+    assert!(evidence(&healthy, "bucket.lists").starts_with("4 files of 48 B"), "{}", healthy.stdout);
+}
+
+#[test]
+fn what_may_not_be_read_is_found_by_diagnose_and_skipped_by_backup() {
+    let (documents, _) = two_folders(&Setup::default());
+    for (name, mode) in [("a/one.txt", 0o000), ("b", 0o000)] {
+        set_mode(&documents.source().join(name), mode);
+    }
+    // Root reads everything, unless every capability is taken away: then modes hold for it, too.
+    let unprivileged = |args: &[&str]| {
+        let binary = strongroom_tests::host_binary().unwrap();
+        if !rustix::process::geteuid().is_root() {
+            return documents.run(args);
+        }
+        let begin = ["--bounding-set=-all", "--inh-caps=-all", binary.to_str().unwrap()];
+        documents.sandbox.command("setpriv", begin.iter().chain(args)).run()
+    };
+    let ill = unprivileged(&["diagnose", "documents", "--output", "json"]);
+    ill.check_code(5);
+    let found = findings(&ill);
+    for id in ["bucket.readable: failed", "bucket.listable: failed"] {
+        assert!(found.iter().any(|found| found == id), "{found:?}");
+    }
+    assert_eq!(evidence(&ill, "bucket.readable"), "1: \"a/one.txt\"");
+    assert_eq!(evidence(&ill, "bucket.listable"), "1: \"b\"");
+    let made = unprivileged(&["backup", "documents"]);
+    made.check_code(3).check_stdout("skipped: a/one.txt: ").check_stdout("Permission denied").check_stdout("skipped: b: ");
+    set_mode(&documents.source().join("b"), 0o700);
+}
+
+#[test]
+fn a_missing_bucket_is_found_by_diagnose_and_stops_only_what_uses_it() {
+    let (documents, id) = two_folders(&Setup::default());
+    std::fs::rename(documents.source(), documents.sandbox.path("away")).unwrap();
+    let ill = documents.run(&["diagnose", "documents", "--output", "json"]);
+    assert!(findings(ill.check_code(5)).contains(&"bucket.lists: failed".to_owned()), "{}", ill.stdout);
+    assert!(evidence(&ill, "bucket.lists").contains("No such file or directory"), "{}", ill.stdout);
+    let failed = documents.run(&["backup", "documents"]);
+    failed.check_code(1).check_stderr("bucket \"documents\"").check_stderr("No such file or directory");
+    // The source is lost, and that is what a backup is for.
+    documents.restore(&id, &[]).check_code(0);
+    assert_eq!(differences(&documents.sandbox.path("away"), &documents.found()), [""; 0]);
+}
+
+#[test]
+fn a_tree_that_shrinks_below_half_is_warned_of_in_record_output_and_diagnosis() {
+    let documents = Documents::new();
+    for i in 0..10 {
+        tree::noise(&documents.source().join(format!("file {i}")), 100_000);
+    }
+    for _ in 0..2 {
+        documents.backup(0);
+    }
+    for i in 0..7 {
+        std::fs::remove_file(documents.source().join(format!("file {i}"))).unwrap();
+    }
+    let ill = documents.run(&["diagnose", "documents", "--output", "json"]);
+    assert!(findings(ill.check_code(0)).contains(&"bucket.size.plausible: warned".to_owned()), "{}", ill.stdout);
+    let made = documents.run(&["backup", "documents"]);
+    made.check_code(0).check_stderr("size is ").check_stderr("the median of the last 2 backups");
+    made.check_stderr("fact \"files\" is 3, less than half of 10");
+    let shown = documents.run(&["show", "documents", "latest", "--output", "json"]);
+    let warnings = shown.json()["record"]["warnings"].to_string();
+    assert!(warnings.contains("less than half of 10"), "{}", shown.stdout);
 }
