@@ -23,7 +23,7 @@ pub struct Setup {
 pub struct Documents {
     /// Where everything is.
     pub sandbox: Sandbox,
-    recipient: String,
+    recipients: [String; 2],
 }
 
 impl Documents {
@@ -36,12 +36,13 @@ impl Documents {
     pub fn with(setup: &Setup) -> Self {
         let sandbox = Sandbox::new();
         let identity = age::x25519::Identity::generate();
-        let recipient = identity.to_public().to_string();
+        // The second is the one that somebody keeps offline.
+        let recipients = [&identity, &age::x25519::Identity::generate()].map(|one| one.to_public().to_string());
         private(&sandbox.write("identity.txt", identity.to_string().expose_secret()));
         for folder in ["store", "documents", "found"] {
             std::fs::create_dir(sandbox.path(folder)).expect("a folder of the sandbox");
         }
-        let documents = Self { sandbox, recipient };
+        let documents = Self { sandbox, recipients };
         documents.configure(setup);
         documents
     }
@@ -54,7 +55,7 @@ impl Documents {
             r#"
 [store.main]
 {store}
-recipients = ["{recipient}"]
+recipients = {recipients:?}
 identity = {{ file = "identity.txt" }}
 
 [bucket.documents]
@@ -80,7 +81,7 @@ bucket = "documents"
 {settings}
 "#,
             store = setup.store.as_deref().unwrap_or("type = \"local\"\npath = \"store\""),
-            recipient = self.recipient,
+            recipients = self.recipients,
             source = component.display(),
             settings = setup.settings,
         ));

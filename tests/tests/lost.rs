@@ -27,7 +27,8 @@ fn backed_up(server: &S3Server) -> (Documents, String, String) {
     let id = documents.backup(0);
     documents.run(&["verify", "documents", "--depth", "restore", "--target", "found"]).check_code(0);
     let shown = documents.run(&["key", "show"]);
-    let key = shown.check_code(0).stdout.split_whitespace().find(|word| word.starts_with("srhost1-")).unwrap().to_owned();
+    let key =
+        shown.check_code(0).stdout.split_whitespace().find(|word| word.starts_with("srhost1-")).unwrap().to_owned();
     (documents, id, key)
 }
 
@@ -62,7 +63,11 @@ async fn a_lost_machine_is_restored_with_the_commands_of_the_readme() {
     empty.run(&commands[0]).check_code(0).check_stdout(&id).check_stdout(&key);
 
     // As the README says for a tree of files, first as a plan.
-    let with: Vec<_> = commands[1].iter().map(String::as_str).chain(["--bucket", "found=./found", "--option", "to_bucket=found"]).collect();
+    let with: Vec<_> = commands[1]
+        .iter()
+        .map(String::as_str)
+        .chain(["--bucket", "found=./found", "--option", "to_bucket=found"])
+        .collect();
     empty.run(&with).check_code(0).check_stdout("nothing was changed");
     assert_eq!(tree::count(&empty.path("found")), 0);
     let without_grant = with.iter().filter(|word| **word != "--grant-requested");

@@ -2,8 +2,8 @@
 //! secrets as late as possible. What a verb does not need is not opened for it.
 
 use super::{BareStore, Globals};
-use crate::bucket::SharedBucket;
 use crate::bucket::OnDemand;
+use crate::bucket::SharedBucket;
 use crate::catalog::{Catalog, HostKey, PublicKey, Trust, lease};
 use crate::config::place::Directories;
 use crate::config::{BucketConfig, Config, JobConfig, SecretRef, StoreConfig, StorePlace, environment, secret};
