@@ -27,8 +27,11 @@ impl OnDemand {
         if let Some(open) = self.open.get() {
             return Ok(open);
         }
-        let bucket = LocalBucket::open(&self.path)
-            .map_err(|error| error.while_doing(format!("could not open bucket \"{}\"", self.label)))?;
+        let bucket = LocalBucket::open(&self.path).map_err(|error| {
+            error
+                .while_doing(format!("could not open bucket \"{}\"", self.label))
+                .hint(format!("make the directory, mount it, or correct path in [bucket.{}]", self.label))
+        })?;
         // Two threads may both have opened it: one of them wins.
         Ok(self.open.get_or_init(|| bucket))
     }

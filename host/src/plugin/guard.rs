@@ -262,7 +262,7 @@ impl Guard {
         let behind = recent.iter().rev().find(|(told, _)| text.contains(told.as_str()));
         let first = behind.and_then(|(_, error)| std::error::Error::source(error));
         let causes: Vec<_> = std::iter::successors(first, |error| error.source()).map(ToString::to_string).collect();
-        if causes.is_empty() { shown } else { format!("{shown} (because: {})", causes.join(": ")) }
+        if causes.is_empty() { shown } else { format!("{shown}; because: {}", causes.join(": ")) }
     }
 
     /// The error in full behind a text that the guest passes on, if it was told it in this run.
