@@ -6,12 +6,14 @@
 //! and only those that the kit started.
 
 pub mod container;
+pub mod documents;
 pub mod postgres;
 pub mod proxy;
 pub mod relay;
 pub mod s3;
 pub mod sandbox;
 pub mod snapshot;
+pub mod tree;
 pub mod wait;
 
 #[doc(hidden)]

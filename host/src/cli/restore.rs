@@ -116,7 +116,7 @@ pub async fn run(args: RestoreArgs, globals: &Globals, cancel: CancellationToken
         return Err(listed.not_believed().into());
     };
     if let Err(error) = restored.result {
-        return Err(stopped(&args, &restored.steps, restored.changed_target, error, globals));
+        return Err(stopped(&args, restored.steps, restored.changed_target, error, globals));
     }
     let shown = Restored {
         job: &args.job,
@@ -132,7 +132,7 @@ pub async fn run(args: RestoreArgs, globals: &Globals, cancel: CancellationToken
 
 /// The error of a restore that stopped, after the list of what was done: exit code 6 where the
 /// target was changed.
-fn stopped(args: &RestoreArgs, steps: &[Step], changed: bool, error: Error, globals: &Globals) -> anyhow::Error {
+fn stopped(args: &RestoreArgs, steps: Vec<Step>, changed: bool, error: Error, globals: &Globals) -> anyhow::Error {
     if args.plan || !changed {
         return error.into();
     }
@@ -141,7 +141,7 @@ fn stopped(args: &RestoreArgs, steps: &[Step], changed: bool, error: Error, glob
         output.complain("what was done before it stopped:");
         steps.iter().for_each(|step| output.complain(&format!("  {}", step_line(step))));
     }
-    AfterChange(error).into()
+    AfterChange { error, steps }.into()
 }
 
 /// The result of `restore` as JSON. Documented; keys are only ever added.
