@@ -125,7 +125,7 @@ fn scratch_space(job: &Job) -> Check {
         }
         Err(error) => finding
             .failed(format!("\"{}\": {error}", root.display()))
-            .remedy("name another place with --scratch-dir")
+            .remedy("set TMPDIR to another place")
             .build(),
     }
 }

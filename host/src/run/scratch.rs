@@ -46,9 +46,7 @@ impl Scratch {
                     scratch.path.display()
                 ))
                 .fact("got", format!("mode {:04o} of \"{}\"", mode & 0o7777, root.display()))
-                .hint(
-                    "name another place with --scratch-dir, such as a directory beneath /var/tmp that others may enter",
-                ));
+                .hint("set TMPDIR to another place, such as a directory beneath /var/tmp that others may enter"));
             }
         }
         Ok(scratch)

@@ -1,0 +1,182 @@
+//! A sandbox with a job of the plugin `postgres`: approved by the real `plugin approve`, with the programs
+//! of one version, a store with encryption, and a server that a test names.
+
+use super::{PASSWORD, Postgres, Version};
+use crate::relay::{private, sha256};
+use crate::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
+use crate::{Output, Sandbox, plugin};
+use age::secrecy::ExposeSecret;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use strongroom::store::Store;
+use strongroom::store::s3::S3Store;
+use tokio::runtime::Runtime;
+
+/// What the plugin asks for of an installation of PostgreSQL.
+const PROGRAMS: [&str; 7] = ["initdb", "pg_amcheck", "pg_dump", "pg_dumpall", "pg_restore", "postgres", "psql"];
+
+/// The table that everything behind was written by `plugin approve`.
+const PLUGIN: &str = "[plugin.postgres]";
+
+/// The job `orders`.
+#[derive(Debug)]
+pub struct Job {
+    /// Where everything is.
+    pub sandbox: Sandbox,
+    /// The server that receives the backups, unless it is a directory.
+    s3: Option<S3Server>,
+    recipient: String,
+    approved: String,
+    // Beside the sandbox, which is private: the scratch server runs as somebody else.
+    _scratch: tempfile::TempDir,
+}
+
+/// Where the backups go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Into {
+    /// A directory of the sandbox.
+    Folder,
+    /// versitygw.
+    S3,
+}
+
+/// What differs between one configuration and another.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// The job's `settings`, as TOML lines.
+    pub settings: String,
+    /// The job's password; the right one unless set.
+    pub password: Option<String>,
+    /// More tables, such as a target.
+    pub more: String,
+}
+
+impl Job {
+    /// Approves the plugin with the client programs of `clients`; of `replaced`, each in its place.
+    pub fn new(into: Into, clients: Version, replaced: &[(&str, &Path)]) -> Self {
+        let mut sandbox = Sandbox::new();
+        let scratch = tempfile::Builder::new().prefix("strongroom-tmp-").tempdir_in("/tmp").expect("a folder");
+        std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        for (name, value) in [("S3_KEY", ACCESS_KEY), ("S3_SECRET", SECRET_KEY)] {
+            sandbox.set_env(name, value);
+        }
+        sandbox.set_env("TMPDIR", scratch.path());
+        let identity = age::x25519::Identity::generate();
+        private(&sandbox.write("identity.txt", identity.to_string().expose_secret()));
+        std::fs::create_dir(sandbox.path("store")).expect("the store's folder");
+        let s3 = (into == Into::S3).then(|| {
+            let started = runtime().block_on(S3Server::start(Server::Versitygw));
+            started.unwrap_or_else(|error| panic!("{error:#}"))
+        });
+        let component = plugin("postgres").unwrap_or_else(|error| panic!("{error:#}"));
+        let digest = sha256(&std::fs::read(&component).expect("the plugin"));
+        let recipient = identity.to_public().to_string();
+        let approved = format!("{PLUGIN}\nsource = {component:?}\n");
+        let mut job = Self { sandbox, s3, recipient, approved, _scratch: scratch };
+        job.write("", &Setup::default());
+        job.approve(&digest, clients, replaced);
+        job
+    }
+
+    fn approve(&mut self, digest: &str, clients: Version, replaced: &[(&str, &Path)]) {
+        let mut args: Vec<String> = ["plugin", "approve", "postgres", "--digest", digest].map(str::to_owned).into();
+        for name in PROGRAMS {
+            let given = replaced.iter().find(|(of, _)| *of == name).map(|(_, path)| path.to_path_buf());
+            let path = given.map_or_else(|| clients.program(name), Ok).unwrap_or_else(|error| panic!("{error:#}"));
+            args.extend(["--program".to_owned(), format!("{name}={}", path.display())]);
+        }
+        self.sandbox.run(&args).check_code(0);
+        let text = std::fs::read_to_string(self.sandbox.path("strongroom.toml")).expect("the configuration");
+        self.approved = text[text.find(PLUGIN).expect("the plugin's table")..].to_owned();
+    }
+
+    /// Makes `server` the one that is backed up.
+    pub fn configure(&self, server: &Postgres, setup: &Setup) {
+        self.write(&env(server), setup);
+    }
+
+    fn write(&self, env: &str, setup: &Setup) {
+        let place = match &self.s3 {
+            None => "type = \"local\"\npath = \"store\"".to_owned(),
+            Some(server) => format!(
+                "type = \"s3\"\nbucket = \"{BUCKET}\"\nendpoint = \"http://127.0.0.1:{}\"\n\
+                 access_key = {{ env = \"S3_KEY\" }}\nsecret_key = {{ env = \"S3_SECRET\" }}",
+                server.port()
+            ),
+        };
+        let Setup { settings, password, more } = setup;
+        let password = self.sandbox.write("password", password.as_deref().unwrap_or(PASSWORD));
+        private(&password);
+        self.sandbox.config(&format!(
+            r#"
+[store.main]
+{place}
+recipients = ["{recipient}"]
+identity = {{ file = "identity.txt" }}
+
+# A scratch server of its own: PostgreSQL refuses to run as root.
+[target.own-server]
+run_in = {{ user = "nobody" }}
+
+{more}
+
+[job.orders]
+plugin = "postgres"
+store = "main"
+secrets = {{ PGPASSWORD = {{ file = "password" }} }}
+{env}
+
+[job.orders.settings]
+{settings}
+
+{approved}"#,
+            recipient = self.recipient,
+            approved = self.approved,
+        ));
+    }
+
+    /// Runs `strongroom` with these arguments.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.sandbox.run(args)
+    }
+
+    /// Makes a backup that must succeed, and returns its id.
+    #[track_caller]
+    pub fn backup(&self) -> String {
+        let made = self.run(&["backup", "orders", "--output", "json"]);
+        made.check_code(0);
+        made.json()["id"].as_str().expect("a backup has an id").to_owned()
+    }
+
+    /// Fails unless nothing of a backup is to be seen: no entry, no object, no upload under way.
+    #[track_caller]
+    pub fn check_nothing_stored(&self) {
+        let listed = self.run(&["list", "orders", "--output", "json"]);
+        assert_eq!(listed.check_code(0).json()["backups"], serde_json::json!([]));
+        assert_eq!(listed.json()["unreadable"], serde_json::json!([]));
+        let Some(server) = &self.s3 else { return };
+        let pending = runtime().block_on(async {
+            S3Store::open(server.spec()).await.expect("the store").pending_uploads("").await.expect("uploads")
+        });
+        assert!(pending.is_empty(), "{pending:?}");
+    }
+
+    /// Files beneath the store, be it a directory or versitygw's.
+    pub fn stored(&self) -> Vec<PathBuf> {
+        let root = match &self.s3 {
+            None => self.sandbox.path("store"),
+            Some(server) => server.dir().join("data"),
+        };
+        crate::files(&root).expect("the files of the store")
+    }
+}
+
+/// `env` of a job or target, as a TOML line.
+pub fn env(server: &Postgres) -> String {
+    let pairs: Vec<_> = server.env().iter().map(|(name, value)| format!("{name} = {value:?}")).collect();
+    format!("env = {{ {} }}", pairs.join(", "))
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
