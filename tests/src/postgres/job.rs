@@ -52,8 +52,29 @@ pub struct Setup {
 }
 
 impl Job {
-    /// Approves the plugin with the client programs of `clients`; of `replaced`, each in its place.
-    pub fn new(into: Into, clients: Version, replaced: &[(&str, &Path)]) -> Self {
+    /// Approves the plugin with the programs of `clients`.
+    pub fn new(into: Into, clients: Version) -> Self {
+        let mut job = Self::unapproved(into);
+        job.use_programs(clients);
+        job
+    }
+
+    /// Approves the plugin again with the programs of another version. The job has to be configured
+    /// after that.
+    pub fn use_programs(&mut self, clients: Version) {
+        self.approve(clients, None);
+    }
+
+    /// The same with a script in place of one program, which is told the sandbox's folder.
+    pub fn with_program(into: Into, clients: Version, name: &str, script: impl FnOnce(&Path) -> String) -> Self {
+        let mut job = Self::unapproved(into);
+        let path = job.sandbox.write(name, script(job.sandbox.dir()));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        job.approve(clients, Some((name, path)));
+        job
+    }
+
+    fn unapproved(into: Into) -> Self {
         let mut sandbox = Sandbox::new();
         let scratch = tempfile::Builder::new().prefix("strongroom-tmp-").tempdir_in("/tmp").expect("a folder");
         std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o755)).expect("its mode");
@@ -69,19 +90,18 @@ impl Job {
             started.unwrap_or_else(|error| panic!("{error:#}"))
         });
         let component = plugin("postgres").unwrap_or_else(|error| panic!("{error:#}"));
-        let digest = sha256(&std::fs::read(&component).expect("the plugin"));
         let recipient = identity.to_public().to_string();
         let approved = format!("{PLUGIN}\nsource = {component:?}\n");
-        let mut job = Self { sandbox, s3, recipient, approved, _scratch: scratch };
-        job.write("", &Setup::default());
-        job.approve(&digest, clients, replaced);
-        job
+        Self { sandbox, s3, recipient, approved, _scratch: scratch }
     }
 
-    fn approve(&mut self, digest: &str, clients: Version, replaced: &[(&str, &Path)]) {
-        let mut args: Vec<String> = ["plugin", "approve", "postgres", "--digest", digest].map(str::to_owned).into();
+    fn approve(&mut self, clients: Version, replaced: Option<(&str, PathBuf)>) {
+        self.write("", &Setup::default());
+        let component = plugin("postgres").expect("the plugin was found before");
+        let digest = sha256(&std::fs::read(component).expect("the plugin"));
+        let mut args: Vec<String> = ["plugin", "approve", "postgres", "--digest", &digest].map(str::to_owned).into();
         for name in PROGRAMS {
-            let given = replaced.iter().find(|(of, _)| *of == name).map(|(_, path)| path.to_path_buf());
+            let given = replaced.as_ref().filter(|(of, _)| *of == name).map(|(_, path)| path.clone());
             let path = given.map_or_else(|| clients.program(name), Ok).unwrap_or_else(|error| panic!("{error:#}"));
             args.extend(["--program".to_owned(), format!("{name}={}", path.display())]);
         }
@@ -154,20 +174,17 @@ secrets = {{ PGPASSWORD = {{ file = "password" }} }}
         let listed = self.run(&["list", "orders", "--output", "json"]);
         assert_eq!(listed.check_code(0).json()["backups"], serde_json::json!([]));
         assert_eq!(listed.json()["unreadable"], serde_json::json!([]));
-        let Some(server) = &self.s3 else { return };
-        let pending = runtime().block_on(async {
-            S3Store::open(server.spec()).await.expect("the store").pending_uploads("").await.expect("uploads")
-        });
+        let pending = self.pending_uploads();
         assert!(pending.is_empty(), "{pending:?}");
     }
 
-    /// Files beneath the store, be it a directory or versitygw's.
-    pub fn stored(&self) -> Vec<PathBuf> {
-        let root = match &self.s3 {
-            None => self.sandbox.path("store"),
-            Some(server) => server.dir().join("data"),
-        };
-        crate::files(&root).expect("the files of the store")
+    /// Keys of the uploads that S3 knows of and that nobody has finished or aborted.
+    pub fn pending_uploads(&self) -> Vec<String> {
+        let Some(server) = &self.s3 else { return Vec::new() };
+        let pending = runtime().block_on(async {
+            S3Store::open(server.spec()).await.expect("the store").pending_uploads("").await.expect("uploads")
+        });
+        pending.into_iter().map(|upload| upload.key).collect()
     }
 }
 
