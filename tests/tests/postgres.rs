@@ -123,7 +123,7 @@ impl Paused<'_> {
 mkfifo {dir}/fifo
 {real:?} "$@" > {dir}/fifo &
 exec 3< {dir}/fifo
-head -c 30000000 <&3
+head -c 60000000 <&3
 echo $! > {dir}/begun.tmp && mv {dir}/begun.tmp {dir}/begun
 while [ ! -e {dir}/go ]; do sleep 0.05; done
 cat <&3
@@ -221,7 +221,7 @@ fn a_dump_that_dies_half_way_leaves_no_backup_and_no_upload() {
     server
         .sql(
             "postgres",
-            "CREATE TABLE big AS SELECT g, md5(g::text) || md5((g * 3)::text) FROM generate_series(1, 800000) g",
+            "CREATE TABLE big AS SELECT g, md5(g::text) || md5((g * 3)::text) FROM generate_series(1, 1200000) g",
         )
         .unwrap();
     for kill in [true, false] {
@@ -395,7 +395,7 @@ fn a_backup_of_15_comes_back_in_18_and_that_server_in_another_one() {
 }
 
 /// What `diagnose` finds in order on a server of its own, 18.
-const HEALTHY: [&str; 20] = [
+const HEALTHY: [&str; 21] = [
     "postgres.backup.age",
     "postgres.connect",
     "postgres.connect.pooler",
@@ -404,6 +404,7 @@ const HEALTHY: [&str; 20] = [
     "postgres.version.psql",
     "postgres.privileges.passwords",
     "postgres.privileges.read",
+    "postgres.privileges.statistics",
     "postgres.privileges.row_security",
     "postgres.databases",
     "postgres.transactions.long",
@@ -461,6 +462,7 @@ fn diagnose_names_what_is_wrong_with_a_server_why_and_what_to_do() {
     for (id, outcome, evidence) in [
         ("postgres.privileges.passwords", "warned", "weak may not read pg_authid"),
         ("postgres.privileges.read", "failed", "invoice"),
+        ("postgres.privileges.statistics", "warned", "pg_read_all_stats"),
         ("postgres.privileges.row_security", "failed", "hidden"),
         ("postgres.databases", "failed", "\"shop-orders\" is closed to weak"),
         ("postgres.settings.role", "warned", "row_security=off"),
