@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
+use strongroom_tests::container::Container;
 use strongroom_tests::postgres::job::{Into, Job, Setup, env};
 use strongroom_tests::postgres::{Access, PASSWORD, Postgres, Version};
 use strongroom_tests::{Output, wait_until};
@@ -474,6 +475,42 @@ fn diagnose_names_what_is_wrong_with_a_server_why_and_what_to_do() {
     drop(server);
     let verdict = job.run(&["diagnose", "orders", "--output", "json"]).check_code(5).json();
     check_found(&verdict, "postgres.connect", "failed", &port);
+}
+
+/// Copies programs of 15 into `/postgres` of a container, each with the libraries that it names.
+fn install(root: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir(root.join("postgres"))?;
+    for name in ["pg_dump", "pg_dumpall", "pg_restore", "psql"] {
+        let program = Version::V15.program(name)?;
+        std::fs::copy(&program, root.join("postgres").join(name))?;
+        let listed = text(std::process::Command::new("ldd").arg(&program).output()?);
+        for library in listed.split_whitespace().filter(|word| word.starts_with('/')) {
+            let copy = root.join(&library[1..]);
+            std::fs::create_dir_all(copy.parent().unwrap())?;
+            std::fs::copy(library, copy)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_job_in_a_container_uses_only_the_programs_in_it() {
+    let server = Postgres::start_with(Version::V15, Access::Password, &[]).unwrap();
+    server.fill().unwrap();
+    let container = Container::start_with(install).unwrap();
+    let mut job = Job::new(Into::Folder, Version::V15);
+    job.use_programs_in(Path::new("/postgres"));
+    let place = format!("{{ container = {:?}, client = {:?} }}", container.name(), container.client());
+    let settings = "databases = [\"billing\", \"shop-orders\"]".to_owned();
+    job.configure(&server, &Setup { settings, run_in: Some(place), ..Setup::default() });
+    let id = job.backup();
+    let verdict = job.run(&["verify", "orders", &id, "--depth", "contents", "--output", "json"]).check_code(0).json();
+    check_outcome(&verdict, "postgres.dump.decodes", "passed");
+    let verdict = job.run(&["diagnose", "orders", "--output", "json"]).json();
+    check_outcome(&verdict, "postgres.version.client", "passed");
+    server.sql("postgres", "ALTER DATABASE \"shop-orders\" RENAME TO before").unwrap();
+    job.run(&["restore", "orders", &id, "--option", "databases=[\"shop-orders\"]"]).check_code(0);
+    assert_eq!(server.sql("before", DIGEST).unwrap(), server.sql("shop-orders", DIGEST).unwrap());
 }
 
 /// A session that has done something and stays; ended when this is dropped.

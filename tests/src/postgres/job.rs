@@ -49,6 +49,8 @@ pub struct Setup {
     pub password: Option<String>,
     /// More tables, such as a target.
     pub more: String,
+    /// The job's `run_in`; this machine unless set.
+    pub run_in: Option<String>,
 }
 
 impl Job {
@@ -62,15 +64,20 @@ impl Job {
     /// Approves the plugin again with the programs of another version. The job has to be configured
     /// after that.
     pub fn use_programs(&mut self, clients: Version) {
-        self.approve(clients, None);
+        self.approve(|name| installed(clients, name));
     }
 
-    /// The same with a script in place of one program, which is told the sandbox's folder.
+    /// The same with the programs of a directory, which need not be on this machine.
+    pub fn use_programs_in(&mut self, dir: &Path) {
+        self.approve(|name| dir.join(name));
+    }
+
+    /// Approves the plugin with a script in place of one program, which is told the sandbox's folder.
     pub fn with_program(into: Into, clients: Version, name: &str, script: impl FnOnce(&Path) -> String) -> Self {
         let mut job = Self::unapproved(into);
         let path = job.sandbox.write(name, script(job.sandbox.dir()));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its mode");
-        job.approve(clients, Some((name, path)));
+        job.approve(|wanted| if wanted == name { path.clone() } else { installed(clients, wanted) });
         job
     }
 
@@ -95,15 +102,14 @@ impl Job {
         Self { sandbox, s3, recipient, approved, _scratch: scratch }
     }
 
-    fn approve(&mut self, clients: Version, replaced: Option<(&str, PathBuf)>) {
+    /// Approves the plugin as an operator does who has looked at it: this digest, these programs.
+    fn approve(&mut self, path_of: impl Fn(&str) -> PathBuf) {
         self.write("", &Setup::default());
         let component = plugin("postgres").expect("the plugin was found before");
         let digest = sha256(&std::fs::read(component).expect("the plugin"));
         let mut args: Vec<String> = ["plugin", "approve", "postgres", "--digest", &digest].map(str::to_owned).into();
         for name in PROGRAMS {
-            let given = replaced.as_ref().filter(|(of, _)| *of == name).map(|(_, path)| path.clone());
-            let path = given.map_or_else(|| clients.program(name), Ok).unwrap_or_else(|error| panic!("{error:#}"));
-            args.extend(["--program".to_owned(), format!("{name}={}", path.display())]);
+            args.extend(["--program".to_owned(), format!("{name}={}", path_of(name).display())]);
         }
         self.sandbox.run(&args).check_code(0);
         let text = std::fs::read_to_string(self.sandbox.path("strongroom.toml")).expect("the configuration");
@@ -124,7 +130,8 @@ impl Job {
                 server.port()
             ),
         };
-        let Setup { settings, password, more } = setup;
+        let Setup { settings, password, more, run_in } = setup;
+        let run_in = run_in.as_ref().map(|place| format!("run_in = {place}")).unwrap_or_default();
         let password = self.sandbox.write("password", password.as_deref().unwrap_or(PASSWORD));
         private(&password);
         self.sandbox.config(&format!(
@@ -145,6 +152,7 @@ plugin = "postgres"
 store = "main"
 secrets = {{ PGPASSWORD = {{ file = "password" }} }}
 {env}
+{run_in}
 
 [job.orders.settings]
 {settings}
@@ -192,6 +200,10 @@ secrets = {{ PGPASSWORD = {{ file = "password" }} }}
 pub fn env(server: &Postgres) -> String {
     let pairs: Vec<_> = server.env().iter().map(|(name, value)| format!("{name} = {value:?}")).collect();
     format!("env = {{ {} }}", pairs.join(", "))
+}
+
+fn installed(version: Version, name: &str) -> PathBuf {
+    version.program(name).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 fn runtime() -> Runtime {
