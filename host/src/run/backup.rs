@@ -102,7 +102,7 @@ async fn collect(
         facts: report.facts,
         skipped,
         not_captured: report.not_captured,
-        needs: parse_needs(job, report.needs)?,
+        needs: parse_needs(job, &report.needs)?,
         state: report.state,
         warnings: Vec::new(),
         extra: Default::default(),
@@ -114,7 +114,7 @@ async fn collect(
     Ok((record, artifacts))
 }
 
-fn parse_needs(job: &Job, needs: Vec<String>) -> Result<Vec<BackupId>> {
+fn parse_needs(job: &Job, needs: &[String]) -> Result<Vec<BackupId>> {
     needs
         .iter()
         .map(|id| id.parse::<BackupId>())

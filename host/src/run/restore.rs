@@ -79,7 +79,8 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
 
 /// What was written into buckets is durable before a restore is called done.
 async fn flush(job: &Job) -> Result<()> {
-    for bucket in job.buckets.values().cloned() {
+    for bucket in job.buckets.values() {
+        let bucket = bucket.clone();
         tokio::task::spawn_blocking(move || bucket.flush())
             .await
             .map_err(|e| Error::failed("the thread that flushes a bucket ended badly").because(e))??;
