@@ -47,7 +47,7 @@ impl Scratch {
                 ))
                 .fact("got", format!("mode {:04o} of \"{}\"", mode & 0o7777, root.display()))
                 .hint(
-                    "name another place with --scratch-dir, such as a directory beneath /var/tmp that others may enter",
+                    "name another place with the variable TMPDIR, such as a directory beneath /var/tmp that others may enter",
                 ));
             }
         }

@@ -141,7 +141,7 @@ async fn an_interface_of_which_nothing_is_granted_is_refused_with_the_toml_that_
     assert_eq!(error.kind(), Kind::Denied, "{text}");
     for line in [
         "[plugin.rogue.grant.exec.echo]",
-        "program = \"echo\"",
+        "/echo\"",
         "args = [\"{word}\"]",
         "verbs = [\"backup\", \"diagnose\"]",
     ] {
