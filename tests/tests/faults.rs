@@ -15,8 +15,8 @@ use strongroom_tests::s3::{self, ACCESS_KEY, S3Server, SECRET_KEY, Server};
 use strongroom_tests::{Output, Sandbox, free_port, plugin, wait_until};
 
 /// Two parts and a bit: small enough to be quick, large enough to be a real multipart upload.
-const PRODUCE: &str = "head -c 12000000 /dev/urandom";
-const SMALL_PARTS: &str = "part_bytes = \"5MiB\"";
+const PRODUCE: &str = "head -c 20000000 /dev/urandom";
+const SMALL_PARTS: &str = "part_bytes = \"8MiB\"";
 
 /// One error with this exit code that says each of these, and no credential.
 #[track_caller]
@@ -293,7 +293,7 @@ async fn a_server_that_stands_still_and_hangs_up_is_ridden_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_is_changed_on_its_way_is_never_stored() {
-    check_survives(Rule::first(1, "PUT", "partNumber=1", Act::FlipRequest)).await;
+    check_fails_behind(Rule::first(1, "PUT", "partNumber=1", Act::FlipRequest), 1, &["BadDigest", "changes bytes"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -426,4 +426,41 @@ fn what_a_plugin_says_cannot_forge_a_line_or_command_the_terminal() {
     let output = rogue("speak").run(["backup", "orders"]);
     check_one_error(&output, 1, &["forged"]);
     assert!(!output.stderr.contains('\u{1b}') && !output.stderr.lines().any(|line| line.starts_with("line")));
+}
+
+// What an operator does meanwhile.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once_what_the_first_one_only_began_to_end() {
+    let stall = || Act::Stall(Duration::from_secs(600));
+    let rules = vec![Rule::always("PUT", "partNumber=2", stall()), Rule::always("DELETE", "uploadId=", stall())];
+    let behind = Behind::start(rules).await;
+    let running = behind.relay.sandbox.strongroom(["backup", "orders"]).start().unwrap();
+    let seen = |what: &'static str| {
+        let seen = move |request: &String| request.contains(what);
+        wait_until(what, Duration::from_secs(60), || Ok(behind.proxy.requests().iter().any(seen).then_some(())))
+    };
+    seen("partNumber=2").unwrap();
+    running.signal(Signal::INT).unwrap();
+    // It cleans up, and the store does not answer to that either.
+    seen("DELETE").unwrap();
+    running.signal(Signal::TERM).unwrap();
+    let output = running.finish(Duration::from_secs(30)).unwrap();
+    output.check_code(130).check_stderr("once more ends at once");
+}
+
+#[test]
+fn a_diagnosis_of_a_store_that_is_not_there_says_so_and_still_asks_the_component() {
+    let relay = relay_at(free_port().unwrap(), s3::BUCKET);
+    let output = relay.run(&["diagnose", "orders", "--output", "json"]);
+    let found = output.check_code(5).json();
+    check_documented(&found, "Findings");
+    let outcome_of = |id: &str| {
+        let checks = found["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["id"] == id).unwrap_or(&Value::Null)["outcome"].clone()
+    };
+    assert_eq!(outcome_of("host.store"), "failed");
+    assert_eq!(outcome_of("host.backups"), "failed");
+    assert_eq!(outcome_of("host.memory"), "passed");
+    assert_eq!(outcome_of("relay.query"), "passed", "{found:#}");
 }

@@ -209,8 +209,8 @@ static STORE: Section = Section {
         may("level", Shape::Whole(1, 19), "zstd level, 1 to 19; 2 unless set."),
         may(
             "part_bytes",
-            Shape::Size(64 << 10, 512 << 20),
-            "Size of an uploaded part, such as \"8MiB\", which is the default; at least 5MiB for S3.",
+            Shape::Size(256 << 10, 512 << 20),
+            "Size of an uploaded part, a power of two such as \"8MiB\", which is the default; at least 8MiB for S3.",
         ),
         may("parts_per_segment", Shape::Whole(1, 10_000), "Parts in one object at most; 950 unless set."),
         may(
