@@ -87,7 +87,8 @@ fn a_store_that_is_not_there_is_said_with_its_address() {
     let relay = relay_at(port, s3::BUCKET);
     let address = format!("127.0.0.1:{port}");
     // Somebody waits for these: they do not try for minutes.
-    for verb in [&["list"][..], &["show", "orders", "latest"], &["store", "check", "main"], &["store", "init", "main"]] {
+    for verb in [&["list"][..], &["show", "orders", "latest"], &["store", "check", "main"], &["store", "init", "main"]]
+    {
         check_one_error(&relay.run(verb), 1, &[&address, "nothing listens", "attempts"]);
     }
     // A run at night is patient, and says that it waits.
@@ -200,7 +201,8 @@ async fn store_check_and_store_init_accept_every_real_store() {
         let checked = relay.run(&["store", "check", "main", "--output", "json"]);
         let checked = checked.check_code(0).json();
         check_documented(&checked, "StoreChecked");
-        for id in ["store.conditional-put", "store.multipart", "store.clock", "store.abort", "store.conditional-replace"]
+        for id in
+            ["store.conditional-put", "store.multipart", "store.clock", "store.abort", "store.conditional-replace"]
         {
             let check = checked["checks"].as_array().unwrap().iter().find(|check| check["id"] == id);
             assert_eq!(check.unwrap_or(&Value::Null)["outcome"], "passed", "{id}: {checked:#}");
@@ -293,13 +295,15 @@ async fn a_server_that_stands_still_and_hangs_up_is_ridden_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_is_changed_on_its_way_is_never_stored() {
-    check_fails_behind(Rule::first(1, "PUT", "partNumber=1", Act::FlipRequest), 1, &["BadDigest", "changes bytes"]).await;
+    check_fails_behind(Rule::first(1, "PUT", "partNumber=1", Act::FlipRequest), 1, &["BadDigest", "changes bytes"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn interrupted_while_the_store_stands_still_a_backup_ends_and_leaves_no_upload() {
     for signal in [Signal::INT, Signal::TERM] {
-        let behind = Behind::start(vec![Rule::always("PUT", "partNumber=2", Act::Stall(Duration::from_secs(600)))]).await;
+        let behind =
+            Behind::start(vec![Rule::always("PUT", "partNumber=2", Act::Stall(Duration::from_secs(600)))]).await;
         let running = behind.relay.sandbox.strongroom(["backup", "orders"]).start().unwrap();
         let at_part = || Ok((behind.proxy.touched() > 0).then_some(()));
         wait_until("the second part", Duration::from_secs(60), at_part).unwrap();

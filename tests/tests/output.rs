@@ -35,7 +35,10 @@ fn what_the_configuration_does_not_name_is_told_with_what_it_does() {
         (&["store", "init", "mian"], ["there is no store \"mian\"", "main"]),
         (&["plugin", "inspect", "rely"], ["there is no plugin \"rely\"", "relay"]),
         (&["plugin", "approve", "rely"], ["there is no plugin \"rely\"", "relay"]),
-        (&["restore", "orders", "latest", "--target", "scratch"], ["there is no target \"scratch\"", "[target.scratch]"]),
+        (
+            &["restore", "orders", "latest", "--target", "scratch"],
+            ["there is no target \"scratch\"", "[target.scratch]"],
+        ),
         (&["verify", "orders", "--depth", "restore", "--target", "x"], ["there is no target \"x\"", "[target.x]"]),
         (&["verify", "orders", "--depth", "restore"], ["needs a place to restore into", "--target"]),
         (&["verify", "orders", "--depth", "bottom"], ["bottom", "stored"]),
@@ -53,10 +56,9 @@ fn what_the_configuration_does_not_name_is_told_with_what_it_does() {
 fn restore_options_that_break_the_schema_are_named_before_anything_is_done() {
     let relay = Relay::new(Setup::default());
     let id = relay.backup();
-    for (option, says) in [
-        ("nope=1", ["only keys of the schema", "nope"]),
-        ("fail_after=soon", ["options.fail_after", "type integer"]),
-    ] {
+    for (option, says) in
+        [("nope=1", ["only keys of the schema", "nope"]), ("fail_after=soon", ["options.fail_after", "type integer"])]
+    {
         check_usage(&relay.run(&["restore", "orders", &id, "--option", option]), &says);
     }
 }

@@ -5,7 +5,6 @@ use super::output::Output;
 use super::session::{Needs, Session};
 use super::table::{self, Align, Table};
 use super::{Globals, vendor};
-use crate::error::{Error, Kind};
 use crate::record::{BackupRecord, Outcome};
 use crate::run::backup;
 use crate::unit;
@@ -33,20 +32,10 @@ pub async fn run(args: BackupArgs, globals: &Globals, cancel: CancellationToken)
     let session = Session::open(globals, cancel)?;
     let job = session.job(&args.job, Needs::default()).await?;
     let made = if args.dry_run { backup::dry_run(&job).await } else { backup::backup(&job).await };
-    let record = made.map_err(|error| with_next_step(error, &args.job))?;
+    let next = || format!("look for the cause: strongroom diagnose {}", args.job);
+    let record = made.map_err(|error| super::report::with_next_step(error, next))?;
     drop(session);
     Done::of(&record, args.dry_run).print(&globals.output())
-}
-
-/// An error that says nowhere what to do next says it here: the checks know more than one failure does.
-fn with_next_step(error: Error, job: &str) -> Error {
-    let mut said = std::iter::successors(Some(&error), |error| {
-        std::error::Error::source(*error).and_then(|source| source.downcast_ref::<Error>())
-    });
-    if error.kind() == Kind::Cancelled || said.any(|error| error.hint_text().is_some()) {
-        return error;
-    }
-    error.hint(format!("look for the cause: strongroom diagnose {job}"))
 }
 
 /// The result of `backup` as JSON. Documented; keys are only ever added.

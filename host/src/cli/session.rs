@@ -134,7 +134,10 @@ impl Session {
             error.while_doing(format!("the settings of job \"{name}\" are not what plugin \"{label}\" takes"))
         })?;
         let host_key = Arc::new(self.host_key()?);
-        let catalog = Catalog::new(store::open_with(self.spec(store_label, store)?, self.patience).await?, self.trust(&host_key)?);
+        let catalog = Catalog::new(
+            store::open_with(self.spec(store_label, store)?, self.patience).await?,
+            self.trust(&host_key)?,
+        );
         Ok(Job {
             name: name.clone(),
             store: catalog.store().clone(),

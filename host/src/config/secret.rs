@@ -59,9 +59,9 @@ fn read(path: &Path, key: &str) -> Result<(Zeroizing<String>, Option<String>)> {
     let attempt = || format!("read \"{}\", the secret of {key}", path.display());
     let hint = format!("create the file, readable by strongroom only, or change {key}");
     let file = std::fs::File::open(path).doing(attempt).map_err(|error| match error.kind() {
-        Kind::NotFound => Error::invalid(format!("the file \"{}\" of {key} is not there", path.display()))
-            .hint(hint)
-            .because(error),
+        Kind::NotFound => {
+            Error::invalid(format!("the file \"{}\" of {key} is not there", path.display())).hint(hint).because(error)
+        }
         _ => error.hint(hint),
     })?;
     let about = file.metadata().doing(attempt)?;
