@@ -11,6 +11,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::exec::Place;
 use crate::id::Label;
 use crate::plugin::{Cache, Plugin, component};
+use crate::policy::Grants;
 use crate::progress::Progress;
 use crate::run::{Job, Sealing};
 use crate::secret::Secret;
@@ -149,7 +150,7 @@ impl Session {
             grants: plugin.grants.clone(),
             limits: plugin.limits.clone(),
             place: Arc::new(self.place(name, job, needs.target.as_ref())?),
-            buckets: self.buckets()?,
+            buckets: self.buckets(&plugin.grants)?,
             settings: job.settings.clone(),
             host_key,
             budget: Self::budget(store)?,
@@ -194,9 +195,11 @@ impl Session {
         Ok(Place { run_in: run_in.clone(), env: env.clone(), secrets })
     }
 
-    fn buckets(&self) -> Result<BTreeMap<String, SharedBucket>> {
+    /// The buckets that the plugin is granted; others are nobody's business here.
+    fn buckets(&self, grants: &Grants) -> Result<BTreeMap<String, SharedBucket>> {
         let mut open = BTreeMap::new();
-        for (label, BucketConfig::Local { path }) in &self.config.buckets {
+        let granted = self.config.buckets.iter().filter(|(label, _)| grants.buckets.contains_key(label.as_str()));
+        for (label, BucketConfig::Local { path }) in granted {
             let bucket = LocalBucket::open(path)
                 .map_err(|error| error.while_doing(format!("could not open bucket \"{label}\"")))?;
             open.insert(label.to_string(), Arc::new(bucket) as SharedBucket);

@@ -473,7 +473,7 @@ static JOB: Section = Section {
         ),
         not_built("schedule", "call `strongroom backup JOB` from a systemd timer or a CronJob; the README has both"),
         not_built("timezone", "set the time zone in the systemd timer or CronJob that calls `strongroom backup JOB`"),
-        not_built("keep", "let a lifecycle rule of the bucket expire old backups; the README says how"),
+        not_built("keep", "remove old backups by hand, the record first; the README says how"),
         not_built("copy_to", "use a second job with the other store, or the bucket's own replication"),
         not_built("notify", "use OnFailure= of the systemd unit, or an alert on the CronJob"),
         not_built("backup", "give the job `secrets` of its own, and narrow the grants of its plugin"),

@@ -20,7 +20,7 @@ pub fn line(text: &str) -> String {
     shown
 }
 
-/// At most `max` texts, each as [`line`].
+/// At most `max` texts, each as [`line()`].
 pub fn lines(texts: Vec<String>, max: usize) -> Vec<String> {
     texts.into_iter().take(max).map(|text| line(&text)).collect()
 }

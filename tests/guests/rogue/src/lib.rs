@@ -66,7 +66,7 @@ fn deeper(n: u64) -> u64 {
 #[expect(unconditional_recursion, reason = "that is what it is for")]
 fn deeper_without_memory(n: u64) -> u64 {
     let below = deeper_without_memory(n + run::now_ms());
-    below ^ run::now_ms()
+    below ^ black_box(n)
 }
 
 #[inline(never)]
