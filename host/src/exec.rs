@@ -9,6 +9,7 @@
 
 mod container;
 mod feed;
+mod find;
 mod launch;
 mod local;
 mod output;
@@ -21,6 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::policy::exec::{CommandLine, StdinGrant};
 use crate::secret::{Redactor, Secret};
 use crate::stream::{Leash, Origin, Source};
+pub use find::{STANDARD_PATH, find_program};
 use output::Stdout;
 pub use probe::probe;
 use std::collections::BTreeMap;

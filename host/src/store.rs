@@ -44,11 +44,16 @@ pub enum StoreSpec {
 /// Opens a store behind the retry layer. Asks no server anything yet; a local directory that is
 /// missing is an error.
 pub async fn open(spec: StoreSpec) -> Result<Arc<dyn Store>> {
+    open_with(spec, retry::RetryPolicy::default()).await
+}
+
+/// As [`open`], with this much patience.
+pub async fn open_with(spec: StoreSpec, patience: retry::RetryPolicy) -> Result<Arc<dyn Store>> {
     let store: Arc<dyn Store> = match spec {
         StoreSpec::Local { path } => Arc::new(local::LocalStore::open(&path)?),
         StoreSpec::S3(spec) => Arc::new(s3::S3Store::open(spec).await?),
     };
-    Ok(Arc::new(retry::RetryStore::new(store, retry::RetryPolicy::default())))
+    Ok(Arc::new(retry::RetryStore::new(store, patience)))
 }
 
 /// CRC64NVME, the checksum that travels with every part.

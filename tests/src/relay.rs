@@ -18,6 +18,8 @@ pub struct Setup {
     pub settings: String,
     /// The plugin's `limits`, as TOML lines.
     pub limits: String,
+    /// Where `[store.main]` is, as TOML lines.
+    pub place: String,
     /// More lines of `[store.main]`.
     pub store: String,
 }
@@ -30,6 +32,7 @@ impl Default for Setup {
             consume: sh("cat > /dev/null"),
             settings: String::new(),
             limits: String::new(),
+            place: "type = \"local\"\npath = \"store\"".into(),
             store: String::new(),
         }
     }
@@ -71,12 +74,11 @@ impl Relay {
                 command.iter().map(|arg| format!("{:?}", arg.replace('{', "{{").replace('}', "}}"))).collect();
             format!("program = {}\nargs = [{}]", quoted[0], quoted[1..].join(", "))
         };
-        let Setup { produce, produce_more, consume, settings, limits, store } = setup;
+        let Setup { produce, produce_more, consume, settings, limits, place, store } = setup;
         self.sandbox.config(&format!(
             r#"
 [store.main]
-type = "local"
-path = "store"
+{place}
 recipients = ["{recipient}"]
 identity = {{ file = "identity.txt" }}
 {store}

@@ -307,3 +307,23 @@ fn every_decision_says_what_was_given_up_and_when_to_look_again() {
     }
     check_nothing(&wrong, "a decision without its cost cannot be judged later");
 }
+
+#[test]
+fn every_test_that_the_page_on_bad_input_names_exists() {
+    let page = std::fs::read_to_string(root().join("docs/bad-input.md")).unwrap();
+    let named = Regex::new(r"`([^` ]+\.rs)::([a-z0-9_]+)`").unwrap();
+    let mut wrong = Vec::new();
+    for row in page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| --- ")).skip(1) {
+        let tests: Vec<_> = named.captures_iter(row).collect();
+        if tests.is_empty() {
+            wrong.push(format!("no test: {row}"));
+        }
+        for test in tests {
+            let source = std::fs::read_to_string(root().join(&test[1])).unwrap_or_default();
+            if !source.contains(&format!("fn {}(", &test[2])) {
+                wrong.push(format!("{}::{}", &test[1], &test[2]));
+            }
+        }
+    }
+    check_nothing(&wrong, "what the page says is shown is shown by a test (docs/bad-input.md)");
+}

@@ -31,7 +31,9 @@ pub struct BackupArgs {
 pub async fn run(args: BackupArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
     let session = Session::open(globals, cancel)?;
     let job = session.job(&args.job, Needs::default()).await?;
-    let record = if args.dry_run { backup::dry_run(&job).await? } else { backup::backup(&job).await? };
+    let made = if args.dry_run { backup::dry_run(&job).await } else { backup::backup(&job).await };
+    let next = || format!("look for the cause: strongroom diagnose {}", args.job);
+    let record = made.map_err(|error| super::report::with_next_step(error, next))?;
     drop(session);
     Done::of(&record, args.dry_run).print(&globals.output())
 }

@@ -21,7 +21,7 @@ pub struct DiagnoseArgs {
 
 /// Runs it.
 pub async fn run(args: DiagnoseArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
-    let session = Session::open(globals, cancel)?;
+    let session = Session::open(globals, cancel)?.in_a_hurry();
     let job = session.job(&args.job, Needs::default()).await?;
     let objective = session.config.job(&args.job)?.1.objective;
     let checks = diagnose::diagnose(&job, objective).await?;

@@ -35,6 +35,7 @@ pub struct ListArgs {
 /// Runs it.
 pub async fn run(args: ListArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
     let (session, bare) = Session::open_or_bare(globals, &args.bare, cancel)?;
+    let session = session.in_a_hurry();
     let only = args.job.as_deref().map(str::parse::<Label>).transpose()?;
     let stores: Vec<Label> = match (&bare, &args.store, &only) {
         (Some(label), ..) => vec![label.clone()],

@@ -123,11 +123,14 @@ struct ShownBuild<'a> {
 fn inspect(plugin: &str, globals: &Globals) -> anyhow::Result<Exit> {
     let as_file = Path::new(plugin);
     let inspection = if as_file.is_file() || plugin.contains('/') {
-        crate::plugin::inspect::inspect(&Component::decode(&read_component(as_file)?)?, None)
+        let component = Component::decode(&read_component(as_file)?)
+            .map_err(|error| error.while_doing(format!("could not look into \"{plugin}\"")))?;
+        crate::plugin::inspect::inspect(&component, None)
     } else {
         let config = globals.load()?;
-        let (_, plugin) = config.plugin(plugin)?;
-        let component = Component::decode(&read_component(&plugin.source)?)?;
+        let (label, plugin) = config.plugin(plugin)?;
+        let component = Component::decode(&read_component(&plugin.source)?)
+            .map_err(|error| error.while_doing(format!("could not read plugin \"{label}\"")))?;
         crate::plugin::inspect::inspect(&component, Some(&plugin.grants))
     };
     globals.output().result(&inspection, || inspection.to_string())?;

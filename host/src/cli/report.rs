@@ -8,6 +8,17 @@ use crate::error::{Error, Kind};
 use crate::plugin::context::Step;
 use serde::Serialize;
 
+/// The error with what to do next, where nothing in its chain says it.
+pub fn with_next_step(error: Error, next: impl FnOnce() -> String) -> Error {
+    let mut chain = std::iter::successors(Some(&error), |error| {
+        std::error::Error::source(*error).and_then(|source| source.downcast_ref::<Error>())
+    });
+    if error.kind() == Kind::Cancelled || chain.any(|error| error.hint_text().is_some()) {
+        return error;
+    }
+    error.hint(next())
+}
+
 /// An error as JSON: `{ "error": … }`. Documented; keys are only ever added.
 #[derive(Debug, Serialize)]
 pub struct Report {

@@ -116,6 +116,8 @@ pub async fn run(args: RestoreArgs, globals: &Globals, cancel: CancellationToken
         return Err(listed.not_believed().into());
     };
     if let Err(error) = restored.result {
+        let next = || format!("see whether the backup is whole: strongroom verify {} {}", args.job, record.id);
+        let error = super::report::with_next_step(error, next);
         return Err(stopped(&args, restored.steps, restored.changed_target, error, globals));
     }
     let shown = Restored {

@@ -14,6 +14,7 @@ use crate::plugin::{Cache, Plugin, component};
 use crate::progress::Progress;
 use crate::run::{Job, Sealing};
 use crate::secret::Secret;
+use crate::store::retry::RetryPolicy;
 use crate::store::s3::{S3Credentials, S3Spec, STALL_WAIT};
 use crate::store::{self, StoreSpec};
 use crate::stream::{Budget, BudgetSettings, Identity, Recipients};
@@ -33,6 +34,8 @@ pub struct Session {
     pub progress: Arc<dyn Progress>,
     /// Ends everything.
     pub cancel: CancellationToken,
+    /// How patient it is with a store that does not answer.
+    pub patience: RetryPolicy,
 }
 
 /// What a verb needs of a job.
@@ -52,7 +55,15 @@ impl Session {
 
     /// A session with a configuration that was made, or read elsewhere.
     pub fn with(globals: &Globals, config: Config, cancel: CancellationToken) -> Result<Self> {
-        Ok(Self { config, directories: globals.directories()?, progress: globals.progress(), cancel })
+        let (directories, progress) = (globals.directories()?, globals.progress());
+        Ok(Self { config, directories, progress, cancel, patience: RetryPolicy::default() })
+    }
+
+    /// The same, for a question that somebody waits for.
+    #[must_use]
+    pub fn in_a_hurry(mut self) -> Self {
+        self.patience = RetryPolicy::IN_A_HURRY;
+        self
     }
 
     /// A session for a store that no configuration describes, where its address is given; else as
@@ -93,7 +104,7 @@ impl Session {
     pub async fn catalog(&self, store: &Label, signer: Option<&str>) -> Result<Catalog> {
         let config = self.config.store(store.as_str())?.1;
         let trust = self.trust(&self.host_key()?)?;
-        let catalog = Catalog::new(store::open(self.spec(store, config)?).await?, trust);
+        let catalog = Catalog::new(store::open_with(self.spec(store, config)?, self.patience).await?, trust);
         Ok(match signer {
             Some(key) => catalog.trusting(key.parse()?),
             None => catalog,
@@ -123,7 +134,10 @@ impl Session {
             error.while_doing(format!("the settings of job \"{name}\" are not what plugin \"{label}\" takes"))
         })?;
         let host_key = Arc::new(self.host_key()?);
-        let catalog = Catalog::new(store::open(self.spec(store_label, store)?).await?, self.trust(&host_key)?);
+        let catalog = Catalog::new(
+            store::open_with(self.spec(store_label, store)?, self.patience).await?,
+            self.trust(&host_key)?,
+        );
         Ok(Job {
             name: name.clone(),
             store: catalog.store().clone(),

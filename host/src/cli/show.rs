@@ -31,6 +31,7 @@ pub struct ShowArgs {
 /// Runs it.
 pub async fn run(args: ShowArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
     let (session, bare) = Session::open_or_bare(globals, &args.bare, cancel)?;
+    let session = session.in_a_hurry();
     let store = match bare {
         Some(label) => label,
         None => session.config.job(&args.job)?.1.store.clone(),

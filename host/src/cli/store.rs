@@ -66,7 +66,7 @@ async fn init(
     if let Some(file) = new_identity {
         make_identity(store, file, globals)?;
     }
-    let session = Session::open(globals, cancel)?;
+    let session = Session::open(globals, cancel)?.in_a_hurry();
     let (label, config) = session.config.store(store)?;
     if let StorePlace::Local { path } = &config.place {
         std::fs::create_dir_all(path)
@@ -124,7 +124,7 @@ fn make_identity(store: &str, file: &Path, globals: &Globals) -> Result<()> {
 }
 
 async fn check(store: &str, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
-    let session = Session::open(globals, cancel)?;
+    let session = Session::open(globals, cancel)?.in_a_hurry();
     let label = session.config.store(store)?.0;
     let catalog = session.catalog(label, None).await?;
     let report = crate::store::check::run(catalog.store()).await?;

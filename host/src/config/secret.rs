@@ -4,7 +4,7 @@
 
 use super::SecretRef;
 use super::environment::Lookup;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, Kind, Result};
 use crate::secret::{MIN_SECRET_BYTES, Secret};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -29,13 +29,13 @@ pub struct Resolved {
 ///
 /// Of a file, one trailing newline is not part of the secret.
 ///
-/// Errors: `NotFound` (variable or file missing), `Denied` (file not readable), `Invalid` (empty,
-/// not UTF-8, a NUL, longer than 64 KiB).
+/// Errors: `Denied` (file not readable), `Invalid` (variable or file missing, since the configuration
+/// names it; empty, not UTF-8, a NUL, longer than 64 KiB).
 pub fn resolve(secret: &SecretRef, key: &str, environment: Lookup<'_>) -> Result<Resolved> {
     let (value, source, warning) = match secret {
         SecretRef::Env(name) => {
             let value = environment(name).ok_or_else(|| {
-                Error::not_found(format!("the environment variable \"{name}\" of {key} is not set"))
+                Error::invalid(format!("the environment variable \"{name}\" of {key} is not set"))
                     .hint(format!("set {name} for strongroom, or change {key}"))
             })?;
             let value = value.into_string().map_err(|_| not_text(key, &format!("the variable \"{name}\"")))?;
@@ -57,9 +57,13 @@ pub fn resolve(secret: &SecretRef, key: &str, environment: Lookup<'_>) -> Result
 
 fn read(path: &Path, key: &str) -> Result<(Zeroizing<String>, Option<String>)> {
     let attempt = || format!("read \"{}\", the secret of {key}", path.display());
-    let file = std::fs::File::open(path)
-        .doing(attempt)
-        .map_err(|error| error.hint(format!("create the file, readable by strongroom only, or change {key}")))?;
+    let hint = format!("create the file, readable by strongroom only, or change {key}");
+    let file = std::fs::File::open(path).doing(attempt).map_err(|error| match error.kind() {
+        Kind::NotFound => {
+            Error::invalid(format!("the file \"{}\" of {key} is not there", path.display())).hint(hint).because(error)
+        }
+        _ => error.hint(hint),
+    })?;
     let about = file.metadata().doing(attempt)?;
     // The buffer never grows, since growing would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_BYTES + 1).unwrap_or(usize::MAX)));
@@ -112,7 +116,6 @@ pub fn resolve_all(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
     use std::os::unix::fs::PermissionsExt;
@@ -139,7 +142,7 @@ mod tests {
     #[test]
     fn a_variable_is_read_and_a_missing_one_names_the_key() {
         assert_eq!(resolve(&env("GOOD"), "k", &environment).unwrap().secret.expose(), "correct horse");
-        check_refused(&env("MISSING"), Kind::NotFound);
+        check_refused(&env("MISSING"), Kind::Invalid);
         check_refused(&env("BYTES"), Kind::Invalid);
     }
 
@@ -157,7 +160,7 @@ mod tests {
             check_refused(&SecretRef::File(path.clone()), Kind::Invalid);
         }
         std::fs::remove_file(&path).unwrap();
-        check_refused(&SecretRef::File(path), Kind::NotFound);
+        check_refused(&SecretRef::File(path), Kind::Invalid);
     }
 
     #[test]

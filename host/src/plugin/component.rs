@@ -131,7 +131,8 @@ fn check_header(bytes: &[u8]) -> Result<()> {
         let start: String = bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         return Err(Error::invalid("the file is not a WebAssembly component")
             .fact("expected", "a file that begins with 0061736d0d000100")
-            .fact("got", if start.is_empty() { "an empty file".to_owned() } else { start }));
+            .fact("got", if start.is_empty() { "an empty file".to_owned() } else { start })
+            .hint("name the .wasm file that \"strongroom plugin build\" or the vendor made"));
     }
     Ok(())
 }

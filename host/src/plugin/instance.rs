@@ -170,11 +170,13 @@ impl Ending {
             types::Error::TimedOut(text) => (Kind::TimedOut, text),
             types::Error::Limit(text) => (Kind::Limit, text),
         };
-        let error =
-            Error::new(kind, format!("plugin \"{}\" {} reported: {}", self.name, self.version, speech::line(&text)));
+        let said = format!("plugin \"{}\" {} reported: {}", self.name, self.version, speech::line(&text));
         match self.guard.behind(&text) {
-            Some(behind) => error.because(behind),
-            None => error,
+            // What a server or the operating system denied is a failure for the guest, and a denial for
+            // whoever runs it.
+            Some(behind) if behind.kind() == Kind::Denied => Error::denied(said).because(behind),
+            Some(behind) => Error::new(kind, said).because(behind),
+            None => Error::new(kind, said),
         }
     }
 

@@ -108,7 +108,7 @@ fn check_grants(label: &str, component: &Component, grants: &Grants) -> Result<(
     match missing_grants(&component.manifest, label, imports("exec"), imports("storage"), grants) {
         None => Ok(()),
         Some(missing) => Err(Error::denied(format!("plugin \"{label}\" imports what it is granted nothing of"))
-            .fact("missing", format!("\n{missing}"))
+            .fact("missing", format!("\n{}", missing.trim_end()))
             .hint(format!(
                 "grant it with \"strongroom plugin approve {label}\", or write the lines into the configuration"
             ))),

@@ -42,7 +42,7 @@ pub async fn diagnose(job: &Job, objective: Option<Duration>) -> Result<Vec<Chec
         Err(error) => {
             checks.push(
                 Finding::new("host.backups", "earlier backups")
-                    .failed(error.to_string())
+                    .failed(chain(&error))
                     .because("the store cannot be listed")
                     .build(),
             );
@@ -66,9 +66,9 @@ async fn plugin(job: &Job, backups: &[Listed]) -> Result<Vec<Check>> {
         Err(_) if job.cancel.is_cancelled() => Err(Error::cancelled("the diagnosis was cancelled")),
         Err(error) => Ok(vec![
             Finding::new("host.plugin", "the plugin's own checks")
-                .failed(error.to_string())
+                .failed(with_facts(&error))
                 .because("the plugin could not reach its component, or lacks a grant")
-                .remedy("strongroom config check")
+                .remedy(error.origin().hint_text().unwrap_or("strongroom config check"))
                 .build(),
         ]),
     }
@@ -226,6 +226,12 @@ async fn store(job: &Job) -> Vec<Check> {
             vec![reach.failed(chain(&error)).because("network, credentials or rights").remedy(hint).build()]
         }
     }
+}
+
+/// The whole chain, and what is known of the place where it began: of a plugin that crashed, where.
+fn with_facts(error: &Error) -> String {
+    let facts = error.origin().facts().iter().map(|(label, value)| format!("\n{label}: {value}"));
+    chain(error) + &facts.collect::<String>()
 }
 
 fn chain(error: &Error) -> String {

@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// After this many failures of one request somebody who waits is told.
+const WARN_AFTER: u32 = 3;
+
 /// How long and how often one request is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -43,6 +46,14 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// For a question that somebody waits for: an answer within seconds, also that there is none.
+    pub const IN_A_HURRY: RetryPolicy = RetryPolicy {
+        max_attempts: 4,
+        first_wait: Duration::from_millis(200),
+        longest_wait: Duration::from_secs(1),
+        budget: Duration::from_secs(30),
+    };
+
     /// The wait after failure number `failed` (from 1); `random` is from 0 to 255.
     fn wait(&self, failed: u32, asked: Option<Duration>, random: u8) -> Duration {
         let doubled = self.first_wait.saturating_mul(1_u32 << (failed - 1).min(20));
@@ -77,7 +88,11 @@ impl RetryPolicy {
             if failed >= self.max_attempts || began.elapsed() + wait > self.budget {
                 return Err(gave_up(error, failed, began.elapsed()));
             }
-            tracing::debug!(operation, failed, %error, wait_ms = wait.as_millis(), "trying again");
+            if failed == WARN_AFTER {
+                tracing::warn!(operation, failed, %error, "the store is in trouble; trying again");
+            } else {
+                tracing::debug!(operation, failed, %error, wait_ms = wait.as_millis(), "trying again");
+            }
             tokio::time::sleep(wait).await;
         }
     }

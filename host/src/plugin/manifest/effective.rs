@@ -1,6 +1,7 @@
 //! Requests against grants: what is effective, and which TOML would grant what is missing.
 
 use super::{ExecRequest, PluginManifest, RawExecGrant};
+use crate::exec;
 use crate::policy::storage::BucketGrant;
 use crate::policy::{Grants, exec::ExecGrant};
 use serde::Serialize;
@@ -84,10 +85,17 @@ pub fn missing_grants(
     (!toml.is_empty()).then_some(toml)
 }
 
-/// A requested command line as the grant that would allow it; the program's path is for the operator.
+/// A requested command line as the grant that would allow it. A grant names a whole path: that of the
+/// program on this machine, where there is one.
 fn exec_toml(label: &str, request: &ExecRequest) -> String {
     let mut lines = format!("[plugin.{label}.grant.exec.{}]\n", request.name);
-    lines.push_str(&format!("program = {}\n", inline(&request.program)));
+    match exec::find_program(&request.program, exec::STANDARD_PATH) {
+        Some(found) => lines.push_str(&format!("program = {}\n", inline(&found))),
+        None => lines.push_str(&format!(
+            "program = {} # not found on this machine: write its whole path\n",
+            inline(&request.program)
+        )),
+    }
     let Ok(toml::Value::Table(table)) = toml::Value::try_from(&request.grant) else { return lines };
     for (key, value) in
         table.iter().filter(|(key, value)| *key != "args" || value.as_array().is_none_or(|a| !a.is_empty()))
