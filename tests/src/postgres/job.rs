@@ -182,6 +182,8 @@ secrets = {{ PGPASSWORD = {{ file = "password" }} }}
         let listed = self.run(&["list", "orders", "--output", "json"]);
         assert_eq!(listed.check_code(0).json()["backups"], serde_json::json!([]));
         assert_eq!(listed.json()["unreadable"], serde_json::json!([]));
+        let stored = self.stored();
+        assert!(!stored.iter().any(|path| path.ends_with("record.json")), "{stored:?}");
         let pending = self.pending_uploads();
         assert!(pending.is_empty(), "{pending:?}");
     }
@@ -193,6 +195,12 @@ secrets = {{ PGPASSWORD = {{ file = "password" }} }}
             S3Store::open(server.spec()).await.expect("the store").pending_uploads("").await.expect("uploads")
         });
         pending.into_iter().map(|upload| upload.key).collect()
+    }
+
+    /// Files beneath the store, be it a directory or versitygw's.
+    fn stored(&self) -> Vec<PathBuf> {
+        let root = self.s3.as_ref().map_or_else(|| self.sandbox.path("store"), |server| server.dir().join("data"));
+        crate::files(&root).expect("the files of the store")
     }
 }
 
