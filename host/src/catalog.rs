@@ -103,6 +103,15 @@ impl Listed {
     }
 }
 
+/// Why a record was not committed, or may not have been.
+#[derive(Debug)]
+pub enum NotCommitted {
+    /// There is no such record, and there will be none.
+    Refused(Error),
+    /// The store did not say: the record may be there, or appear later. Nothing may be removed.
+    Unknown(Error),
+}
+
 impl Catalog {
     /// The catalogue of `store`, believing the signers in `trust`.
     pub fn new(store: Arc<dyn Store>, trust: Trust) -> Self {
@@ -153,7 +162,22 @@ impl Catalog {
     /// One backup by its id; `NotFound` when there is no record.
     pub async fn read(&self, job: &Label, id: &BackupId) -> Result<Listed> {
         let key = layout::record(job, id)?;
-        let (bytes, _) = self.store.get(&key, MAX_RECORD_BYTES).await?;
+        let (bytes, _) = match self.store.get(&key, MAX_RECORD_BYTES).await {
+            Ok(read) => read,
+            // One record that cannot be read must not keep a job from its next backup.
+            Err(error) if matches!(error.kind(), Kind::Limit | Kind::Damaged | Kind::Denied) => {
+                let standing = Standing::Unreadable(error.to_string());
+                return Ok(Listed {
+                    job: job.clone(),
+                    id: id.clone(),
+                    standing,
+                    signer: None,
+                    record: None,
+                    verified: Vec::new(),
+                });
+            }
+            Err(error) => return Err(error),
+        };
         let (standing, signed) = self.judge(job, id, &bytes);
         let (record, signer) = signed.map(|signed| (signed.content, signed.signer)).unzip();
         Ok(Listed { job: job.clone(), id: id.clone(), standing, signer, record, verified: Vec::new() })
@@ -243,15 +267,21 @@ impl Catalog {
     pub async fn keep_plugin(&self, sha256: &str, bytes: &Bytes) -> Result<()> {
         let key = layout::plugin(sha256)?;
         match self.store.head(&key).await {
-            Ok(there) if there.size == bytes.len() as u64 => return Ok(()),
             Ok(there) => {
+                let same = match there.crc64nvme {
+                    Some(crc) => there.size == bytes.len() as u64 && crc == crate::store::crc64nvme(bytes),
+                    None => self.store.get(&key, bytes.len() as u64).await.is_ok_and(|(kept, _)| kept == *bytes),
+                };
+                if same {
+                    return Ok(());
+                }
                 return Err(Error::damaged(format!(
                     "the plugin at \"{key}\" in {} is not the one it is named after",
                     self.store.describe()
                 ))
-                .fact("expected", format!("{} bytes", bytes.len()))
+                .fact("expected", format!("{} bytes with that SHA-256", bytes.len()))
                 .fact("got", format!("{} bytes", there.size))
-                .hint("remove that object and run the backup again"));
+                .hint("remove that object and run the backup again: without it a lost machine cannot be restored"));
             }
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => return Err(error),
@@ -271,19 +301,38 @@ impl Catalog {
     }
 
     /// Writes the record: from here on the backup exists. Whether it worked is decided by what is
-    /// there: after an error the record is read back and compared.
-    pub async fn commit(&self, record: &BackupRecord, key: &HostKey) -> Result<()> {
-        let bytes = Bytes::from(signed::seal(signed::RECORD, record, key)?);
-        let at = layout::record(&record.job, &record.id)?;
-        let Err(error) = self.store.put(&at, bytes.clone(), Condition::Absent).await else {
-            return Ok(());
-        };
-        match self.store.get(&at, MAX_RECORD_BYTES).await {
-            Ok((there, _)) if there == bytes => Ok(()),
-            Ok(_) => Err(Error::conflict(format!("another record lies at \"{at}\" in {}", self.store.describe()))
-                .hint("ids are random: somebody else writes into this job's folder; run `strongroom list` to see whose it is")
-                .because(error)),
-            Err(_) => Err(error.while_doing(format!("could not write the record of backup {}", record.id))),
+    /// there, not by the answer: the record is read back and compared in every case.
+    pub async fn commit(&self, record: &BackupRecord, key: &HostKey) -> std::result::Result<(), NotCommitted> {
+        let at = layout::record(&record.job, &record.id).map_err(NotCommitted::Refused)?;
+        let bytes = signed::seal(signed::RECORD, record, key).map_err(NotCommitted::Refused)?;
+        let bytes = Bytes::from(bytes);
+        let put = self.store.put(&at, bytes.clone(), Condition::Absent).await;
+        let what = format!("could not write the record of backup {}", record.id);
+        match (put, self.store.get(&at, MAX_RECORD_BYTES).await) {
+            (_, Ok((there, _))) if there == bytes => Ok(()),
+            (put, Ok(_)) => {
+                let error = Error::conflict(format!("another record lies at \"{at}\" in {}", self.store.describe()))
+                    .hint("ids are random: somebody else writes into this job's folder; run `strongroom list` to see whose it is");
+                Err(NotCommitted::Refused(match put {
+                    Ok(_) => error,
+                    Err(answer) => error.because(answer),
+                }))
+            }
+            // The store itself said no, and nothing is there: it did not happen.
+            (Err(answer), Err(missing)) if missing.kind() == Kind::NotFound && !answer.is_retryable() => {
+                Err(NotCommitted::Refused(answer.while_doing(what)))
+            }
+            (Ok(_), Err(missing)) if missing.kind() == Kind::NotFound => Err(NotCommitted::Refused(
+                Error::damaged(format!(
+                    "{} acknowledged the record of backup {} and does not have it",
+                    self.store.describe(),
+                    record.id
+                ))
+                .hint("run `strongroom store check`: this store cannot be relied upon"),
+            )),
+            // It may be there, or still be on its way: nothing that it names may be removed.
+            (Err(answer), Err(_)) => Err(NotCommitted::Unknown(answer.while_doing(what))),
+            (Ok(_), Err(unread)) => Err(NotCommitted::Unknown(unread.while_doing(what))),
         }
     }
 

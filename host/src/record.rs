@@ -122,7 +122,7 @@ pub struct ArtifactRecord {
 impl ArtifactRecord {
     /// Bytes at rest.
     pub fn stored_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.stored_bytes).sum()
+        self.segments.iter().fold(0, |sum, segment| sum.saturating_add(segment.stored_bytes))
     }
 }
 

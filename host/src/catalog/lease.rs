@@ -101,13 +101,21 @@ impl Lease {
     }
 
     /// Gives the lease back. An error means that others will have to wait until it has stood still.
-    pub async fn release(self) -> Result<()> {
-        match self.kind {
+    pub async fn release(mut self) -> Result<()> {
+        match &mut self.kind {
             Held::File { .. } => Ok(()),
             Held::Object { renewing, stop } => {
                 stop.cancel();
                 renewing.await.map_err(|e| Error::failed("the task that renews the lease ended badly").because(e))?
             }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Held::Object { renewing, .. } = &self.kind {
+            renewing.abort();
         }
     }
 }
@@ -208,7 +216,13 @@ async fn renew(
             Ok(info) => etag = info.etag.ok_or_else(no_conditions)?,
             Err(error) if error.kind() == Kind::Conflict => {
                 // Either the answer to an earlier renewal was lost, or somebody else has it.
-                let (bytes, info) = store.get(&key, MAX_BYTES).await?;
+                let (bytes, info) = match store.get(&key, MAX_BYTES).await {
+                    Ok(there) => there,
+                    Err(error) => {
+                        tracing::warn!(job = %request.job, %error, "could not read the lease");
+                        continue;
+                    }
+                };
                 let there: Option<LeaseFile> = serde_json::from_slice(&bytes).ok();
                 match (there, info.etag) {
                     (Some(there), Some(tag)) if there.run == lease.run && there.holder == lease.holder => etag = tag,

@@ -89,10 +89,27 @@ async fn a_record_is_never_written_over() {
     w.catalog.commit(&record("orders", 1, Outcome::Complete), &w.key).await.unwrap();
     // The same bytes again: the answer to the first attempt may have been lost.
     w.catalog.commit(&record("orders", 1, Outcome::Complete), &w.key).await.unwrap();
-    let error = w.catalog.commit(&record("orders", 1, Outcome::Incomplete), &w.key).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Conflict);
+    let refused = w.catalog.commit(&record("orders", 1, Outcome::Incomplete), &w.key).await.unwrap_err();
+    assert!(matches!(refused, NotCommitted::Refused(error) if error.kind() == Kind::Conflict));
     let there = w.catalog.read(&label("orders"), &id(1)).await.unwrap();
     assert!(there.is_good());
+}
+
+#[tokio::test]
+async fn a_commit_that_the_store_did_not_answer_is_decided_by_what_is_there_or_stays_unknown() {
+    use crate::store::faulty::{Fault, FaultyStore, Op};
+    let w = world();
+    let over = |fault| Catalog::new(Arc::new(FaultyStore::new(w.store.clone(), fault)), Trust::default());
+    // It fails before anything is stored, and cannot be asked: it may still arrive.
+    let dead = over(Fault::FailFirst(99));
+    let outcome = dead.commit(&record("orders", 1, Outcome::Complete), &w.key).await.unwrap_err();
+    assert!(matches!(outcome, NotCommitted::Unknown(_)), "{outcome:?}");
+    let unsure = over(Fault::FailFirstOf(Op::Put, 1));
+    let outcome = unsure.commit(&record("orders", 1, Outcome::Complete), &w.key).await.unwrap_err();
+    assert!(matches!(outcome, NotCommitted::Unknown(_)), "a timeout may arrive later: {outcome:?}");
+    let liar = over(Fault::Lie);
+    let outcome = liar.commit(&record("orders", 2, Outcome::Complete), &w.key).await.unwrap_err();
+    assert!(matches!(outcome, NotCommitted::Refused(error) if error.kind() == Kind::Damaged));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 
 use super::restore::RestoreArgs;
 use super::session::Session;
-use super::{Globals, propose, vendor};
+use super::{Globals, propose};
 use crate::catalog::Listed;
 use crate::config::{Config, StoreConfig, StorePlace, edit, environment};
 use crate::error::{Error, IoContext, Result};
@@ -98,7 +98,6 @@ fn write(
     root.insert("job".into(), labelled(&args.job, job));
     let mut buckets = Table::new();
     for (bucket, dir) in &args.buckets {
-        std::fs::create_dir_all(dir).doing(|| format!("make \"{dir}\""))?;
         let dir = std::path::absolute(dir).doing(|| format!("find \"{dir}\""))?;
         buckets.insert(
             bucket.clone(),
@@ -120,27 +119,24 @@ fn write(
     let path = environment::process("PATH").and_then(|path| path.into_string().ok()).unwrap_or_default();
     let grants = propose::grants(manifest, &known, &path)?;
     if !args.grant_requested {
-        return Err(ask(label, &component.sha256, &grants));
+        return Err(ask(label, &component.sha256, &grants)?);
+    }
+    for (_, dir) in &args.buckets {
+        std::fs::create_dir_all(dir).doing(|| format!("make \"{dir}\""))?;
     }
     edit::approve(&document, label, &component.sha256, &grants)
 }
 
-/// What would be granted, as the error that stops a restore which has not said so.
-fn ask(label: &str, sha256: &str, grants: &edit::RawGrants) -> Error {
-    let mut error = Error::denied(format!(
+/// What would be granted, in full, as the error that stops a restore which has not said so.
+fn ask(label: &str, sha256: &str, grants: &edit::RawGrants) -> Result<Error> {
+    let error = Error::denied(format!(
         "plugin \"{label}\" of this backup needs grants to restore, and there is no configuration"
     ))
-    .fact("plugin", format!("sha256 {sha256}, from the store, as the signed record names it"));
-    for exec in grants.exec.values() {
-        error = error.fact("would run", vendor::line(&propose::command_line(exec), vendor::MAX_BYTES));
-    }
-    for (bucket, several) in &grants.bucket {
-        let may: Vec<_> = several.iter().flat_map(|grant| &grant.may).map(|verb| verb.name()).collect();
-        error = error.fact("would use", format!("bucket \"{bucket}\": {}", may.join(", ")));
-    }
-    error.hint(
+    .fact("plugin", format!("sha256 {sha256}, from the store, as the signed record names it"))
+    .fact("would get", format!("\n{}", propose::toml(grants)?));
+    Ok(error.hint(
         "add --grant-requested to grant exactly this for this restore, with --plan first to see what would be done",
-    )
+    ))
 }
 
 fn store_table(args: &RestoreArgs, store: &StoreConfig) -> Result<Table> {

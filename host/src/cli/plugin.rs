@@ -180,10 +180,17 @@ fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<Exit> {
         grants = ask(&component, grants, &output)?;
     }
     let edited = crate::config::edit::approve(&text, label.as_str(), &component.sha256, &grants)?;
-    let patch = crate::config::diff::unified(&path.display().to_string(), &text, &edited);
+    // The vendor's text is in it: nothing of it may drive the terminal that it is reviewed on.
+    let patch = vendor::lines(&crate::config::diff::unified(&path.display().to_string(), &text, &edited));
     if args.print {
         output.write(&patch)?;
         return Ok(Exit::Done);
+    }
+    if asks {
+        output.complain(&format!("\n{patch}"));
+        if !yes("write exactly this into the configuration?")? {
+            return Err(Error::cancelled("nothing was written").into());
+        }
     }
     // Never leaves a configuration behind that cannot be loaded.
     Config::parse(&edited, &path, &crate::config::file::directory_of(&path)?)?;
@@ -213,44 +220,35 @@ fn ask(component: &Component, mut grants: RawGrants, output: &Output) -> Result<
     let mut refused = Vec::new();
     for (name, exec) in &grants.exec {
         let request = component.manifest.request.exec.iter().find(|request| request.name == *name);
-        output.complain(&format!(
-            "\ncommand \"{name}\"\n  {}",
-            vendor::line(&propose::command_line(exec), vendor::MAX_BYTES)
-        ));
-        for (slot, rule) in &exec.grant.slots {
-            output.complain(&format!("  {{{slot}}} is {}", vendor::line(&format!("{rule:?}"), 512)));
-        }
-        if let Some(request) = request {
-            output.complain(&format!("  why, says the vendor: {}", vendor::line(&request.reason, 512)));
-        }
+        let reason = request.map(|request| request.reason.as_str()).unwrap_or_default();
+        output.complain(&format!("\ncommand \"{}\"\n{}", vendor::line(name, 128), propose::toml(exec)?));
+        output.complain(&format!("  why, says the vendor: {}", vendor::line(reason, vendor::MAX_BYTES)));
         if !yes("grant it?")? {
             refused.push(name.clone());
         }
     }
     refused.iter().for_each(|name| drop(grants.exec.remove(name)));
     for request in &component.manifest.request.bucket {
-        let offered: Vec<String> = grants.bucket.keys().cloned().collect();
+        let reason = vendor::line(&request.reason, vendor::MAX_BYTES);
         output.complain(&format!(
-            "\nbucket of setting \"{}\": {}\n  why, says the vendor: {}",
-            vendor::line(&request.setting, 128),
-            if offered.is_empty() {
-                "none is named by a job or target (use --bucket)".to_owned()
-            } else {
-                offered.join(", ")
-            },
-            vendor::line(&request.reason, 512)
+            "\nbuckets named by \"{}\"; why, says the vendor: {reason}",
+            vendor::line(&request.setting, 128)
         ));
     }
-    if !grants.bucket.is_empty() && !yes("grant these buckets?")? {
-        grants.bucket.clear();
+    let mut without = Vec::new();
+    for (label, several) in &grants.bucket {
+        for grant in several {
+            output.complain(&format!("\nbucket \"{label}\"\n{}", propose::toml(grant)?));
+        }
+        if !yes("grant it?")? {
+            without.push(label.clone());
+        }
     }
+    without.iter().for_each(|label| drop(grants.bucket.remove(label)));
     if grants.artifacts.is_some() && !yes("\nstore and read the artifacts of its own backups: grant it?")? {
         grants.artifacts = None;
     }
-    if yes("\nwrite this into the configuration?")? {
-        return Ok(grants);
-    }
-    Err(Error::cancelled("nothing was written"))
+    Ok(grants)
 }
 
 fn yes(question: &str) -> Result<bool> {

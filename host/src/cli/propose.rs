@@ -105,11 +105,12 @@ fn is_program(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0)
 }
 
-/// A grant of a command as one line that a person can judge.
-pub(super) fn command_line(exec: &RawExec) -> String {
-    let env: String = exec.grant.env.iter().map(|(name, value)| format!("{name}={value} ")).collect();
-    let args: String = exec.grant.args.iter().map(|arg| format!(" {arg}")).collect();
-    format!("{env}{}{args}", exec.program)
+/// A grant in full, as it would be written, for a person who decides: nothing is left out or cut,
+/// and nothing of it can drive a terminal.
+pub(super) fn toml(grant: &impl serde::Serialize) -> Result<String> {
+    let text =
+        toml::to_string(grant).map_err(|error| Error::failed("could not write a grant as TOML").because(error))?;
+    Ok(text.lines().map(|line| format!("  {}\n", super::vendor::lines(line))).collect())
 }
 
 #[cfg(test)]

@@ -209,10 +209,10 @@ static STORE: Section = Section {
         may("level", Shape::Whole(1, 19), "zstd level, 1 to 19; 2 unless set."),
         may(
             "part_bytes",
-            Shape::Size(64 << 10, 512 << 20),
-            "Size of an uploaded part, such as \"8MiB\", which is the default; at least 5MiB for S3.",
+            Shape::Size(256 << 10, 512 << 20),
+            "Size of an uploaded part: a power of two; \"8MiB\" unless set, which is the least for S3.",
         ),
-        may("parts_per_segment", Shape::Whole(1, 10_000), "Parts in one object at most; 950 unless set."),
+        may("parts_per_segment", Shape::Whole(2, 10_000), "Parts in one object at most; 950 unless set."),
         may(
             "parts_in_flight",
             Shape::Whole(1, 64),
@@ -473,7 +473,7 @@ static JOB: Section = Section {
         ),
         not_built("schedule", "call `strongroom backup JOB` from a systemd timer or a CronJob; the README has both"),
         not_built("timezone", "set the time zone in the systemd timer or CronJob that calls `strongroom backup JOB`"),
-        not_built("keep", "let a lifecycle rule of the bucket expire old backups; the README says how"),
+        not_built("keep", "remove old backups by hand, the record first; the README says how"),
         not_built("copy_to", "use a second job with the other store, or the bucket's own replication"),
         not_built("notify", "use OnFailure= of the systemd unit, or an alert on the CronJob"),
         not_built("backup", "give the job `secrets` of its own, and narrow the grants of its plugin"),

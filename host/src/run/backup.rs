@@ -3,9 +3,9 @@
 use super::artifact::NewArtifacts;
 use super::{Job, made, trend};
 use crate::catalog::lease::Lease;
-use crate::catalog::{Listed, layout};
+use crate::catalog::{Listed, NotCommitted, layout};
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::BackupId;
 use crate::plugin::verb::BackupRequest;
 use crate::policy::Verb;
@@ -29,14 +29,35 @@ pub async fn backup(job: &Job) -> Result<BackupRecord> {
     }
     let result = match make(job, &id, &cancel).await {
         Ok(record) => Ok(record),
-        Err(error) => Err(clean_up(job, &id, error).await),
+        Err(Unmade::Unknown(error)) => Err(leave(job, &id, error)),
+        Err(Unmade::Failed(error)) => Err(clean_up(job, &id, error).await),
     };
-    if let Err(error) = lease.release().await {
-        job.progress.warn(&format!(
-            "could not give the job's lease back ({error}): the next run waits until it has stood still"
-        ));
+    match (result, lease.release().await) {
+        // The lease was taken over, which cancelled the run: that is what happened, and not that
+        // the operator stopped it.
+        (Err(error), Err(lost)) if error.kind() == Kind::Cancelled && !job.cancel.is_cancelled() => Err(lost),
+        (result, Err(error)) => {
+            job.progress.warn(&format!(
+                "could not give the job's lease back ({error}): the next run waits until it has stood still"
+            ));
+            result
+        }
+        (result, Ok(())) => result,
     }
-    result
+}
+
+/// Why there is no backup, or may be none.
+enum Unmade {
+    /// There is none: what was stored is removed.
+    Failed(Error),
+    /// The record may be there: nothing is removed.
+    Unknown(Error),
+}
+
+impl From<Error> for Unmade {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// Goes through a whole backup into a store that keeps nothing, and writes no record: what would be
@@ -51,7 +72,7 @@ pub async fn dry_run(job: &Job) -> Result<BackupRecord> {
     Ok(record)
 }
 
-async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> Result<BackupRecord> {
+async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> std::result::Result<BackupRecord, Unmade> {
     let earlier = job.catalog.backups(&job.name).await?;
     job.catalog.keep_plugin(&job.plugin.identity().sha256, &job.plugin_bytes).await?;
 
@@ -59,10 +80,13 @@ async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> Result<Ba
 
     artifacts.confirm().await?;
     if cancel.is_cancelled() {
-        return Err(Error::cancelled(format!("backup {id} was cancelled before its record was written")));
+        return Err(Error::cancelled(format!("backup {id} was cancelled before its record was written")).into());
     }
-    job.catalog.commit(&record, &job.host_key).await?;
-    Ok(record)
+    match job.catalog.commit(&record, &job.host_key).await {
+        Ok(()) => Ok(record),
+        Err(NotCommitted::Refused(error)) => Err(Unmade::Failed(error)),
+        Err(NotCommitted::Unknown(error)) => Err(Unmade::Unknown(error)),
+    }
 }
 
 /// Runs the plugin, and gathers what it stored and said into a record that is not yet written.
@@ -86,6 +110,8 @@ async fn collect(
         return Err(Error::failed(format!("plugin \"{}\" reported success and stored nothing", job.plugin.label()))
             .hint("a backup without an artifact is not one; this is a fault of the plugin"));
     }
+    // What the plugin reports, and what the host knows besides.
+    skipped.retain(|(what, _)| report.skipped.iter().all(|(reported, _)| reported != what));
     skipped.splice(0..0, report.skipped);
     let mut record = BackupRecord {
         format: FORMAT,
@@ -120,6 +146,14 @@ fn parse_needs(job: &Job, needs: &[String]) -> Result<Vec<BackupId>> {
         .map(|id| id.parse::<BackupId>())
         .collect::<Result<_>>()
         .map_err(|error| error.while_doing(format!("plugin \"{}\" named a backup that it needs", job.plugin.label())))
+}
+
+/// Leaves everything where it is: the record may be there, or still be on its way.
+fn leave(job: &Job, id: &BackupId, error: Error) -> Error {
+    Error::new(error.kind(), format!("it is not known whether backup {id} of job \"{}\" was recorded", job.name))
+        .fact("where", job.store.describe())
+        .hint(format!("everything was stored and nothing was removed; when the store answers again, `strongroom show {} {id}` tells whether the backup exists", job.name))
+        .because(error)
 }
 
 /// Removes what a failed run stored. The first error wins; what could not be removed is added to it.

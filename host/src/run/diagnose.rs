@@ -123,10 +123,9 @@ fn scratch_space(job: &Job) -> Check {
                 finding.passed(evidence).build()
             }
         }
-        Err(error) => finding
-            .failed(format!("\"{}\": {error}", root.display()))
-            .remedy("name another place with --scratch-dir")
-            .build(),
+        Err(error) => {
+            finding.failed(format!("\"{}\": {error}", root.display())).remedy("set TMPDIR to another place").build()
+        }
     }
 }
 

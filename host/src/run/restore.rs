@@ -4,13 +4,18 @@ use super::artifact::StoredArtifacts;
 use super::{Job, made, readable};
 use crate::catalog::Listed;
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::id::BackupId;
+use crate::plugin::Observer;
 use crate::plugin::context::{CheckOutcome, Level, Step};
 use crate::plugin::verb::RestoreRequest;
-use crate::policy::Verb;
+use crate::policy::storage::BucketVerb;
+use crate::policy::{Call, Decision, Effect, Grants, Verb};
 use crate::progress::Progress;
+use async_trait::async_trait;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// How a restore is to be done.
 #[derive(Clone, Debug)]
@@ -59,7 +64,12 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     artifacts.check_identity().await?;
     let request = RestoreRequest { settings: job.settings.clone(), options: options.plugin, backup: made(&record) };
     let (context, scratch) = job.context(Verb::Restore, options.plan_only, &run, artifacts, &cancel)?;
-    let result = job.plugin.start(context).await?.restore(request).await;
+    let effects = Arc::new(Effects {
+        grants: job.grants.clone(),
+        began: AtomicBool::new(false),
+        pending: AtomicBool::new(false),
+    });
+    let result = job.plugin.start_observed(context, effects.clone()).await?.restore(request).await;
     drop(scratch);
     let result = match result {
         Err(_) if job.cancel.is_cancelled() => {
@@ -72,10 +82,50 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
         other => other,
     };
     let taken = std::mem::take(&mut *steps.seen.lock().unwrap_or_else(PoisonError::into_inner));
-    // What was only skipped changed nothing; a step that failed may have.
-    let changed = |step: &Step| step.outcome != CheckOutcome::Skipped;
-    let changed_target = !options.plan_only && taken.iter().any(changed);
+    // The host knows by itself what may have changed something; a plugin's word can only add to it.
+    let done = |step: &Step| matches!(step.outcome, CheckOutcome::Passed | CheckOutcome::Warned);
+    let changed_target = !options.plan_only && (effects.began.load(Ordering::Acquire) || taken.iter().any(done));
+    let failed = taken.iter().find(|step| step.outcome == CheckOutcome::Failed);
+    let result = match (result, failed) {
+        (Ok(()), Some(step)) if !options.plan_only => {
+            Err(Error::failed(format!("a step of the restore of backup {id} failed"))
+                .fact("step", format!("{} {}", step.action, step.target))
+                .fact("note", step.note.clone()))
+        }
+        (result, _) => result,
+    };
     Ok(Restored { id, steps: taken, changed_target, result })
+}
+
+/// Notices the first call that may have changed the target, whatever the plugin says of it.
+struct Effects {
+    grants: Grants,
+    began: AtomicBool,
+    /// The call that is being made may change something. A guest makes one call at a time.
+    pending: AtomicBool,
+}
+
+#[async_trait]
+impl Observer for Effects {
+    async fn decided(&self, _function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<()> {
+        let changes = match call {
+            Call::Exec(exec) => {
+                self.grants.exec.get(exec.command).is_some_and(|grant| grant.when.effect == Effect::Changes)
+            }
+            Call::Bucket(bucket) => bucket.verb.is_some_and(BucketVerb::changes),
+            Call::Artifact(_) | Call::Read { .. } => false,
+        };
+        self.pending.store(decision.allowed && changes, Ordering::Release);
+        Ok(())
+    }
+
+    fn ended(&self, _function: &'static str, error: Option<&Error>, _took: Duration) {
+        // A program that was not there, or a call that was malformed, did nothing.
+        let nothing = error.is_some_and(|error| matches!(error.kind(), Kind::NotFound | Kind::Denied | Kind::Invalid));
+        if self.pending.swap(false, Ordering::AcqRel) && !nothing {
+            self.began.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// What was written into buckets is durable before a restore is called done.

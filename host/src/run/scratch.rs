@@ -3,7 +3,8 @@
 use crate::error::{Error, IoContext, Result};
 use crate::exec::RunIn;
 use crate::id::BackupId;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use rustix::fs::{Mode, OFlags};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// What the names of scratch directories begin with; a later run removes those of dead runs.
@@ -26,7 +27,12 @@ impl Scratch {
         // Short, since it may hold a Unix socket, whose path is limited to 107 bytes.
         let name = format!("{PREFIX}{}", &run.as_str()[17..]);
         let lock_path = root.join(format!("{name}.lock"));
-        let lock = std::fs::File::create(&lock_path).doing(|| format!("make \"{}\"", lock_path.display()))?;
+        let lock = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&lock_path)
+            .doing(|| format!("make \"{}\"", lock_path.display()))?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .doing(|| format!("lock \"{}\"", lock_path.display()))?;
         let path = root.join(name);
@@ -46,9 +52,7 @@ impl Scratch {
                     scratch.path.display()
                 ))
                 .fact("got", format!("mode {:04o} of \"{}\"", mode & 0o7777, root.display()))
-                .hint(
-                    "name another place with --scratch-dir, such as a directory beneath /var/tmp that others may enter",
-                ));
+                .hint("set TMPDIR to a place that others may enter, such as /var/tmp"));
             }
         }
         Ok(scratch)
@@ -77,7 +81,13 @@ fn remove_dead(root: &Path) {
         if !is_lock || !entry.file_name().to_string_lossy().starts_with(PREFIX) {
             continue;
         }
-        let Ok(lock) = std::fs::File::open(&path) else { continue };
+        // In a directory that others may write to, a name may be anything: only a plain file of ours counts.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(lock) = rustix::fs::open(&path, flags, Mode::empty()).map(std::fs::File::from) else { continue };
+        let ours = |about: std::fs::Metadata| about.is_file() && about.uid() == rustix::process::geteuid().as_raw();
+        if !lock.metadata().is_ok_and(ours) {
+            continue;
+        }
         if rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
             let removed = std::fs::remove_dir_all(path.with_extension(""));
             if removed.as_ref().is_ok_and(|()| true) || removed.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)

@@ -48,7 +48,7 @@ pub fn warnings(record: &BackupRecord, earlier: &[&BackupRecord]) -> Vec<String>
 
 /// Plaintext bytes of all artifacts.
 pub fn size(record: &BackupRecord) -> u64 {
-    record.artifacts.iter().map(|artifact| artifact.size).sum()
+    record.artifacts.iter().fold(0, |sum, artifact| sum.saturating_add(artifact.size))
 }
 
 fn count(name: &str, value: &str) -> Option<u64> {

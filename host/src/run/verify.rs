@@ -69,7 +69,7 @@ pub async fn verify_stored(
         checks.push(artifact_check("host.stored", "stored bytes", artifact, found)?);
     }
     let verdict = Verdict { id: record.id.clone(), depth: "stored", checks };
-    keep(catalog, key, record, &verdict).await?;
+    keep(catalog, key, record, &verdict).await;
     Ok(verdict)
 }
 
@@ -97,14 +97,20 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
         checks.push(artifact_check("host.artifact", "decrypted, decoded and compared", artifact, proven)?);
     }
     let damaged = checks.iter().any(|check| check.outcome == CheckOutcome::Failed);
+    let looked = |checks: &[Check]| checks.iter().any(|check| check.outcome != CheckOutcome::Skipped);
     match answer {
+        // Bytes that are as recorded are no test restore.
+        Ok(found) if depth == Depth::Restore && !looked(&found) => {
+            checks.extend(found);
+            checks.push(not_restored(job));
+        }
         Ok(found) => checks.extend(found),
         // The damage is named above; what the plugin made of it is only a consequence.
         Err(error) if damaged => checks.push(plugin_failed(job, &error)),
         Err(error) => return Err(error),
     }
     let verdict = Verdict { id: record.id.clone(), depth: depth_name(depth), checks };
-    keep(&job.catalog, &job.host_key, &record, &verdict).await?;
+    keep(&job.catalog, &job.host_key, &record, &verdict).await;
     Ok(verdict)
 }
 
@@ -167,7 +173,20 @@ fn plugin_failed(job: &Job, error: &Error) -> Check {
     }
 }
 
-async fn keep(catalog: &Catalog, key: &HostKey, record: &BackupRecord, verdict: &Verdict) -> Result<()> {
+fn not_restored(job: &Job) -> Check {
+    Check {
+        id: "host.restored".to_owned(),
+        title: "the test restore".to_owned(),
+        outcome: CheckOutcome::Failed,
+        evidence: format!("plugin \"{}\" checked nothing", job.plugin.label()),
+        causes: vec!["it had no place to restore into, or nothing to compare with".to_owned()],
+        remedies: vec![
+            "give it a target with the options that it needs: strongroom plugin inspect shows them".to_owned(),
+        ],
+    }
+}
+
+async fn keep(catalog: &Catalog, key: &HostKey, record: &BackupRecord, verdict: &Verdict) {
     let worth_keeping = |check: &&Check| matches!(check.outcome, CheckOutcome::Failed | CheckOutcome::Warned);
     let found = Verification {
         job: record.job.clone(),
@@ -177,13 +196,8 @@ async fn keep(catalog: &Catalog, key: &HostKey, record: &BackupRecord, verdict: 
         passed: verdict.passed(),
         findings: verdict.checks.iter().filter(worth_keeping).map(|c| (c.id.clone(), c.evidence.clone())).collect(),
     };
-    match verified::write(catalog.store(), &found, key).await {
-        Ok(()) => Ok(()),
-        // Verifying needs no right to write: what was found is said all the same.
-        Err(error) if matches!(error.kind(), Kind::Denied | Kind::Unavailable | Kind::TimedOut) => {
-            tracing::warn!(%error, "could not keep what the verification found");
-            Ok(())
-        }
-        Err(error) => Err(error.while_doing("could not keep what the verification found")),
+    // What was found is said all the same: verifying needs no right to write.
+    if let Err(error) = verified::write(catalog.store(), &found, key).await {
+        tracing::warn!(%error, "could not keep what the verification found");
     }
 }
