@@ -71,7 +71,7 @@ async fn a_lost_machine_is_restored_with_the_commands_of_the_readme() {
     empty.run(&with).check_code(0).check_stdout("nothing was changed");
     assert_eq!(tree::count(&empty.path("found")), 0);
     let without_grant = with.iter().filter(|word| **word != "--grant-requested");
-    empty.run(without_grant).check_code(4).check_stderr("--grant-requested").check_stderr("bucket \"found\"");
+    empty.run(without_grant).check_code(4).check_stderr("--grant-requested").check_stderr("[[bucket.found]]");
     let without_plan: Vec<_> = with.iter().copied().filter(|word| *word != "--plan").collect();
     empty.run(&without_plan).check_code(0);
     assert_eq!(differences(&documents.source(), &empty.path("found")), [""; 0]);
