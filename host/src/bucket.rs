@@ -3,12 +3,14 @@
 //! Blocking by design: a `local` bucket is a directory tree, and calls come from blocking threads.
 
 pub mod local;
+mod on_demand;
 
 use crate::error::Result;
 use crate::stream::Source;
 use std::sync::Arc;
 
 pub use local::LocalBucket;
+pub use on_demand::OnDemand;
 
 /// What lies under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -151,6 +151,11 @@ impl Catalog {
         while let Some(next) = found.next().await {
             backups.extend(next?);
         }
+        // Ids have whole seconds: within one, the records know better.
+        let started = |listed: &Listed| listed.trusted().map(|record| record.started);
+        backups.sort_by(|a, b| {
+            a.id.second().cmp(b.id.second()).then_with(|| started(a).cmp(&started(b))).then_with(|| a.id.cmp(&b.id))
+        });
         Ok(backups)
     }
 

@@ -104,7 +104,7 @@ impl Exit {
 pub struct Output {
     /// How the program ended.
     pub exit: Exit,
-    /// All of its standard output.
+    /// All of its standard output, with the job's secrets blotted out.
     pub stdout: Vec<u8>,
 }
 
@@ -120,6 +120,7 @@ pub struct Process {
     stdout: Option<OwnedFd>,
     inspect: bool,
     hold: bool,
+    redactor: Redactor,
     cancel: CancellationToken,
     stall: Duration,
     input_waits_for: Vec<Leash>,
@@ -165,7 +166,7 @@ pub async fn spawn(
     let label = command.label.clone();
     let launched = tokio::select! {
         biased;
-        launched = launch::launch(prepared, command, stdin, redactor) => launched?,
+        launched = launch::launch(prepared, command, stdin, redactor.clone()) => launched?,
         () = cancel.cancelled() => return Err(Error::cancelled(format!("starting {label:?} was cancelled"))),
         () = tokio::time::sleep(stall) => {
             return Err(Error::timed_out(format!("could not start {label:?}")).fact("waited", crate::unit::duration(stall)));
@@ -177,6 +178,7 @@ pub async fn spawn(
         stdout: Some(launched.stdout),
         inspect,
         hold,
+        redactor,
         cancel,
         stall,
         input_waits_for,
@@ -263,6 +265,8 @@ impl Process {
     }
 
     /// Runs it to the end and collects standard output; an exit code other than 0 is not an error.
+    /// The job's secrets are blotted out of the output, in all the forms that [`Redactor`] knows:
+    /// a guest reads it, and no guest sees a secret.
     ///
     /// More than `max_bytes` of output is `Limit`, and ends the process. Memory: `max_bytes`.
     pub async fn run_to_end(mut self, max_bytes: usize) -> Result<Output> {
@@ -276,18 +280,26 @@ impl Process {
             return Err(Error::invalid(format!("standard output of {label:?} was taken already")));
         };
         let mut body = Stdout::new(fd, self.handles.clone(), self.stall, self.cancel.clone(), Leash::default());
+        let mut redacted = self.redactor.stream();
         let collected = tokio::task::spawn_blocking(move || {
             let mut all = Vec::new();
+            let mut taken = 0;
             let mut buf = vec![0; 64 * 1024];
             loop {
                 match body.read_raw(&mut buf)? {
-                    0 => return Ok(all),
-                    n if all.len() + n > max_bytes => {
+                    0 => {
+                        redacted.finish(&mut all);
+                        return Ok(all);
+                    }
+                    n if taken + n > max_bytes => {
                         return Err(Error::limit(format!("the output of {label:?} is larger than it may be"))
                             .fact("limit", crate::unit::bytes(u64::try_from(max_bytes).unwrap_or(u64::MAX)))
                             .hint("spawn the command and store its output instead"));
                     }
-                    n => all.extend_from_slice(&buf[..n]),
+                    n => {
+                        taken += n;
+                        redacted.push(&buf[..n], &mut all);
+                    }
                 }
             }
         });

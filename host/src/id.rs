@@ -41,7 +41,7 @@ text_type! {
 }
 text_type! {
     /// A backup: its time of start in UTC and 8 random characters, `20261120T020000Z-x7k2m9qd`.
-    /// Sorting ids as text sorts backups by time.
+    /// Sorting ids as text sorts backups by time, to the second.
     BackupId, check_backup_id
 }
 
@@ -85,6 +85,11 @@ impl BackupId {
             .map_err(|e| Error::failed("could not get random bytes for a backup id").because(e.to_string()))?;
         let suffix: String = random.iter().map(|b| char::from(ALPHABET[usize::from(b % 32)])).collect();
         format!("{}-{suffix}", now.strftime("%Y%m%dT%H%M%SZ")).parse()
+    }
+
+    /// The second in which it started, such as `20261120T020000Z`; sorts by time.
+    pub fn second(&self) -> &str {
+        self.0.split_once('-').map_or(self.as_str(), |(second, _)| second)
     }
 }
 

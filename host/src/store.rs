@@ -203,8 +203,13 @@ pub trait Upload: Send + Sync {
     /// Returns once the store acknowledged the bytes with a matching CRC64NVME, or once it holds
     /// them to send them later: the first part of an upload may stay in memory until a second one
     /// arrives or `complete` is called, so that an object of one part is one PUT. An open upload
-    /// therefore costs its first part; whoever counts memory counts it.
+    /// therefore costs its first part; whoever counts memory counts it, or calls
+    /// [`Upload::expect_more`] first.
     async fn part(&self, number: u32, body: Bytes, crc64nvme: u64) -> Result<()>;
+
+    /// Says that nothing may be held back: from now on `part` returns only once the store
+    /// acknowledged the bytes. What was held before stays so.
+    fn expect_more(&self) {}
 
     /// Makes the object visible if nothing is there under its name (`Conflict` otherwise). Whether
     /// it worked is decided by what is there, not by the answer: after a lost response, a 404 or an

@@ -82,6 +82,9 @@ impl Process {
     }
 }
 
+/// Lines of standard error in the text of an error.
+const SAID_LINES: usize = 3;
+
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
@@ -100,8 +103,7 @@ impl Exit {
         Self { command, code: exit.code, signal: exit.signal, stderr: exit.stderr }
     }
 
-    /// Nothing if it exited with 0; else [`Error::Failed`] with the code and the last lines that
-    /// it wrote.
+    /// Nothing if it exited with 0; else [`Error::Failed`] with the code and what it [said](Self::said).
     pub fn success(&self) -> Result<()> {
         let how = match (self.code, self.signal) {
             (Some(0), _) => return Ok(()),
@@ -114,10 +116,17 @@ impl Exit {
         Err(Error::Failed(format!("{} {how}{colon}{said}", quoted(&self.command))))
     }
 
-    /// The last three lines of standard error, joined by `; `.
+    /// Three lines of standard error, joined by `; `: the last one that calls itself an error and what
+    /// follows it (programs quote a failed statement at length behind the reason), else the last ones.
     pub fn said(&self) -> String {
         let lines: Vec<&str> = self.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        lines[lines.len().saturating_sub(3)..].join("; ")
+        let names_error = |line: &&str| {
+            let line = line.to_ascii_lowercase();
+            line.contains("error:") || line.contains("fatal:")
+        };
+        let last_three = lines.len().saturating_sub(SAID_LINES);
+        let from = lines.iter().rposition(names_error).unwrap_or(last_three);
+        lines.iter().skip(from).take(SAID_LINES).copied().collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -165,6 +174,9 @@ mod tests {
     fn an_exit_other_than_0_is_an_error_with_the_last_lines() {
         check_exit(Some(0), None, "notice", Ok(()));
         check_exit(Some(3), None, "a\nb\n\nc\nd\n", Err("command \"pg_dump\" exited with 3: b; c; d"));
+        let long = "start\npg_restore: error: ERROR:  no such table\nCommand was: CREATE\n b\n c\n d\n";
+        let reason = "pg_restore: error: ERROR:  no such table; Command was: CREATE; b";
+        check_exit(Some(1), None, long, Err(&format!("command \"pg_dump\" exited with 1: {reason}")));
         check_exit(None, Some(9), "", Err("command \"pg_dump\" was ended by signal 9"));
         check_exit(None, None, "", Err("command \"pg_dump\" ended in an unknown way"));
     }

@@ -7,12 +7,14 @@
 
 pub mod container;
 pub mod documented;
+pub mod documents;
 pub mod postgres;
 pub mod proxy;
 pub mod relay;
 pub mod s3;
 pub mod sandbox;
 pub mod snapshot;
+pub mod tree;
 pub mod wait;
 
 #[doc(hidden)]

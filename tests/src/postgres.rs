@@ -4,6 +4,8 @@
 //! admits (`/var/cache/strongroom-test`). Everybody on this machine may connect as anybody, through the
 //! socket as well as through the port; [`Access::Password`] asks for [`PASSWORD`] instead.
 
+pub mod job;
+
 use crate::{cached, free_port, wait_until};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};

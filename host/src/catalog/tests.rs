@@ -51,6 +51,21 @@ fn world() -> World {
 }
 
 #[tokio::test]
+async fn backups_of_one_second_are_in_the_order_in_which_they_started() {
+    let w = world();
+    for (suffix, nanosecond) in [("bbbbbbbb", 1), ("aaaaaaaa", 3), ("cccccccc", 2)] {
+        let mut record = record("orders", 1, Outcome::Complete);
+        record.id = format!("20261120T020001Z-{suffix}").parse().unwrap();
+        record.started = jiff::Timestamp::from_nanosecond(nanosecond).unwrap();
+        w.catalog.commit(&record, &w.key).await.unwrap();
+    }
+    let listed = w.catalog.backups(&label("orders")).await.unwrap();
+    let ends: Vec<_> = listed.iter().map(|listed| &listed.id.as_str()[17..18]).collect();
+    assert_eq!(ends, ["b", "c", "a"]);
+    assert!(w.catalog.find(&label("orders"), "latest").await.unwrap().id.as_str().ends_with("aaaaaaaa"));
+}
+
+#[tokio::test]
 async fn what_was_committed_is_listed_in_order_and_found_by_id_beginning_and_latest() {
     let w = world();
     for second in [3, 1, 2] {

@@ -1,7 +1,7 @@
 //! Exit codes: what a script may rely on.
 
 use crate::error::{Error, Kind};
-use crate::plugin::context::{Check, CheckOutcome};
+use crate::plugin::context::{Check, CheckOutcome, Step};
 use crate::record::Outcome;
 use std::fmt;
 
@@ -77,7 +77,12 @@ impl From<Exit> for std::process::ExitCode {
 
 /// Marks the error of a restore that had already changed its target: exit code 6.
 #[derive(Debug)]
-pub struct AfterChange(pub Error);
+pub struct AfterChange {
+    /// Why it stopped.
+    pub error: Error,
+    /// What it had done, in its order.
+    pub steps: Vec<Step>,
+}
 
 impl fmt::Display for AfterChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -87,7 +92,7 @@ impl fmt::Display for AfterChange {
 
 impl std::error::Error for AfterChange {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.0)
+        Some(&self.error)
     }
 }
 
@@ -115,7 +120,10 @@ mod tests {
     #[test]
     fn a_restore_that_had_changed_something_says_so_whatever_stopped_it() {
         for kind in [Kind::Cancelled, Kind::Denied, Kind::Failed] {
-            assert_eq!(Exit::of_error(&AfterChange(Error::new(kind, "stopped")).into()).code(), 6);
+            assert_eq!(
+                Exit::of_error(&AfterChange { error: Error::new(kind, "stopped"), steps: Vec::new() }.into()).code(),
+                6
+            );
         }
     }
 

@@ -1,9 +1,11 @@
 //! Prints one error: what, where, expected, got, next step, and the chain of causes once.
 
+use super::exit::AfterChange;
 use super::output::Output;
 use super::{table, vendor};
 use crate::config::mistake::{Mistakes, Placed};
 use crate::error::{Error, Kind};
+use crate::plugin::context::Step;
 use serde::Serialize;
 
 /// The error with what to do next, where nothing in its chain says it.
@@ -22,6 +24,9 @@ pub fn with_next_step(error: Error, next: impl FnOnce() -> String) -> Error {
 pub struct Report {
     /// The error.
     pub error: Part,
+    /// Of a restore that stopped after it had changed the target: what it had done, in its order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
 }
 
 /// One error of the chain.
@@ -94,7 +99,8 @@ pub fn report(error: &anyhow::Error) -> Report {
     let kind = error.chain().find_map(|cause| cause.downcast_ref::<Error>()).map_or(Kind::Failed, Error::kind);
     outermost.kind = Some(name(kind));
     outermost.chain = Some(rest.into_iter().map(part).collect());
-    Report { error: outermost }
+    let stopped = error.chain().find_map(|cause| cause.downcast_ref::<AfterChange>());
+    Report { error: outermost, steps: stopped.map(|stopped| stopped.steps.clone()).unwrap_or_default() }
 }
 
 fn part(cause: &(dyn std::error::Error + 'static)) -> Part {

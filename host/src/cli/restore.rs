@@ -118,7 +118,7 @@ pub async fn run(args: RestoreArgs, globals: &Globals, cancel: CancellationToken
     if let Err(error) = restored.result {
         let next = || format!("see whether the backup is whole: strongroom verify {} {}", args.job, record.id);
         let error = super::report::with_next_step(error, next);
-        return Err(stopped(&args, &restored.steps, restored.changed_target, error, globals));
+        return Err(stopped(&args, restored.steps, restored.changed_target, error, globals));
     }
     let shown = Restored {
         job: &args.job,
@@ -134,7 +134,7 @@ pub async fn run(args: RestoreArgs, globals: &Globals, cancel: CancellationToken
 
 /// The error of a restore that stopped, after the list of what was done: exit code 6 where the
 /// target was changed.
-fn stopped(args: &RestoreArgs, steps: &[Step], changed: bool, error: Error, globals: &Globals) -> anyhow::Error {
+fn stopped(args: &RestoreArgs, steps: Vec<Step>, changed: bool, error: Error, globals: &Globals) -> anyhow::Error {
     if args.plan || !changed {
         return error.into();
     }
@@ -143,7 +143,7 @@ fn stopped(args: &RestoreArgs, steps: &[Step], changed: bool, error: Error, glob
         output.complain("what was done before it stopped:");
         steps.iter().for_each(|step| output.complain(&format!("  {}", step_line(step))));
     }
-    AfterChange(error).into()
+    AfterChange { error, steps }.into()
 }
 
 /// The result of `restore` as JSON. Documented; keys are only ever added.

@@ -2,8 +2,8 @@
 //! secrets as late as possible. What a verb does not need is not opened for it.
 
 use super::{BareStore, Globals};
+use crate::bucket::OnDemand;
 use crate::bucket::SharedBucket;
-use crate::bucket::local::LocalBucket;
 use crate::catalog::{Catalog, HostKey, PublicKey, Trust, lease};
 use crate::config::place::Directories;
 use crate::config::{BucketConfig, Config, JobConfig, SecretRef, StoreConfig, StorePlace, environment, secret};
@@ -11,7 +11,6 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::exec::Place;
 use crate::id::Label;
 use crate::plugin::{Cache, Plugin, component};
-use crate::policy::Grants;
 use crate::progress::Progress;
 use crate::run::{Job, Sealing};
 use crate::secret::Secret;
@@ -150,7 +149,7 @@ impl Session {
             grants: plugin.grants.clone(),
             limits: plugin.limits.clone(),
             place: Arc::new(self.place(name, job, needs.target.as_ref())?),
-            buckets: self.buckets(&plugin.grants)?,
+            buckets: self.buckets(),
             settings: job.settings.clone(),
             host_key,
             budget: Self::budget(store)?,
@@ -195,16 +194,13 @@ impl Session {
         Ok(Place { run_in: run_in.clone(), env: env.clone(), secrets })
     }
 
-    /// The buckets that the plugin is granted; others are nobody's business here.
-    fn buckets(&self, grants: &Grants) -> Result<BTreeMap<String, SharedBucket>> {
-        let mut open = BTreeMap::new();
-        let granted = self.config.buckets.iter().filter(|(label, _)| grants.buckets.contains_key(label.as_str()));
-        for (label, BucketConfig::Local { path }) in granted {
-            let bucket = LocalBucket::open(path)
-                .map_err(|error| error.while_doing(format!("could not open bucket \"{label}\"")))?;
-            open.insert(label.to_string(), Arc::new(bucket) as SharedBucket);
-        }
-        Ok(open)
+    /// Every bucket of the configuration; none is opened before it is used.
+    fn buckets(&self) -> BTreeMap<String, SharedBucket> {
+        let on_demand = |label: &Label, path: &Path| OnDemand::new(label.to_string(), path.to_owned());
+        let bucket = |(label, BucketConfig::Local { path }): (&Label, &BucketConfig)| {
+            (label.to_string(), Arc::new(on_demand(label, path)) as SharedBucket)
+        };
+        self.config.buckets.iter().map(bucket).collect()
     }
 
     /// Plain data for [`store::open`], with its secrets resolved.

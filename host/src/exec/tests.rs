@@ -120,7 +120,10 @@ async fn the_environment_is_built_from_nothing() {
         secrets: vec!["PGPASSWORD".to_owned(), "NOT_GIVEN".to_owned()],
         ..line("/usr/bin/env", &[])
     };
-    let out = String::from_utf8(run(command, place).await.unwrap().stdout).unwrap();
+    let mut process = spawn(command, Arc::new(place), None, None, LONG, CancellationToken::new()).await.unwrap();
+    let (out, end) = read_all(process.stdout().unwrap()).await;
+    end.unwrap();
+    let out = String::from_utf8(out).unwrap();
     let mut lines: Vec<_> = out.lines().collect();
     lines.sort_unstable();
     let expected = [
@@ -133,6 +136,26 @@ async fn the_environment_is_built_from_nothing() {
         "PGPASSWORD=correct horse",
     ];
     assert_eq!(lines, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collected_output_holds_no_secret_in_any_of_its_forms() {
+    // base64 of "correct horse/battery", by itself and of "x" before it.
+    let script = r#"echo "plain $WORD."; echo url correct%20horse%2Fbattery; echo Y29ycmVjdCBob3JzZS9iYXR0ZXJ5; \
+        echo eGNvcnJlY3QgaG9yc2UvYmF0dGVyeQ==; printf 'cut correct hor'; sleep 0.1; echo 'se/battery'; \
+        echo "other $OTHER"; head -c 200000 /dev/zero | tr '\0' a; printf 'correct horse/battery'"#;
+    let secret = |text: &str| Secret::new(text.to_owned());
+    let secrets = [("WORD", "correct horse/battery"), ("OTHER", "staple:9 of ten")];
+    let secrets = secrets.map(|(name, text)| (name.to_owned(), secret(text)));
+    let place = Place { secrets: BTreeMap::from(secrets), ..here() };
+    let command = CommandLine { secrets: vec!["WORD".to_owned(), "OTHER".to_owned()], ..sh(script) };
+    let out = String::from_utf8(run(command, place).await.unwrap().stdout).unwrap();
+    let long = "a".repeat(200_000);
+    let lines: Vec<_> = out.lines().collect();
+    assert_eq!(lines[..3], ["plain ***.", "url ***", "***"]);
+    // What stands beside the secret in base64 is left, with the characters that both share.
+    assert!(lines[3].starts_with("eG") && lines[3].contains("***") && !lines[3].contains("JlY3Qg"), "{}", lines[3]);
+    assert_eq!(lines[4..], ["cut ***", "other ***", &format!("{long}***")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

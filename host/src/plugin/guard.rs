@@ -254,6 +254,17 @@ impl Guard {
         told
     }
 
+    /// A finding of the guest with the causes of the host's own error that it passes on: the guest is
+    /// told what failed, and only the operator why.
+    pub(super) fn explained(&self, text: &str) -> String {
+        let shown = super::speech::line(text);
+        let recent = lock(&self.0.recent);
+        let behind = recent.iter().rev().find(|(told, _)| text.contains(told.as_str()));
+        let first = behind.and_then(|(_, error)| std::error::Error::source(error));
+        let causes: Vec<_> = std::iter::successors(first, |error| error.source()).map(ToString::to_string).collect();
+        if causes.is_empty() { shown } else { format!("{shown}; because: {}", causes.join(": ")) }
+    }
+
     /// The error in full behind a text that the guest passes on, if it was told it in this run.
     pub(super) fn behind(&self, text: &str) -> Option<Error> {
         let mut recent = lock(&self.0.recent);

@@ -94,13 +94,13 @@ impl Instance {
 
     /// Checks a backup. Errors as [`Self::backup`]; a failed check is not an error.
     pub async fn verify(self, request: VerifyRequest) -> Result<Vec<Check>> {
-        let request = request.into();
+        let (request, guard) = (request.into(), self.ending.guard.clone());
         let checks = self
             .call(Verb::Verify, async |guest, store| {
                 guest.strongroom_plugin_component().call_verify(store, &request).await
             })
             .await?;
-        checks_from_guest(checks)
+        checks_from_guest(checks, &guard)
     }
 
     /// Brings data back; its steps go to the reporter as they happen. Errors as [`Self::backup`].
@@ -114,13 +114,13 @@ impl Instance {
 
     /// Looks for trouble. Errors as [`Self::backup`]; a failed check is not an error.
     pub async fn diagnose(self, request: DiagnoseRequest) -> Result<Vec<Check>> {
-        let request = request.into();
+        let (request, guard) = (request.into(), self.ending.guard.clone());
         let checks = self
             .call(Verb::Diagnose, async |guest, store| {
                 guest.strongroom_plugin_component().call_diagnose(store, &request).await
             })
             .await?;
-        checks_from_guest(checks)
+        checks_from_guest(checks, &guard)
     }
 
     async fn call<T>(

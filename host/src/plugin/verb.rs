@@ -1,8 +1,10 @@
 //! The four verbs of a plugin: what each is asked and answers, in the host's own terms.
 
 use super::bindings::exports::strongroom::plugin::component as wit;
+use super::bindings::strongroom::plugin::types::Outcome;
 use super::capability::run::outcome;
 use super::context::Check;
+use super::guard::Guard;
 use super::speech;
 use crate::error::{Error, Result};
 use crate::unit;
@@ -185,8 +187,9 @@ fn check_bytes(what: &str, got: usize) -> Result<()> {
     Ok(())
 }
 
-/// Checks as the guest gave them, cut and escaped.
-pub(super) fn checks_from_guest(checks: Vec<wit::Check>) -> Result<Vec<Check>> {
+/// Checks as the guest gave them, cut and escaped; one that failed because the host could not do
+/// something says why it could not.
+pub(super) fn checks_from_guest(checks: Vec<wit::Check>, guard: &Guard) -> Result<Vec<Check>> {
     if checks.len() > MAX_CHECKS {
         return Err(Error::limit("the plugin reported too many checks")
             .fact("expected", format!("at most {MAX_CHECKS}"))
@@ -196,7 +199,10 @@ pub(super) fn checks_from_guest(checks: Vec<wit::Check>) -> Result<Vec<Check>> {
         id: speech::line(&check.id),
         title: speech::line(&check.title),
         outcome: outcome(check.outcome),
-        evidence: speech::line(&check.evidence),
+        evidence: match check.outcome {
+            Outcome::Failed => guard.explained(&check.evidence),
+            _ => speech::line(&check.evidence),
+        },
         causes: speech::lines(check.causes, MAX_ADVICE),
         remedies: speech::lines(check.remedies, MAX_ADVICE),
     };

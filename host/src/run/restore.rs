@@ -55,7 +55,8 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     }
     let run = BackupId::generate(clock::now())?;
     let cancel = job.cancel.child_token();
-    let steps = Arc::new(Steps { inner: job.progress.clone(), seen: Mutex::default() });
+    let plan_only = options.plan_only;
+    let steps = Arc::new(Steps { inner: job.progress.clone(), plan_only, seen: Mutex::default() });
     let mut job = job.clone();
     job.progress = steps.clone();
 
@@ -138,9 +139,10 @@ async fn flush(job: &Job) -> Result<()> {
     Ok(())
 }
 
-/// Hands progress on, and keeps the steps.
+/// Hands progress on, and keeps the steps. Those of a plan are kept only: nothing was done.
 struct Steps {
     inner: Arc<dyn Progress>,
+    plan_only: bool,
     seen: Mutex<Vec<Step>>,
 }
 
@@ -162,7 +164,9 @@ impl Progress for Steps {
     }
     fn step(&self, step: &Step) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(step.clone());
-        self.inner.step(step);
+        if !self.plan_only {
+            self.inner.step(step);
+        }
     }
     fn warn(&self, text: &str) {
         self.inner.warn(text);

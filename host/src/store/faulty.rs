@@ -248,6 +248,10 @@ impl Upload for FaultyUpload {
         self.faulty.through(Op::Part, self.inner.part(number, body, crc64nvme)).await
     }
 
+    fn expect_more(&self) {
+        self.inner.expect_more();
+    }
+
     async fn complete(&self, n_parts: u32, size: u64, crc64nvme: u64) -> Result<ObjectInfo> {
         self.faulty
             .through(Op::Complete, async {

@@ -188,6 +188,10 @@ impl Upload for RetryUpload {
         self.policy.run("upload a part", || self.inner.part(number, body.clone(), crc64nvme)).await
     }
 
+    fn expect_more(&self) {
+        self.inner.expect_more();
+    }
+
     async fn complete(&self, n_parts: u32, size: u64, crc64nvme: u64) -> Result<ObjectInfo> {
         self.policy.run("complete an upload", || self.inner.complete(n_parts, size, crc64nvme)).await
     }

@@ -73,7 +73,10 @@ struct SegmentUpload {
 
 #[async_trait]
 impl SegmentWrite for SegmentUpload {
-    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64) -> Result<()> {
+    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64, is_only: bool) -> Result<()> {
+        if !is_only {
+            self.upload.expect_more();
+        }
         self.upload.part(number, body, crc64nvme).await
     }
 
@@ -108,7 +111,7 @@ mod tests {
     async fn a_segment_lies_where_the_design_says_and_reads_back() {
         let (store, segments) = segments(true);
         let write = segments.begin(1).await.unwrap();
-        write.part(1, Bytes::from_static(b"sealed"), crc64nvme(b"sealed")).await.unwrap();
+        write.part(1, Bytes::from_static(b"sealed"), crc64nvme(b"sealed"), true).await.unwrap();
         write.complete(1, 6, crc64nvme(b"sealed")).await.unwrap();
         let listed = store.list("", None).await.unwrap().objects;
         assert_eq!(listed[0].key, "orders/20261120T020000Z-x7k2m9qd/data/shop.dump.0001.zst.age");
@@ -125,7 +128,7 @@ mod tests {
     async fn a_segment_that_cannot_be_completed_leaves_no_upload_behind() {
         let (store, segments) = segments(true);
         let write = segments.begin(1).await.unwrap();
-        write.part(1, Bytes::from_static(b"sealed"), crc64nvme(b"sealed")).await.unwrap();
+        write.part(1, Bytes::from_static(b"sealed"), crc64nvme(b"sealed"), true).await.unwrap();
         assert!(write.complete(1, 7, 0).await.is_err());
         write.abort().await.unwrap();
         assert!(store.pending_uploads("").await.unwrap().is_empty());
@@ -135,7 +138,7 @@ mod tests {
     async fn a_segment_that_was_completed_and_is_abandoned_is_deleted() {
         let (store, segments) = segments(true);
         let write = segments.begin(1).await.unwrap();
-        write.part(1, Bytes::from_static(b"sealed"), crc64nvme(b"sealed")).await.unwrap();
+        write.part(1, Bytes::from_static(b"sealed"), crc64nvme(b"sealed"), true).await.unwrap();
         write.complete(1, 6, crc64nvme(b"sealed")).await.unwrap();
         write.abort().await.unwrap();
         assert!(store.list("", None).await.unwrap().objects.is_empty());

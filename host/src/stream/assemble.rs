@@ -44,6 +44,8 @@ pub(super) struct SealedPart {
     pub(super) body: Bytes,
     pub(super) crc64nvme: u64,
     pub(super) digest: PieceDigest,
+    /// Nothing follows it, in its segment or in the artifact.
+    pub(super) is_only: bool,
 }
 
 /// What the uploader is told, in the order of the stream.
@@ -89,7 +91,7 @@ impl Assembler {
                 None => return Err(Error::failed("the thread that reads the source stopped without an end")),
             };
             if let Some(full) = open.take_if(|segment| !segment.has_room_for(frame.stored_bytes)) {
-                full.finish()?;
+                full.finish(false)?;
             }
             let segment = match &mut open {
                 Some(segment) => segment,
@@ -106,7 +108,7 @@ impl Assembler {
             size += u64::from(plain_bytes);
         }
         match open {
-            Some(last) => last.finish()?,
+            Some(last) => last.finish(true)?,
             None => return Err(Error::failed("the source ended without its last frame")),
         }
         let blake3 = tree.finish().ok_or_else(|| Error::failed("the artifact has no digest"))?;
@@ -186,7 +188,9 @@ impl<'a> OpenSegment<'a> {
             && payload.is_some_and(|bytes| self.header_bytes + bytes <= self.to.max_segment_bytes)
     }
 
-    fn finish(mut self) -> Result<()> {
+    /// Writes the tail. Only a part that ends the artifact may stay with the store until it is
+    /// completed: of an earlier segment it would pin a permit that others wait for.
+    fn finish(mut self, is_last: bool) -> Result<()> {
         let zstd_bytes = self.tail.zstd_bytes();
         let tail = self.tail.encode()?;
         if let Some(sealing) = &mut self.sealing {
@@ -196,7 +200,8 @@ impl<'a> OpenSegment<'a> {
         if self.sealing.as_ref().is_some_and(|sealing| sealing.filled > 0) {
             self.end_message()?;
         }
-        self.dispatch_part();
+        let is_only = is_last && self.n_parts == 0;
+        self.dispatch_part(is_only);
         self.tell(Event::SegmentEnd {
             segment: self.number,
             n_parts: self.n_parts,
@@ -279,17 +284,17 @@ impl<'a> OpenSegment<'a> {
 
     fn dispatch_if_full(&mut self) {
         if self.part.as_ref().is_some_and(|part| part.filled == part.buffer.len()) {
-            self.dispatch_part();
+            self.dispatch_part(false);
         }
     }
 
     /// Gives the part, if there is one, to a worker to be sealed and hashed.
-    fn dispatch_part(&mut self) {
+    fn dispatch_part(&mut self, is_only: bool) {
         let Some(part) = self.part.take() else { return };
         let offset = u64::from(self.n_parts) * part.buffer.len() as u64;
         self.n_parts += 1;
         let key = self.sealing.as_ref().map(|sealing| sealing.key.clone());
-        let sealed = self.to.transfer.budget().submit(move |_| seal_part(part, key.as_deref(), offset));
+        let sealed = self.to.transfer.budget().submit(move |_| seal_part(part, key.as_deref(), offset, is_only));
         self.tell(Event::Part { segment: self.number, number: self.n_parts, sealed });
     }
 
@@ -299,7 +304,7 @@ impl<'a> OpenSegment<'a> {
     }
 }
 
-fn seal_part(mut part: Part, key: Option<&PayloadKey>, offset: u64) -> Result<SealedPart> {
+fn seal_part(mut part: Part, key: Option<&PayloadKey>, offset: u64, is_only: bool) -> Result<SealedPart> {
     for message in &part.messages {
         let Some(key) = key else { break };
         let end = message.at + message.len;
@@ -308,5 +313,5 @@ fn seal_part(mut part: Part, key: Option<&PayloadKey>, offset: u64) -> Result<Se
     }
     let stored = &part.buffer[..part.filled];
     let (crc64nvme, digest) = (digest::crc64nvme(stored), digest::piece(offset, stored));
-    Ok(SealedPart { body: part.buffer.freeze(part.filled), crc64nvme, digest })
+    Ok(SealedPart { body: part.buffer.freeze(part.filled), crc64nvme, digest, is_only })
 }

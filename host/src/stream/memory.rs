@@ -86,7 +86,7 @@ impl MemoryWrite {
 
 #[async_trait]
 impl SegmentWrite for MemoryWrite {
-    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64) -> Result<()> {
+    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64, _is_only: bool) -> Result<()> {
         if super::digest::crc64nvme(&body) != crc64nvme {
             return Err(Error::damaged(format!("part {number} arrived with another checksum")));
         }

@@ -20,7 +20,11 @@ pub trait SegmentWrite: Send + Sync {
     /// every part but the last has the same size. Returns once the store has acknowledged the
     /// part and its checksum. `body` is a pooled buffer: whoever keeps a clone of it holds memory
     /// of the budget.
-    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64) -> Result<()>;
+    ///
+    /// `is_only` says that nothing follows, in this segment or in the artifact: then the bytes may
+    /// be kept until `complete`, which comes without any more of the budget. In every other case
+    /// they must be let go, or transfers could wait for one another in a circle.
+    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64, is_only: bool) -> Result<()>;
 
     /// Makes the segment visible, whole, with these parts. A segment of one part may be one PUT.
     /// Called once all parts of all segments are acknowledged and the source ended well.

@@ -220,9 +220,9 @@ impl Segment {
 }
 
 async fn store_part(write: Arc<dyn SegmentWrite>, segment: u32, number: u32, sealed: Sealed) -> Result<StoredPart> {
-    let SealedPart { body, crc64nvme, digest } = sealed.await.map_err(worker_failed)??;
+    let SealedPart { body, crc64nvme, digest, is_only } = sealed.await.map_err(worker_failed)??;
     let bytes = body.len() as u64;
-    let stored = write.part(number, body, crc64nvme).await;
+    let stored = write.part(number, body, crc64nvme, is_only).await;
     stored.map_err(|error| error.while_doing(format!("could not store part {number} of segment {segment:04}")))?;
     Ok(StoredPart { segment, number, bytes, crc64nvme, digest })
 }

@@ -38,8 +38,8 @@ pub struct WriteOptions {
     pub compression: Compression,
     /// For whom segments are sealed; `None` leaves them as plain zstd.
     pub recipients: Option<Arc<Recipients>>,
-    /// The most parts of one segment; then the next segment begins. A segment must have room for
-    /// a header and one frame (3 MiB).
+    /// The most parts of one segment, at least 2; then the next segment begins. A segment must have
+    /// room for a header and one frame (3 MiB).
     pub parts_per_segment: u32,
     /// How long a failed or cancelled write waits for the store to abort. The aborts go on in the
     /// background after that.
@@ -89,6 +89,12 @@ pub async fn write_artifact(
     progress: impl Fn(u64) + Send + 'static,
     cancel: CancellationToken,
 ) -> Result<StoredArtifact> {
+    if options.parts_per_segment < 2 {
+        // A segment of one part that is not the last could be no single PUT without being held.
+        return Err(Error::invalid("a segment must have room for two parts")
+            .fact("expected", "`parts_per_segment` of at least 2")
+            .fact("got", options.parts_per_segment.to_string()));
+    }
     let max_segment_bytes = u64::from(options.parts_per_segment) * budget.settings().part_bytes as u64;
     let least = (MAX_FRAME_STORED_BYTES + MAX_FRAME_STORED_BYTES / 4 + MAX_HEADER_BYTES) as u64;
     if max_segment_bytes < least {

@@ -154,7 +154,8 @@ impl Plan {
     /// What is in the way, as steps and as the error of a restore that did not begin.
     fn refuse(&self, label: &str) -> Error {
         for key in &self.taken {
-            Step::failed("write", key).note("it is there already; nothing was changed").report();
+            // Not a failed one, which would say that the target may have been changed.
+            Step::skipped("write", key).note("it is there already; nothing was changed").report();
         }
         Error::conflict(format!(
             "{} keys are there already in bucket {label:?}, and nothing was written: {}; \

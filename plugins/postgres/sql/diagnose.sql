@@ -3,7 +3,8 @@ SET search_path = pg_catalog;
 SET statement_timeout = '60s';
 SELECT json_build_object(
   'data_checksums', current_setting('data_checksums'),
-  'data_directory', current_setting('data_directory', true),
+  'sees_statistics', pg_has_role('pg_read_all_stats', 'USAGE'),
+  'data_directory', CASE WHEN pg_has_role('pg_read_all_settings', 'USAGE') THEN current_setting('data_directory') END,
   'connections', (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'),
   'max_connections', current_setting('max_connections')::int,
   'reserved_connections', current_setting('superuser_reserved_connections')::int,

@@ -23,7 +23,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, fstat, openat, re
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// Blocks of zeros of this size become holes where a file is sparse; the block size of usual file systems.
+/// Blocks that are zeros become holes where a file is sparse; the block size of usual file systems.
 const HOLE_BYTES: usize = 4_096;
 
 pub(super) fn write(
@@ -205,8 +205,9 @@ impl Drop for Temporary<'_> {
     }
 }
 
-/// Cuts a chunk that lies at offset `at` into runs that are written and runs that stay holes. Holes
-/// are whole blocks of zeros, aligned in the file.
+/// Cuts a chunk that lies at offset `at` into runs that are written and runs that stay holes: blocks of
+/// the file that are zeros as far as the chunk holds them. Chunks end anywhere, and what is not
+/// written of a new file is zeros too.
 fn runs(at: u64, chunk: &[u8], sparse: bool) -> Vec<(bool, &[u8])> {
     if !sparse {
         return vec![(false, chunk)];
@@ -218,7 +219,7 @@ fn runs(at: u64, chunk: &[u8], sparse: bool) -> Vec<(bool, &[u8])> {
         let offset = at.saturating_add(u64::try_from(start).unwrap_or(u64::MAX)) % block;
         let to_boundary = HOLE_BYTES - usize::try_from(offset).unwrap_or(0);
         let end = chunk.len().min(start + to_boundary);
-        let is_hole = end - start == HOLE_BYTES && chunk[start..end].iter().all(|b| *b == 0);
+        let is_hole = chunk[start..end].iter().all(|b| *b == 0);
         match found.last_mut() {
             Some(last) if last.0 == is_hole => last.2 = end,
             _ => found.push((is_hole, start, end)),

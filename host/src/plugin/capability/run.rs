@@ -45,7 +45,10 @@ impl run::Host for State {
                 action: speech::line(&step.action),
                 target: speech::line(&step.target),
                 outcome: outcome(step.outcome),
-                note: speech::line(&step.note),
+                note: match step.outcome {
+                    types::Outcome::Failed => self.guard.explained(&step.note),
+                    _ => speech::line(&step.note),
+                },
             });
             Ok(())
         };

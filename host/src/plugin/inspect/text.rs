@@ -15,7 +15,11 @@ impl fmt::Display for Inspection {
             writeln!(f, "  host       {minimum} or newer")?;
         }
         if !self.toolchain.is_empty() {
-            let tools: Vec<_> = self.toolchain.iter().map(|tool| format!("{} {}", tool.name, tool.version)).collect();
+            let tools: Vec<_> = self
+                .toolchain
+                .iter()
+                .map(|tool| format!("{} {}", tool.name, tool.version).trim_end().to_owned())
+                .collect();
             writeln!(f, "  toolchain  {}", tools.join(", "))?;
         }
         writeln!(f, "\nimports")?;

@@ -13,13 +13,17 @@ use async_trait::async_trait;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumType, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
 /// Holds the first part back until a second one arrives or the upload is completed, so that one
-/// part is one PUT. Memory: that part, and 100 bytes for each part that was sent.
+/// part is one PUT, unless it is told to expect more. Memory: that part, and some 60 bytes for each
+/// part that was sent, which the completion lists.
 pub(super) struct S3Upload {
     store: S3Store,
     key: ObjectKey,
+    /// Whether the first part is sent at once.
+    expects_more: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -51,7 +55,7 @@ struct Sent {
 
 impl S3Upload {
     pub(super) fn new(store: S3Store, key: ObjectKey) -> Self {
-        Self { store, key, state: Mutex::new(State::default()) }
+        Self { store, key, expects_more: AtomicBool::new(false), state: Mutex::new(State::default()) }
     }
 
     /// The upload's id at the server, which is asked for one first if need be.
@@ -267,7 +271,8 @@ impl Upload for S3Upload {
         if state.over {
             return Err(upload_gone(&self.key));
         }
-        if number == 1 && state.begun.is_none() && state.sent.is_empty() {
+        let may_hold = !self.expects_more.load(Ordering::Acquire);
+        if number == 1 && may_hold && state.begun.is_none() && state.sent.is_empty() {
             // It is refused now rather than at the end: the server would refuse it too.
             let got = crate::store::crc64nvme(&body);
             if got != crc64nvme {
@@ -288,6 +293,10 @@ impl Upload for S3Upload {
             state.held = None;
         }
         held
+    }
+
+    fn expect_more(&self) {
+        self.expects_more.store(true, Ordering::Release);
     }
 
     async fn complete(&self, n_parts: u32, size: u64, crc64nvme: u64) -> Result<ObjectInfo> {

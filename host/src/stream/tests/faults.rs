@@ -56,9 +56,9 @@ struct FaultyWrite {
 
 #[async_trait]
 impl SegmentWrite for FaultyWrite {
-    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64) -> Result<()> {
+    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64, is_only: bool) -> Result<()> {
         self.faulty.call().await?;
-        self.inner.part(number, body, crc64nvme).await
+        self.inner.part(number, body, crc64nvme, is_only).await
     }
     async fn complete(&self, n_parts: u32, stored_bytes: u64, crc64nvme: u64) -> Result<()> {
         self.faulty.call().await?;
@@ -208,12 +208,12 @@ struct RacingWrite {
 
 #[async_trait]
 impl SegmentWrite for RacingWrite {
-    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64) -> Result<()> {
+    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64, is_only: bool) -> Result<()> {
         if (self.number, number) == (1, 17) {
             self.second.notified().await;
             return Err(Error::unavailable("on purpose"));
         }
-        self.inner.part(number, body, crc64nvme).await
+        self.inner.part(number, body, crc64nvme, is_only).await
     }
     async fn complete(&self, n_parts: u32, stored_bytes: u64, crc64nvme: u64) -> Result<()> {
         self.inner.complete(n_parts, stored_bytes, crc64nvme).await

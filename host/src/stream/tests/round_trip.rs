@@ -177,6 +177,88 @@ fn the_halves_of_a_tee_are_stored_by_two_transfers_without_waiting_in_a_circle()
     assert_eq!((a.unwrap().blake3, b.unwrap().size), (blake3::hash(&plain).to_string(), plain.len() as u64));
 }
 
+/// A store that keeps each part that it may keep until its segment is completed.
+#[derive(Clone, Default)]
+struct Holding {
+    inner: MemorySegments,
+    /// Segment and number of each part, and whether it may be kept.
+    parts: Arc<Mutex<Vec<(u32, u32, bool)>>>,
+}
+
+struct HoldingWrite {
+    inner: Arc<dyn SegmentWrite>,
+    number: u32,
+    to: Holding,
+    held: Mutex<Vec<Bytes>>,
+}
+
+#[async_trait]
+impl Segments for Holding {
+    async fn begin(&self, number: u32) -> Result<Arc<dyn SegmentWrite>> {
+        let inner = self.inner.begin(number).await?;
+        Ok(Arc::new(HoldingWrite { inner, number, to: self.clone(), held: Mutex::default() }))
+    }
+}
+
+#[async_trait]
+impl SegmentWrite for HoldingWrite {
+    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64, is_only: bool) -> Result<()> {
+        self.to.parts.lock().unwrap().push((self.number, number, is_only));
+        if is_only {
+            self.held.lock().unwrap().push(body.clone());
+        }
+        self.inner.part(number, body, crc64nvme, is_only).await
+    }
+    async fn complete(&self, n_parts: u32, stored_bytes: u64, crc64nvme: u64) -> Result<()> {
+        self.held.lock().unwrap().clear();
+        self.inner.complete(n_parts, stored_bytes, crc64nvme).await
+    }
+    async fn abort(&self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+#[test]
+fn a_store_that_keeps_what_it_may_keep_never_stops_the_halves_of_a_tee() {
+    let kit = Kit::with(BudgetSettings { n_workers: 1, n_parts_in_flight: 1, part_bytes: MIN_PART_BYTES });
+    let plain = noise(6 * FRAME_BYTES, 6);
+    let (a, b) = tee(Source::new(Origin::Plugin, InMemory::new(plain.clone())), CancellationToken::new());
+    let stores = [Holding::default(), Holding::default()];
+    let writes = [a, b].into_iter().zip(&stores).map(|(source, store)| {
+        let segments: Arc<dyn Segments> = Arc::new(store.clone());
+        write_artifact(source, options(), &kit.budget, segments, |_| {}, CancellationToken::new())
+    });
+    let writes = futures_util::future::join_all(writes);
+    let stored = kit.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), writes).await });
+    for stored in stored.expect("two transfers wait for one another") {
+        assert_eq!(stored.unwrap().segments.len(), 3);
+    }
+    for store in stores {
+        assert!(store.parts.lock().unwrap().iter().all(|(_, _, is_only)| !is_only), "more followed each of these");
+    }
+}
+
+#[test]
+fn only_the_single_part_of_a_small_artifact_may_be_kept() {
+    for (len, expected) in [(100, vec![(1, 1, true)]), (MIN_PART_BYTES + 9, vec![(1, 1, false), (1, 2, false)])] {
+        let (kit, store) = (Kit::new(), Holding::default());
+        let source = Source::new(Origin::Plugin, InMemory::new(noise(len, 7)));
+        kit.write_to(Arc::new(store.clone()), source, options()).unwrap();
+        let mut parts = store.parts.lock().unwrap().clone();
+        parts.sort_unstable();
+        assert_eq!(parts, expected);
+    }
+}
+
+#[test]
+fn segments_of_a_single_part_are_refused() {
+    let kit = Kit::with(BudgetSettings { n_workers: 1, n_parts_in_flight: 1, part_bytes: 4 << 20 });
+    let source = Source::new(Origin::Plugin, InMemory::new("x"));
+    let options = WriteOptions { parts_per_segment: 1, ..options() };
+    let error = kit.write_to(Arc::new(MemorySegments::default()), source, options).unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

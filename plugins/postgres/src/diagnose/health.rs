@@ -20,6 +20,7 @@ const CONNECTIONS_PER_DUMP: i64 = 3;
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct ServerFacts {
     pub(super) data_checksums: String,
+    sees_statistics: bool,
     pub(super) data_directory: Option<String>,
     connections: i64,
     max_connections: i64,
@@ -97,6 +98,7 @@ struct Wraparound {
 /// One check for each thing that can go wrong.
 pub(super) fn checks(facts: &ServerFacts, settings: &Settings) -> Vec<Check> {
     vec![
+        statistics(facts),
         transactions(facts),
         locks(facts, settings),
         dumps(facts),
@@ -109,6 +111,19 @@ pub(super) fn checks(facts: &ServerFacts, settings: &Settings) -> Vec<Check> {
         standby(facts),
         role_settings(facts),
     ]
+}
+
+/// Without this right the transactions of others look as if there were none.
+fn statistics(facts: &ServerFacts) -> Check {
+    const ID: &str = "postgres.privileges.statistics";
+    const TITLE: &str = "the user sees the sessions of others";
+    if facts.sees_statistics {
+        return Check::passed(ID, TITLE).evidence("it has the rights of pg_read_all_stats");
+    }
+    Check::warned(ID, TITLE)
+        .evidence("it has not the rights of pg_read_all_stats")
+        .cause("long transactions and the data directory are hidden from the user")
+        .remedy("GRANT pg_monitor TO the user")
 }
 
 fn transactions(facts: &ServerFacts) -> Check {
@@ -359,8 +374,8 @@ mod tests {
     use crate::settings::Settings;
     use strongroom_plugin::Outcome;
 
-    const HEALTHY: &str = r#"{"data_checksums": "on", "data_directory": "/d", "connections": 5, "max_connections": 100,
-        "reserved_connections": 3, "transactions": [], "dumps": [], "locks": [], "prepared": [], "archive_mode": "on",
+    const HEALTHY: &str = r#"{"data_checksums": "on", "sees_statistics": true, "data_directory": "/d", "connections": 5,
+        "max_connections": 100, "reserved_connections": 3, "transactions": [], "dumps": [], "locks": [], "prepared": [], "archive_mode": "on",
         "archiver": {"archived": 3, "failed": 0, "last_failed_wal": null, "failing": false, "failed_seconds_ago": null,
         "archived_seconds_ago": 5}, "max_slot_wal_keep_size": "-1", "slots": [], "wraparound": {"database": "a", "age": 70},
         "standby_delay": null, "hot_standby_feedback": null, "role_settings": []}"#;
@@ -410,6 +425,7 @@ mod tests {
         check_found("slots", &slot(true, "extended", 2 << 30), &[("postgres.slots", Warned)]);
         check_found("slots", &slot(true, "extended", 20 << 30), &[("postgres.slots", Failed)]);
         check_found("slots", &slot(false, "lost", 0), &[("postgres.slots", Failed)]);
+        check_found("sees_statistics", "false", &[("postgres.privileges.statistics", Warned)]);
         check_found("data_checksums", r#""off""#, &[("postgres.checksums", Warned)]);
         check_found("wraparound", r#"{"database": "a", "age": 1100000000}"#, &[("postgres.wraparound", Warned)]);
         check_found("wraparound", r#"{"database": "a", "age": 1700000000}"#, &[("postgres.wraparound", Failed)]);
