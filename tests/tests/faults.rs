@@ -400,7 +400,7 @@ fn a_plugin_that_crashes_in_a_verification_is_quoted_and_nothing_is_recorded_as_
 #[track_caller]
 fn check_one_error_of_a_plugin(output: &Output, says: &[&str], verb: &str) {
     output.check_code(1).check_stderr("plugin \"rogue\"");
-    for text in says.iter().chain(&[format!("in:").as_str(), verb]) {
+    for text in says.iter().chain(&["in:", verb]) {
         output.check_stderr(text);
     }
     assert!(!output.stderr.contains("wasm backtrace") && !output.stderr.contains("0x"), "readable: {}", output.stderr);

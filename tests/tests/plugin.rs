@@ -169,8 +169,14 @@ fn approve_on_a_terminal(sandbox: &Sandbox, answers: &str) -> Output {
 }
 
 /// What an operator reads before each question, so that no line of the request is unseen.
-const ASKED: [&str; 6] =
-    ["command \"check\"", "command \"consume\"", "command \"produce\"", "command \"query\"", "artifacts", "write this"];
+const ASKED: [&str; 6] = [
+    "command \"check\"",
+    "command \"consume\"",
+    "command \"produce\"",
+    "command \"query\"",
+    "artifacts",
+    "write exactly this",
+];
 
 #[test]
 fn approving_on_a_terminal_asks_for_each_grant_and_keeps_every_comment() {

@@ -210,7 +210,7 @@ static STORE: Section = Section {
         may(
             "part_bytes",
             Shape::Size(256 << 10, 512 << 20),
-            "Size of an uploaded part, a power of two such as \"8MiB\", which is the default; at least 8MiB for S3.",
+            "Size of an uploaded part: a power of two; \"8MiB\" unless set, which is the least for S3.",
         ),
         may("parts_per_segment", Shape::Whole(2, 10_000), "Parts in one object at most; 950 unless set."),
         may(

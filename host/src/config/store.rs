@@ -202,13 +202,6 @@ impl Meaning<'_> {
             None => None,
         };
         let part_bytes = fields.whole("part_bytes").unwrap_or(DEFAULT_PART_BYTES);
-        if !part_bytes.is_power_of_two() {
-            self.mistakes.add(
-                fields.span_of("part_bytes"),
-                format!("{}.part_bytes is not a power of two", fields.path),
-                "a part is a whole number of frames, or a frame of parts: write \"8MiB\", \"16MiB\", \"32MiB\"",
-            );
-        }
         let least = usize::try_from(MIN_S3_PART_BYTES).unwrap_or(usize::MAX);
         if matches!(place, Some(StorePlace::S3(_))) && part_bytes < least {
             self.mistakes.add(

@@ -212,7 +212,7 @@ fn what_contradicts_itself_is_refused() {
         format!("{s3}recipients = [\"{0}\", \"{0}\"]", KEYS[0]),
         format!("{s3}recipients = [\"AGE-SECRET-KEY-1QQQQQQ\", \"ssh-ed25519 AAAA\"]"),
         format!("{s3}encryption = \"off\"\npart_bytes = \"1MiB\""),
-        format!("{s3}encryption = \"off\"\npart_bytes = \"5MiB\""),
+        format!("{s3}encryption = \"off\"\npart_bytes = \"9MiB\""),
         format!("{s3}encryption = \"off\"\naccess_key = {{ env = \"A\" }}"),
         format!("{s3}encryption = \"off\"\nendpoint = \"s3.example.org\""),
         format!("{s3}encryption = \"off\"\nprefix = \"a/../b\""),
