@@ -209,6 +209,12 @@ impl Meaning<'_> {
                 format!("{}.part_bytes is too small", fields.path),
                 format!("S3 takes parts of at least {}", crate::unit::bytes(MIN_S3_PART_BYTES)),
             );
+        } else if !part_bytes.is_power_of_two() {
+            self.mistakes.add(
+                fields.span_of("part_bytes"),
+                format!("{}.part_bytes is not a power of two", fields.path),
+                "expected a size such as 8MiB, 16MiB or 32MiB",
+            );
         }
         let encrypted = fields.text("encryption") != Some("off");
         let recipients = self.recipients(fields, encrypted);
