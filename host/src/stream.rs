@@ -36,7 +36,7 @@ pub mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use budget::{Budget, BudgetSettings};
+pub use budget::{Budget, BudgetSettings, MIN_PART_BYTES};
 pub use check::check_stored;
 pub use frame::Compression;
 pub use pipe::{PipeSink, pipe};

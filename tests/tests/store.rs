@@ -425,6 +425,22 @@ async fn an_object_of_one_part_is_one_put() {
     assert!(requests[0].starts_with("PUT /backups/a"), "{requests:?}");
 }
 
+#[tokio::test]
+async fn a_first_part_that_others_follow_is_sent_at_once_and_may_stay_the_only_one() {
+    for kind in [Server::Versitygw, Server::Minio] {
+        let faulty = Faulty::start(kind, Vec::new()).await.unwrap();
+        let upload = faulty.store.begin_upload(&key("a")).await.unwrap();
+        let body = sample(1, 1000);
+        upload.expect_more();
+        upload.part(1, body.clone(), crc64nvme(&body)).await.unwrap();
+        let sent = faulty.proxy.requests().into_iter().filter(|request| request.contains("partNumber=1")).count();
+        assert_eq!(sent, 1, "{:?}", faulty.proxy.requests());
+        upload.complete(1, 1000, crc64nvme(&body)).await.unwrap();
+        assert_eq!(faulty.direct.get(&key("a"), 1000).await.unwrap().0, body);
+        faulty.check_nothing_pending().await;
+    }
+}
+
 // Servers that know less.
 
 /// What the suite says of writing, with a proxy in front that does this to every request.

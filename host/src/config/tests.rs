@@ -386,3 +386,22 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn parts_that_the_streaming_core_would_refuse_are_refused_by_the_configuration() {
+    let check = |place: &str, line: &str| parse(&format!("[store.a]\n{place}\nencryption = \"off\"\n{line}\n"));
+    let (s3, local) = ("type = \"s3\"\nbucket = \"backups\"", "type = \"local\"\npath = \"/backups\"");
+    for (place, line) in [
+        (s3, r#"part_bytes = "12MiB""#),
+        (s3, r#"part_bytes = "6MiB""#),
+        (local, r#"part_bytes = "3MiB""#),
+        (local, r#"part_bytes = "128KiB""#),
+        (local, "parts_per_segment = 1"),
+    ] {
+        assert!(check(place, line).is_err(), "{line}");
+    }
+    for (place, line) in [(s3, r#"part_bytes = "16MiB""#), (local, r#"part_bytes = "256KiB""#), (s3, "")] {
+        let checked = check(place, line);
+        assert!(checked.is_ok(), "{line}: {checked:?}");
+    }
+}

@@ -25,11 +25,12 @@ use cap_std::fs::{Dir, FileExt, Metadata};
 use jiff::Timestamp;
 pub use place::TEMPORARY;
 use place::Temporary;
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Up to this size an object has an entity tag, which is the BLAKE3 of its bytes; a lease has some
 /// hundred bytes. Larger ones would have to be read whole for it.
@@ -45,6 +46,10 @@ pub struct LocalStore {
 struct Root {
     dir: Dir,
     path: PathBuf,
+    /// Directories, relative to the root, whose names this process knows to be on the disk.
+    flushed: Mutex<BTreeSet<String>>,
+    #[cfg(test)]
+    flushes: tests::Flushes,
 }
 
 impl LocalStore {
@@ -63,7 +68,14 @@ impl LocalStore {
                 _ => describe_io(error, &format!("open the store's directory \"{shown}\"")),
             }
         })?;
-        Ok(Self { root: Arc::new(Root { dir, path: path.to_owned() }) })
+        let root = Root {
+            dir,
+            path: path.to_owned(),
+            flushed: Mutex::default(),
+            #[cfg(test)]
+            flushes: tests::Flushes::default(),
+        };
+        Ok(Self { root: Arc::new(root) })
     }
 
     /// Makes the directory with mode 0700 if it is missing, with its parents, and opens it.
@@ -174,8 +186,11 @@ impl Root {
     fn commit(&self, key: &ObjectKey, temporary: &Temporary, condition: &Condition) -> Result<ObjectInfo> {
         match condition {
             Condition::Absent => {
-                if !temporary.place_if_absent(self, key)? && !self.same_bytes(key, temporary)? {
-                    return Err(Error::conflict(format!("{} holds something else already", self.name(key))));
+                if !temporary.place_if_absent(self, key)? {
+                    if !self.same_bytes(key, temporary)? {
+                        return Err(Error::conflict(format!("{} holds something else already", self.name(key))));
+                    }
+                    self.flush_object(key)?;
                 }
             }
             Condition::Unchanged(etag) => {
@@ -185,12 +200,15 @@ impl Root {
                     Err(error) if error.kind() == crate::error::Kind::NotFound => None,
                     Err(error) => return Err(error),
                 };
-                if there.as_ref() != Some(etag) && !(there.is_some() && self.same_bytes(key, temporary)?) {
+                if there.as_ref() == Some(etag) {
+                    temporary.place_over(self, key)?;
+                } else if there.is_some() && self.same_bytes(key, temporary)? {
+                    self.flush_object(key)?;
+                } else {
                     return Err(Error::conflict(format!("{} was changed meanwhile", self.name(key)))
                         .fact("expected", etag.clone())
                         .fact("got", there.unwrap_or_else(|| "nothing".to_owned())));
                 }
-                temporary.place_over(self, key)?;
             }
         }
         self.info(key)

@@ -1,11 +1,16 @@
 //! The budget of a process: worker threads and pooled buffers, shared by all open transfers.
 //!
-//! Peak memory of T open transfers with W workers and K parts in flight, of which nothing grows
-//! with the size of the data or the speed of the store:
+//! Peak memory of T open transfers with W workers and K parts in flight, whatever the size of the data
+//! and the speed of the store:
 //!
 //! ```text
 //! about 20 MiB + 2 MiB x (3W + T) + part_bytes x (K + T)
 //! ```
+//!
+//! One thing grows: segments are completed only after the source has ended well, and a multipart
+//! upload is completed with a list of its parts. So a store keeps some 60 bytes for each part that it
+//! has, entity tag and checksum, until its artifact is whole: about 8 MiB for each TiB at rest of an
+//! open transfer with parts of 8 MiB. Nothing else is kept for each part.
 //!
 //! Who reads an artifact back holds the frame that it was given last beyond that.
 //!
@@ -40,7 +45,8 @@ pub struct BudgetSettings {
     pub n_workers: usize,
     /// Parts on their way to or from stores that are shared (K).
     pub n_parts_in_flight: usize,
-    /// Size of a part in bytes: a power of two, at least [`MIN_PART_BYTES`].
+    /// Size of a part in bytes: a power of two, because parts are hashed as subtrees of BLAKE3, and
+    /// at least [`MIN_PART_BYTES`].
     pub part_bytes: usize,
 }
 

@@ -31,13 +31,13 @@ pub(super) struct Upload {
 
 type Begun = (u32, Result<Arc<dyn SegmentWrite>>);
 
-/// What is known of a segment so far. Per part: 120 bytes.
+/// What is known of a segment so far: as much for one of many parts as for one of few.
 #[derive(Default)]
 struct Segment {
     write: Option<Arc<dyn SegmentWrite>>,
     /// Parts that came before the store had answered that the segment began.
     early: Vec<(u32, Sealed)>,
-    stored: BTreeMap<u32, StoredPart>,
+    sum: Sum,
     end: Option<End>,
 }
 
@@ -47,6 +47,31 @@ struct End {
     n_parts: u32,
     zstd_bytes: u64,
     frames: u64,
+}
+
+/// What the parts that the store has come to. A part is kept only until those before it are there,
+/// and of those at most as many are missing as are under way.
+#[derive(Default)]
+struct Sum {
+    stored_bytes: u64,
+    crc64nvme: u64,
+    tree: Tree,
+    ahead: BTreeMap<u32, StoredPart>,
+}
+
+impl Sum {
+    fn add(&mut self, part: StoredPart) {
+        self.ahead.insert(part.number, part);
+        while let Some(next) = self.ahead.first_entry() {
+            if u64::from(*next.key()) != self.tree.n_pieces() + 1 {
+                break;
+            }
+            let part = next.remove();
+            self.crc64nvme = digest::combine_crc64nvme(self.crc64nvme, part.crc64nvme, part.bytes);
+            self.stored_bytes += part.bytes;
+            self.tree.push(&part.digest);
+        }
+    }
 }
 
 struct StoredPart {
@@ -120,7 +145,7 @@ impl Upload {
                 }
                 Some(stored) = self.parts.next() => {
                     let part = stored?;
-                    self.under_way.entry(part.segment).or_default().stored.insert(part.number, part);
+                    self.under_way.entry(part.segment).or_default().sum.add(part);
                 }
             }
         }
@@ -195,19 +220,11 @@ impl Segment {
     fn add_up(&self, number: u32) -> Result<Complete> {
         let lost = || Error::failed(format!("segment {number:04} has no end, or lost a part on the way"));
         let (Some(end), Some(write)) = (&self.end, &self.write) else { return Err(lost()) };
-        let (mut tree, mut crc64nvme, mut stored_bytes) = (Tree::default(), 0, 0);
-        for (i, part) in (1..=end.n_parts).zip(self.stored.values()) {
-            if part.number != i {
-                return Err(lost());
-            }
-            crc64nvme = digest::combine_crc64nvme(crc64nvme, part.crc64nvme, part.bytes);
-            stored_bytes += part.bytes;
-            tree.push(&part.digest);
-        }
-        if tree.n_pieces() != u64::from(end.n_parts) {
+        if self.sum.tree.n_pieces() != u64::from(end.n_parts) || !self.sum.ahead.is_empty() {
             return Err(lost());
         }
-        let blake3 = tree.finish().ok_or_else(lost)?;
+        let Sum { stored_bytes, crc64nvme, .. } = self.sum;
+        let blake3 = self.sum.tree.clone().finish().ok_or_else(lost)?;
         let record = SegmentRecord {
             stored_bytes,
             zstd_bytes: end.zstd_bytes,
@@ -231,5 +248,58 @@ async fn abort_segment(number: u32, write: Arc<dyn SegmentWrite>) {
     if let Err(error) = write.abort().await {
         // The first error is the one that is reported; this one only leaves something to prune.
         tracing::warn!(segment = number, ?error, "could not abort an upload; it is removed later by its age");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(number: u32, body: &[u8]) -> StoredPart {
+        let digest = digest::piece(u64::from(number - 1) * 1024, body);
+        let (bytes, crc64nvme) = (body.len() as u64, digest::crc64nvme(body));
+        StoredPart { segment: 1, number, bytes, crc64nvme, digest }
+    }
+
+    #[test]
+    fn parts_in_any_order_come_to_the_same_and_are_not_kept() {
+        let body: Vec<u8> = (0..5000_u32).map(|i| i.to_le_bytes()[0]).collect();
+        for order in [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1], [2, 1, 5, 3, 4]] {
+            let mut sum = Sum::default();
+            for number in order {
+                let start = (number as usize - 1) * 1024;
+                sum.add(part(number, &body[start..body.len().min(start + 1024)]));
+            }
+            assert!(sum.ahead.is_empty());
+            assert_eq!((sum.stored_bytes, sum.crc64nvme), (5000, digest::crc64nvme(&body)));
+            assert_eq!(sum.tree.finish(), Some(blake3::hash(&body)));
+        }
+    }
+
+    #[test]
+    fn a_segment_that_lost_a_part_does_not_add_up() {
+        for numbers in [&[1, 3][..], &[1], &[2]] {
+            let mut segment = Segment { end: Some(End { n_parts: 2, zstd_bytes: 1, frames: 1 }), ..Segment::default() };
+            for number in numbers {
+                segment.sum.add(part(*number, &[7; 1024]));
+            }
+            segment.write = Some(Arc::new(Nowhere));
+            assert!(segment.add_up(1).is_err(), "{numbers:?}");
+        }
+    }
+
+    struct Nowhere;
+
+    #[async_trait::async_trait]
+    impl SegmentWrite for Nowhere {
+        async fn part(&self, _: u32, _: bytes::Bytes, _: u64, _: bool) -> Result<()> {
+            Ok(())
+        }
+        async fn complete(&self, _: u32, _: u64, _: u64) -> Result<()> {
+            Ok(())
+        }
+        async fn abort(&self) -> Result<()> {
+            Ok(())
+        }
     }
 }

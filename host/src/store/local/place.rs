@@ -8,8 +8,9 @@ use crate::store::PendingUpload;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, File, FileExt, OpenOptions, OpenOptionsExt};
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags, flock, fsync, openat, renameat, renameat_with};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 /// The folder beneath the root that holds what is being written. Listings never show it.
 pub const TEMPORARY: &str = ".tmp";
@@ -74,7 +75,7 @@ impl Temporary {
 
     /// Gives it its name unless something is there; then says `false`.
     pub(super) fn place_if_absent(&self, root: &Root, key: &ObjectKey) -> Result<bool> {
-        self.place(root, key, |parent, name| {
+        self.place(root, key, true, |parent, name| {
             match renameat_with(&self.dir, &self.id, parent, name, RenameFlags::NOREPLACE) {
                 // Network and older file systems cannot do this, but they can link.
                 Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => self.dir.hard_link(&self.id, parent, name),
@@ -85,18 +86,27 @@ impl Temporary {
 
     /// Gives it its name in place of what is there. The caller holds [`Root::lock`].
     pub(super) fn place_over(&self, root: &Root, key: &ObjectKey) -> Result<()> {
-        self.place(root, key, |parent, name| Ok(renameat(&self.dir, &self.id, parent, name)?))?;
+        self.place(root, key, false, |parent, name| Ok(renameat(&self.dir, &self.id, parent, name)?))?;
         Ok(())
     }
 
-    fn place(&self, root: &Root, key: &ObjectKey, act: impl Fn(&Dir, &str) -> io::Result<()>) -> Result<bool> {
+    fn place(
+        &self,
+        root: &Root,
+        key: &ObjectKey,
+        is_new: bool,
+        act: impl Fn(&Dir, &str) -> io::Result<()>,
+    ) -> Result<bool> {
         let failed = |error| describe_io(error, &self.what);
         // A removal that tidies up empty directories may take one away between the two steps.
         for _ in 0..16 {
             let (parent, name) = root.make_parent(key).map_err(failed)?;
             match act(&parent, name) {
                 Ok(()) => {
-                    flush_dir(&parent).map_err(failed)?;
+                    if let Err(error) = self.root.flush_dir(&parent) {
+                        let error = failed(error);
+                        return Err(if is_new { take_back(&parent, name, error) } else { error });
+                    }
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
@@ -130,6 +140,15 @@ impl Drop for Temporary {
     }
 }
 
+/// Removes a name that may not be on the disk, so that nobody finds the object in the page cache and
+/// believes that it is stored.
+fn take_back(parent: &Dir, name: &str, error: Error) -> Error {
+    match remove_if_there(parent, name) {
+        Ok(()) => error,
+        Err(removing) => error.fact("still visible", format!("\"{name}\" could not be removed again: {removing}")),
+    }
+}
+
 fn create_new(dir: &Dir, name: &str) -> io::Result<File> {
     dir.open_with(name, OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE))
 }
@@ -150,22 +169,49 @@ fn flush_dir(dir: &Dir) -> io::Result<()> {
 
 impl Root {
     fn temporary_dir(&self) -> Result<Dir> {
-        self.make_dir(&self.dir, TEMPORARY)
+        self.make_dir(&self.dir, TEMPORARY, TEMPORARY)
             .map_err(|error| describe_io(error, &format!("write into \"{}\"", self.path.display())))
     }
 
-    /// Opens `name` in `parent`, making it first; a new one is on the disk when this returns.
-    fn make_dir(&self, parent: &Dir, name: &str) -> io::Result<Dir> {
-        // Most of the time it is there.
-        match parent.open_dir(name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            opened => return opened,
+    /// Opens `name` in `parent`, making it first; its name is on the disk when this returns. `path`
+    /// is its whole path. One that exists is flushed too when this process meets it first: whoever
+    /// made it may have died before it was.
+    fn make_dir(&self, parent: &Dir, name: &str, path: &str) -> io::Result<Dir> {
+        let opened = match parent.open_dir(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
+        if opened.is_none() {
+            match parent.create_dir_with(name, DirBuilder::new().mode(DIR_MODE)) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => self.flushed().remove(path),
+            };
         }
-        match parent.create_dir_with(name, DirBuilder::new().mode(DIR_MODE)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => flush_dir(parent)?,
+        if !self.flushed().contains(path) {
+            self.flush_dir(parent)?;
+            self.flushed().insert(path.to_owned());
         }
-        parent.open_dir(name)
+        opened.map_or_else(|| parent.open_dir(name), Ok)
+    }
+
+    fn flushed(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        // Nothing that can panic happens under the lock.
+        self.flushed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flush_dir(&self, dir: &Dir) -> io::Result<()> {
+        #[cfg(test)]
+        self.flushes.next()?;
+        flush_dir(dir)
+    }
+
+    /// Returns once an object that somebody else stored is on the disk, with its name.
+    pub(super) fn flush_object(&self, key: &ObjectKey) -> Result<()> {
+        let failed = |error| describe_io(error, &format!("flush object {}", self.name(key)));
+        let (file, _) = self.open(key)?;
+        file.sync_all().map_err(failed)?;
+        let (parent, _) = self.make_parent(key).map_err(failed)?;
+        self.flush_dir(&parent).map_err(failed)
     }
 
     /// The directory that the object lies in, made if needed, and its name there.
@@ -176,7 +222,7 @@ impl Root {
         let parts: Vec<_> = parents.split('/').filter(|part| !part.is_empty()).collect();
         let mut at = 0;
         while at < parts.len() {
-            match self.make_dir(&dir, parts[at]) {
+            match self.make_dir(&dir, parts[at], &parts[..=at].join("/")) {
                 Ok(next) => {
                     dir = next;
                     at += 1;
@@ -220,9 +266,10 @@ impl Root {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             removed => removed.map_err(failed)?,
         }
-        flush_dir(&parent).map_err(failed)?;
+        self.flush_dir(&parent).map_err(failed)?;
         let mut left = parents;
         while !left.is_empty() && self.dir.remove_dir(left).is_ok() {
+            self.flushed().remove(left);
             left = left.rsplit_once('/').map_or("", |(above, _)| above);
         }
         Ok(())

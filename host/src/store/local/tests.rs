@@ -2,6 +2,38 @@ use super::*;
 use crate::error::Kind;
 use crate::store::{conformance, crc64nvme};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts how often directories are flushed, and fails one of the next times when told to.
+#[derive(Debug, Default)]
+pub(super) struct Flushes {
+    n: AtomicUsize,
+    /// How many flushes go well before one fails; 0 for none that fails.
+    fails_after: AtomicUsize,
+}
+
+impl Flushes {
+    pub(super) fn next(&self) -> io::Result<()> {
+        self.n.fetch_add(1, Ordering::SeqCst);
+        match self.fails_after.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            left => {
+                self.fails_after.store(left - 1, Ordering::SeqCst);
+                if left == 1 { Err(io::Error::other("on purpose")) } else { Ok(()) }
+            }
+        }
+    }
+
+    /// Lets the flush with this number from now, from 1, fail.
+    fn fail_at(&self, at: usize) {
+        self.fails_after.store(at, Ordering::SeqCst);
+    }
+
+    /// How many there were since the last call.
+    fn take(&self) -> usize {
+        self.n.swap(0, Ordering::SeqCst)
+    }
+}
 
 fn key(text: &str) -> ObjectKey {
     ObjectKey::parse(text).unwrap()
@@ -161,4 +193,45 @@ async fn parts_of_uneven_size_are_refused() {
     let refused = upload.complete(3, 5, crc64nvme(b"12112")).await.unwrap_err();
     assert_eq!(refused.kind(), Kind::Invalid);
     upload.abort().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_object_whose_name_may_not_be_on_the_disk_is_not_visible() {
+    let (dir, store) = scratch();
+    put(&store, "job/a", b"one").await.unwrap();
+    store.root.flushes.fail_at(1);
+    assert!(put(&store, "job/b", b"two").await.is_err());
+    assert_eq!(store.head(&key("job/b")).await.unwrap_err().kind(), Kind::NotFound);
+    let upload = store.begin_upload(&key("job/c")).await.unwrap();
+    upload.part(1, Bytes::from_static(b"x"), crc64nvme(b"x")).await.unwrap();
+    store.root.flushes.fail_at(1);
+    assert!(upload.complete(1, 1, crc64nvme(b"x")).await.is_err());
+    upload.abort().await.unwrap();
+    assert_eq!(std::fs::read_dir(dir.path().join("job")).unwrap().count(), 1, "only the first one");
+}
+
+#[tokio::test]
+async fn what_is_there_already_with_the_same_bytes_is_flushed_before_it_counts() {
+    let (dir, store) = scratch();
+    put(&store, "a", b"one").await.unwrap();
+    // Another process: nothing is known to be on the disk.
+    let again = LocalStore::open(dir.path()).unwrap();
+    let upload = again.begin_upload(&key("a")).await.unwrap();
+    again.root.flushes.take();
+    again.root.flushes.fail_at(1);
+    upload.part(1, Bytes::from_static(b"one"), crc64nvme(b"one")).await.unwrap();
+    assert!(upload.complete(1, 3, crc64nvme(b"one")).await.is_err());
+    assert_eq!(store.read(&key("a"), 0..3).await.unwrap(), "one", "it is not ours to remove");
+    upload.complete(1, 3, crc64nvme(b"one")).await.unwrap();
+    assert_eq!(again.root.flushes.take(), 2);
+}
+
+#[tokio::test]
+async fn a_directory_that_exists_is_flushed_once_by_each_process() {
+    let (dir, store) = scratch();
+    std::fs::create_dir_all(dir.path().join("job/id")).unwrap();
+    put(&store, "job/id/a", b"x").await.unwrap();
+    assert_eq!(store.root.flushes.take(), 4, "of .tmp, job, id, and the object");
+    put(&store, "job/id/b", b"x").await.unwrap();
+    assert_eq!(store.root.flushes.take(), 1, "of the object");
 }

@@ -171,6 +171,16 @@ pub(super) fn decode64(text: &str) -> Option<u64> {
     Some(u64::from_be_bytes(bytes))
 }
 
+/// Base64 of the four bytes, highest first, as S3 writes a CRC32C.
+pub(super) fn encode32(crc: [u8; 4]) -> String {
+    STANDARD.encode(crc)
+}
+
+/// The reverse of [`encode32`].
+pub(super) fn decode32(text: &str) -> Option<[u8; 4]> {
+    STANDARD.decode(text).ok()?.try_into().ok()
+}
+
 fn crc32c(body: &[u8]) -> String {
     let crc = crc_fast::checksum(CrcAlgorithm::Crc32Iscsi, body);
     // A CRC of 32 bits lies in the lower half.
@@ -189,6 +199,7 @@ mod tests {
         assert_eq!(crc32c(&body), STANDARD.encode([0xe3, 0x06, 0x92, 0x83]));
         assert_eq!(decode64(&encode64(7)), Some(7));
         assert_eq!(decode64("AAAA"), None);
+        assert_eq!(decode32(&crc32c(&body)).map(encode32), Some(crc32c(&body)));
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! An object on its way into a bucket: one PUT, or a multipart upload of unknown length.
 
 use super::body::Progress;
-use super::checksum::{Algorithm, Sums, Verdict, encode64};
+use super::checksum::{Algorithm, Sums, Verdict, decode32, encode32, encode64};
 use super::failure::Failure;
 use super::write::Found;
 use super::{COMPLETE_WAIT, S3Store};
@@ -48,9 +48,35 @@ struct Begun {
 /// A part that the server has.
 #[derive(Clone)]
 struct Sent {
-    etag: Option<String>,
+    etag: Option<Etag>,
     crc64nvme: u64,
-    crc32c: Option<String>,
+    crc32c: Option<[u8; 4]>,
+}
+
+/// The entity tag of a part, as small as it gets: there is one for each part until the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Etag {
+    /// 32 hexadecimal digits in quotation marks, as nearly every server says.
+    Hex([u8; 16]),
+    Other(Box<str>),
+}
+
+impl Etag {
+    fn parse(text: &str) -> Self {
+        let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+        // Only what comes out again as it was: digits in upper case do not.
+        match digits.and_then(|digits| u128::from_str_radix(digits, 16).ok()).map(|hex| Self::Hex(hex.to_be_bytes())) {
+            Some(short) if short.show() == text => short,
+            _ => Self::Other(text.into()),
+        }
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Hex(bytes) => format!("\"{:032x}\"", u128::from_be_bytes(*bytes)),
+            Self::Other(text) => text.to_string(),
+        }
+    }
 }
 
 impl S3Upload {
@@ -138,7 +164,10 @@ impl S3Upload {
                 .await
                 .map_err(|failure| failure.error)?;
             match sums.judge(self.store.known(), output.checksum_crc64_nvme(), output.checksum_crc32_c()) {
-                Verdict::Proven => return Ok(Sent { etag: output.e_tag, crc64nvme: crc, crc32c: sums.crc32c }),
+                Verdict::Proven => {
+                    let crc32c = sums.crc32c.as_deref().and_then(decode32);
+                    return Ok(Sent { etag: output.e_tag.as_deref().map(Etag::parse), crc64nvme: crc, crc32c });
+                }
                 Verdict::Open => {}
                 Verdict::Wrong => {
                     return Err(Error::damaged(format!("could not {doing}"))
@@ -249,9 +278,9 @@ impl S3Upload {
             parts.push(
                 CompletedPart::builder()
                     .set_part_number(i32::try_from(number).ok())
-                    .set_e_tag(sent.etag.clone())
+                    .set_e_tag(sent.etag.as_ref().map(Etag::show))
                     .set_checksum_crc64_nvme(crc64nvme.then(|| encode64(sent.crc64nvme)))
-                    .set_checksum_crc32_c(sent.crc32c.clone().filter(|_| proven))
+                    .set_checksum_crc32_c(sent.crc32c.filter(|_| proven).map(encode32))
                     .build(),
             );
         }
@@ -366,6 +395,28 @@ impl Upload for S3Upload {
                 state.over = true;
                 Ok(())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entity_tags_come_out_as_they_went_in() {
+        let usual = "\"0cc175b9c0f1b6a831c399e269772661\"";
+        assert!(matches!(Etag::parse(usual), Etag::Hex(_)));
+        for text in [
+            usual,
+            "0cc175b9c0f1b6a831c399e269772661",
+            "\"0CC175B9C0F1B6A831C399E269772661\"",
+            "\"+cc175b9c0f1b6a831c399e269772661\"",
+            "\"0cc175b9c0f1b6a831c399e269772661-2\"",
+            "\"abc\"",
+            "",
+        ] {
+            assert_eq!(Etag::parse(text).show(), text);
         }
     }
 }
