@@ -210,19 +210,12 @@ impl Meaning<'_> {
                 format!("{}.part_bytes is too small", fields.path),
                 format!("S3 takes parts of at least {}", crate::unit::bytes(MIN_S3_PART_BYTES)),
             );
-        } else if !part_bytes.is_power_of_two() {
+        } else if !part_bytes.is_power_of_two() || part_bytes < MIN_PART_BYTES {
+            // BLAKE3 is computed by parts, and only a power of two is a subtree of it.
             self.mistakes.add(
                 fields.span_of("part_bytes"),
                 format!("{}.part_bytes is not a power of two", fields.path),
                 "expected a size such as 8MiB, 16MiB or 32MiB",
-            );
-        }
-        // BLAKE3 is computed by parts, and only a power of two is a subtree of it.
-        if !part_bytes.is_power_of_two() || part_bytes < MIN_PART_BYTES {
-            self.mistakes.add(
-                fields.span_of("part_bytes"),
-                format!("{}.part_bytes can not be used", fields.path),
-                "a power of two of at least 256KiB, such as \"8MiB\" or \"16MiB\"",
             );
         }
         let encrypted = fields.text("encryption") != Some("off");
