@@ -5,20 +5,26 @@ use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use strongroom_tests::relay::{Relay, Setup, sh};
-use strongroom_tests::wait_until;
+use strongroom_tests::{Output, wait_until};
 
 /// Runs a backup whose producer is `produce`: it must fail, say each of `says`, and leave nothing.
 #[track_caller]
 fn check_fails(produce: Vec<String>, setup: Setup, says: &[&str]) {
     let relay = Relay::new(Setup { produce, ..setup });
     let output = relay.run(&["backup", "orders"]);
-    output.check_code(1);
+    check_failed(&relay, &output, 1, says);
+}
+
+/// One error with this exit code, that says each of `says`; nothing left.
+#[track_caller]
+fn check_failed(relay: &Relay, output: &Output, code: i32, says: &[&str]) {
+    output.check_code(code);
     for text in says {
         output.check_stderr(text);
     }
     let errors = output.stderr.lines().filter(|line| line.starts_with("error:")).count();
     assert_eq!(errors, 1, "one error: {}", output.stderr);
-    check_nothing_left(&relay);
+    check_nothing_left(relay);
 }
 
 #[track_caller]
@@ -34,7 +40,9 @@ fn a_program_that_is_missing_is_named() {
 
 #[test]
 fn a_program_that_is_not_executable_is_named() {
-    check_fails(vec!["/etc/passwd".into()], Setup::default(), &["/etc/passwd"]);
+    let relay = Relay::new(Setup { produce: vec!["/etc/passwd".into()], ..Setup::default() });
+    // The operating system denies it.
+    check_failed(&relay, &relay.run(&["backup", "orders"]), 4, &["/etc/passwd", "not executable"]);
 }
 
 #[test]
