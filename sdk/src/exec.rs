@@ -35,7 +35,8 @@ impl Command {
         self
     }
 
-    /// Longest time it may run; the grant and the job limit it besides.
+    /// Longest time without progress, that is without a byte of its input or output; the grant and
+    /// the job limit it besides.
     pub fn timeout(mut self, duration: Duration) -> Self {
         self.invocation.timeout_ms = Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
         self

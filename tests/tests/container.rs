@@ -282,7 +282,9 @@ async fn what_is_missing_is_named() {
         ..inside(&container, "client")
     };
     check_error(&run(sh("true"), client("/no/such/podman")).await.unwrap_err(), Kind::NotFound, &["/no/such/podman"]);
-    check_error(&run(sh("true"), client("podman")).await.unwrap_err(), Kind::Invalid, &["absolute path"]);
+    check_error(&run(sh("true"), client("bin/podman")).await.unwrap_err(), Kind::Invalid, &["absolute path"]);
+    let unknown = run(sh("true"), client("no-such-client")).await.unwrap_err();
+    check_error(&unknown, Kind::NotFound, &["no container client \"no-such-client\"", "/usr/bin"]);
 
     let secret = Place { secrets: BTreeMap::from([("PATH".to_owned(), Secret::new(SECRET.to_owned()))]), ..place() };
     let error = run(CommandLine { secrets: vec!["PATH".to_owned()], ..sh("true") }, secret).await.unwrap_err();

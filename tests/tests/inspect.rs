@@ -80,10 +80,10 @@ fn the_bucket_plugin_asks_for_this_and_no_more() {
         list, read
         why: "looks for what is in the way of a restore, and compares what came back with what was backed up"
       bucket "to_bucket"  for restore; changes
-        write, overwrite
-        why: "writes what is restored; overwrite only when the restore is told to"
+        write, overwrite, owners
+        why: "writes what is restored, with its owners; overwrite only when the restore is told to"
       bucket "to_bucket"  for verify; changes scratch places
-        write, delete
+        write, owners, delete
         why: "restores a backup beneath strongroom-verify-ID/ to test it, and removes it again"
       artifacts "artifacts"  for backup, verify, restore; reads
         stores and reads back its own artifacts, without seeing them

@@ -3,6 +3,7 @@
 
 use super::Meaning;
 use super::fields::Fields;
+use super::read::looks_secret;
 use crate::error::Result;
 use crate::policy::exec::{ExecGrant, StdinGrant};
 use crate::policy::slot::{SlotRule, SlotText, Template};
@@ -51,6 +52,13 @@ impl Meaning<'_> {
         for entry in fields.map("env") {
             let template = Template::parse(entry.text().unwrap_or_default());
             let path = format!("{}.env.{}", fields.path, entry.name);
+            if looks_secret(&entry.name) {
+                self.mistakes.mask(entry.field.span.clone());
+                let help = format!("write secrets = [\"{0}\"] in the grant, and {0} in the job's secrets", entry.name);
+                let message = format!("{path} looks like a secret as text");
+                self.mistakes.add(entry.name_span.clone(), message, "env is for hosts, ports and users").help =
+                    Some(help);
+            }
             env.extend(self.parsed(&path, entry.field.span.clone(), template).map(|text| (entry.name.clone(), text)));
         }
         let mut slots = BTreeMap::new();
@@ -178,8 +186,8 @@ fn verb(text: &str) -> Option<Verb> {
 }
 
 fn bucket_verb(text: &str) -> Option<BucketVerb> {
-    use BucketVerb::{Delete, DeleteVersion, List, Overwrite, Read, ReadConfig, Write, WriteConfig};
-    [List, Read, Write, Overwrite, Delete, DeleteVersion, ReadConfig, WriteConfig]
+    use BucketVerb::{Delete, DeleteVersion, List, Overwrite, Owners, Read, ReadConfig, Write, WriteConfig};
+    [List, Read, Write, Overwrite, Owners, Delete, DeleteVersion, ReadConfig, WriteConfig]
         .into_iter()
         .find(|verb| verb.name() == text)
 }

@@ -6,6 +6,9 @@ use super::{Depth, JobConfig, Meaning, SecretRef, TargetConfig, VerifyConfig};
 use crate::exec::RunIn;
 use std::collections::BTreeMap;
 
+/// What the names of strongroom's own variables begin with; one of them marks a command in a container.
+const OWN_VARIABLES: &str = "STRONGROOM_";
+
 impl Meaning<'_> {
     pub(super) fn target(&mut self, fields: &Fields) -> Option<TargetConfig> {
         let (env, secrets) = self.surroundings(fields);
@@ -70,6 +73,13 @@ impl Meaning<'_> {
                 );
             }
             env.insert(entry.name.clone(), text.to_owned());
+        }
+        for entry in fields.map("env").iter().chain(fields.map("secrets")) {
+            if entry.name.to_ascii_uppercase().starts_with(OWN_VARIABLES) {
+                let message = format!("{} may not set {}", fields.path, entry.name);
+                let label = "strongroom itself reads variables with such names";
+                self.mistakes.add(entry.name_span.clone(), message, label);
+            }
         }
         let mut secrets = BTreeMap::new();
         for entry in fields.map("secrets") {

@@ -171,7 +171,10 @@ impl Reader<'_> {
                 }
                 None
             }
-            (Shape::Json, DeValue::Table(_)) => self.json(path, value).map(Datum::Json),
+            (Shape::Json, DeValue::Table(table)) => {
+                self.refuse_secrets_as_text(path, table);
+                self.json(path, value).map(Datum::Json)
+            }
             (Shape::Secret, DeValue::Table(table)) => self.secret(path, table, span).map(Datum::Secret),
             (Shape::Secret, _) => {
                 self.mask_texts(value);
@@ -363,6 +366,20 @@ impl Reader<'_> {
         }
         self.mistakes.add(value.span(), format!("{path} has the wrong type"), label);
         None
+    }
+
+    /// What is handed to a plugin as it is written here is no place for a secret: the plugin reads
+    /// it, and it is recorded with the backup.
+    fn refuse_secrets_as_text(&mut self, path: &str, table: &DeTable<'_>) {
+        for (name, value) in table {
+            let name_text = name.get_ref().as_ref();
+            if looks_secret(name_text) && matches!(value.get_ref(), DeValue::String(_)) {
+                self.mistakes.mask(value.span());
+                let message = format!("{} looks like a secret as text", join(path, name_text));
+                self.mistakes.add(name.span(), message, "a plugin reads this, and backups record it").help =
+                    Some("write secrets = { VARIABLE = { env = \"NAME\" } } or { file = \"PATH\" }".to_owned());
+            }
+        }
     }
 
     fn json(&mut self, path: &str, value: &Spanned<DeValue<'_>>) -> Option<Value> {

@@ -405,3 +405,30 @@ fn parts_that_the_streaming_core_would_refuse_are_refused_by_the_configuration()
         assert!(checked.is_ok(), "{line}: {checked:?}");
     }
 }
+
+#[test]
+fn a_secret_as_text_is_refused_wherever_a_plugin_or_a_command_would_get_it() {
+    let grant = "[plugin.pg.grant.exec.dump]\nprogram = \"/bin/true\"\nverbs = [\"backup\"]\neffect = \"reads\"\n";
+    for (text, key) in [
+        (format!("{grant}env = {{ PGPASSWORD = \"hunter2!\" }}\n"), "env.PGPASSWORD"),
+        ("[job.orders]\nsettings = { api_token = \"hunter2!\" }\n".to_owned(), "settings.api_token"),
+        ("[target.there]\noptions = { \"admin-password\" = \"hunter2!\" }\n".to_owned(), "options.admin-password"),
+        ("[job.orders]\nenv = { PGPASSWORD = \"hunter2!\" }\n".to_owned(), "env.PGPASSWORD"),
+    ] {
+        let shown = drawn(&text);
+        assert!(shown.contains(&format!("{key} looks like a secret as text")), "{shown}");
+        assert!(shown.contains("secrets = "), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+    // A name, a path or a switch is none.
+    let named = parse("[target.there]\noptions = { password_file = \"/x\", token = true, secret_name = \"x\" }\n");
+    assert!(named.is_ok(), "{named:?}");
+}
+
+#[test]
+fn a_job_sets_no_variable_of_strongrooms_own() {
+    for key in ["env = { STRONGROOM_EXEC = \"x\" }", "secrets = { strongroom_exec = { env = \"X\" } }"] {
+        let shown = drawn(&format!("[target.there]\n{key}\n"));
+        assert!(shown.contains("may not set"), "{shown}");
+    }
+}

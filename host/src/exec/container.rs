@@ -17,12 +17,17 @@ use crate::policy::exec::{CommandLine, StdinGrant, forbidden_name};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The variable that holds the random word.
 const WORD: &str = "STRONGROOM_EXEC";
+
+/// Where a client that is only a word is looked for: never in the `PATH` of whoever started the host.
+const CLIENT_DIRS: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 
 /// How long one call of the client that ends a program may take.
 const CLIENT_TIME: Duration = Duration::from_secs(10);
@@ -83,7 +88,11 @@ pub(super) fn prepare(command: &CommandLine, place: &Place, name: &str, client: 
             .hint("run this command on this machine"));
     }
     let word = random_word()?;
-    let killer = ContainerKiller { client: client.to_vec(), container: name.to_owned(), word: word.clone() };
+    let killer = ContainerKiller {
+        client: client_in(client, &CLIENT_DIRS.map(Path::new), command)?,
+        container: name.to_owned(),
+        word: word.clone(),
+    };
     let mut child = killer.client(command)?;
     child.arg("exec");
     if !matches!(command.stdin, StdinGrant::None) {
@@ -201,6 +210,25 @@ impl ContainerKiller {
     }
 }
 
+/// The client with an absolute program: a word such as `podman` is looked for in `dirs`, in order.
+fn client_in(client: &[String], dirs: &[&Path], command: &CommandLine) -> Result<Vec<String>> {
+    let Some((word, args)) = client.split_first().filter(|(word, _)| !word.is_empty() && !word.contains('/')) else {
+        return Ok(client.to_vec());
+    };
+    let runs = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    let program = dirs.iter().map(|dir| dir.join(word)).find(runs).ok_or_else(|| {
+        let dirs: Vec<_> = dirs.iter().map(|dir| format!("{dir:?}")).collect();
+        cannot_start(Kind::NotFound, command, format!("there is no container client {word:?}"))
+            .fact("looked in", dirs.join(", "))
+            .hint("install it, or name another one: client = \"podman\" in run_in, or client = [\"/path/to/it\"]")
+    })?;
+    let program = program.into_os_string().into_string();
+    let program = program.map_err(|program| Error::invalid(format!("{program:?} is not UTF-8")))?;
+    Ok([&[program], args].concat())
+}
+
 /// Waits for a child without reaping it; false when it takes longer than `most`.
 fn wait_for(child: &std::process::Child, most: Duration) -> bool {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -221,4 +249,57 @@ fn random_word() -> Result<String> {
     getrandom::fill(&mut random)
         .map_err(|error| Error::failed("could not get random bytes").because(error.to_string()))?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command() -> CommandLine {
+        CommandLine {
+            label: "tool".to_owned(),
+            program: "/bin/true".to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            secrets: Vec::new(),
+            stdin: StdinGrant::None,
+            inspect: false,
+            partial_stdin: false,
+            detects_short_input: false,
+            timeout: None,
+            uses_scratch: false,
+        }
+    }
+
+    #[test]
+    fn a_client_that_is_a_word_is_looked_for_in_fixed_directories() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let put = |dir: &Path, name: &str, mode| {
+            std::fs::write(dir.join(name), "").unwrap();
+            std::fs::set_permissions(dir.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        // What cannot be run is not found.
+        put(first.path(), "podman", 0o644);
+        std::fs::create_dir(first.path().join("docker")).unwrap();
+        put(second.path(), "podman", 0o755);
+        put(second.path(), "docker", 0o755);
+        put(first.path(), "both", 0o755);
+        put(second.path(), "both", 0o755);
+        let dirs = [first.path(), second.path()];
+        let find = |client: &[&str]| {
+            let client: Vec<_> = client.iter().map(|text| (*text).to_owned()).collect();
+            client_in(&client, &dirs, &command())
+        };
+        let at = |dir: &Path, name: &str| dir.join(name).to_str().unwrap().to_owned();
+        assert_eq!(find(&["podman"]).unwrap(), [at(second.path(), "podman")]);
+        assert_eq!(find(&["docker", "-H", "x"]).unwrap(), [at(second.path(), "docker"), "-H".into(), "x".into()]);
+        assert_eq!(find(&["both"]).unwrap(), [at(first.path(), "both")]);
+        assert_eq!(find(&["/opt/bin/podman", "--log"]).unwrap(), ["/opt/bin/podman", "--log"]);
+        let error = find(&["nerdctl"]).unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        let shown = format!("{error:?}");
+        for part in ["nerdctl", first.path().to_str().unwrap(), second.path().to_str().unwrap()] {
+            assert!(shown.contains(part), "{part:?} is not in {shown}");
+        }
+    }
 }

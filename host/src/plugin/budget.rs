@@ -14,7 +14,7 @@ const MAX_TABLE_ELEMENTS: usize = 1 << 20;
 /// Most core instances, tables and memories of one component: encoders produce fewer than 30.
 const MAX_INSTANCES: usize = 128;
 /// Most steps of a restore that are kept.
-pub(super) const MAX_STEPS: u64 = 100_000;
+pub(super) const MAX_STEPS: u64 = 20_000;
 
 /// One of the limits, as the configuration and messages name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use super::verb::{BackupReport, BackupRequest, DiagnoseRequest, RestoreRequest, 
 use crate::error::{Error, Kind, Result};
 use crate::policy::{Policy, Verb};
 use std::sync::Arc;
+use tokio_util::sync::DropGuard;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{Store, Trap, UpdateDeadline, WasmBacktrace};
 
@@ -34,6 +35,8 @@ struct Ending {
     label: String,
     guard: Guard,
     log: Log,
+    /// Ends all that the guest began, also where it is not a future: readers, writes, processes.
+    stop: DropGuard,
 }
 
 impl Instance {
@@ -44,7 +47,10 @@ impl Instance {
         let label = plugin.label().to_owned();
         let guard = Guard::new(&label, policy, &run.limits, observer);
         let log = Log::new(Arc::clone(&run.reporter), &run.limits, &label);
+        let stopped = run.cancel.clone();
+        run.cancel = run.cancel.child_token();
         let ending = Ending {
+            stop: run.cancel.clone().drop_guard(),
             name: manifest.name.clone(),
             version: manifest.version.clone(),
             label,
@@ -64,7 +70,11 @@ impl Instance {
             Ok(if within { UpdateDeadline::Yield(1) } else { UpdateDeadline::Interrupt })
         });
         guard.meter().resume();
-        let started = tokio::time::timeout(limits.wall_clock, plugin.pre().instantiate_async(&mut store)).await;
+        let started = tokio::select! {
+            biased;
+            () = stopped.cancelled() => return Err(ending.cancelled()),
+            started = tokio::time::timeout(limits.wall_clock, plugin.pre().instantiate_async(&mut store)) => started,
+        };
         match started {
             Ok(Ok(guest)) => Ok(Self { store, guest, ending }),
             Ok(Err(error)) => Err(ending.stopped("its own initialisation", store.data(), &error)),
@@ -140,7 +150,7 @@ impl Instance {
             let call = function(&guest, &mut store);
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => Err(Error::cancelled(format!("plugin \"{}\" was stopped", ending.label))),
+                () = cancel.cancelled() => Err(ending.cancelled()),
                 ended = tokio::time::timeout(wall_clock, call) => match ended {
                     Err(_) => Err(ending.guard.spent(Limit::WallClock)),
                     Ok(Ok(Ok(value))) => Ok(value),
@@ -149,7 +159,9 @@ impl Instance {
                 },
             }
         };
-        // Everything that the guest still held goes now, and what it had begun is cleaned up.
+        // Everything that the guest still held goes now, and what it had begun is cleaned up. What
+        // runs on threads of its own does not go with the call: it is told.
+        drop(ending.stop);
         drop(store);
         reaper.wait().await;
         result
@@ -157,6 +169,10 @@ impl Instance {
 }
 
 impl Ending {
+    fn cancelled(&self) -> Error {
+        Error::cancelled(format!("plugin \"{}\" was stopped", self.label))
+    }
+
     /// The error that a guest returned, attributed; the host's own error behind it, if it passed one on.
     fn reported(&self, reported: types::Error) -> Error {
         let (kind, text) = match reported {

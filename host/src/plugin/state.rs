@@ -69,16 +69,27 @@ impl WasiView for State {
     }
 }
 
-/// Something that runs on a task of its own and may wait for what the guest holds.
+/// Something that has a place and may wait for what the guest holds.
 pub(super) struct Underway {
-    pub(super) task: AbortHandle,
+    /// The task that it runs on; none for an archive, which is over when the guest lets go of it.
+    pub(super) task: Option<AbortHandle>,
     pub(super) waits_for: Vec<crate::stream::Leash>,
+}
+
+impl Underway {
+    fn waits_for_guest(&self) -> bool {
+        self.waits_for.iter().any(crate::stream::Leash::is_held)
+    }
+
+    fn is_over(&self) -> bool {
+        self.task.as_ref().map_or_else(|| !self.waits_for_guest(), AbortHandle::is_finished)
+    }
 }
 
 /// Whether a wait for any one of these could only be ended by the guest itself.
 pub(super) fn all_wait_for_guest(underway: &mut Vec<Underway>) -> bool {
-    underway.retain(|one| !one.task.is_finished());
-    !underway.is_empty() && underway.iter().all(|one| one.waits_for.iter().any(crate::stream::Leash::is_held))
+    underway.retain(|one| !one.is_over());
+    !underway.is_empty() && underway.iter().all(Underway::waits_for_guest)
 }
 
 /// Tasks whose handles the guest has dropped: they were told to stop, and clean up behind

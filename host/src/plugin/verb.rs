@@ -12,6 +12,8 @@ use serde_json::Value;
 
 /// Most bytes of all facts of a backup, and of its state.
 const MAX_FACTS_BYTES: usize = 64 << 10;
+/// Most bytes of all that a backup skipped: paths and reasons, in the signed record of the backup.
+const MAX_SKIPPED_BYTES: usize = 1 << 20;
 /// Most checks of one verification or diagnosis.
 const MAX_CHECKS: usize = 10_000;
 /// Most causes or remedies of one check.
@@ -161,11 +163,13 @@ impl From<DiagnoseRequest> for wit::DiagnoseRequest {
 impl BackupReport {
     pub(super) fn from_guest(report: wit::BackupReport) -> Result<Self> {
         let facts_bytes = report.facts.iter().map(|(key, value)| key.len() + value.len()).sum();
-        check_bytes("facts", facts_bytes)?;
-        check_bytes("state", report.state.len())?;
-        check_bytes("source-id", report.source_id.as_ref().map_or(0, String::len))?;
-        check_bytes("not-captured", report.not_captured.iter().map(String::len).sum())?;
-        check_bytes("needs", report.needs.iter().map(String::len).sum())?;
+        let skipped_bytes = report.skipped.iter().map(|(what, why)| what.len() + why.len()).sum();
+        check_bytes("facts", facts_bytes, MAX_FACTS_BYTES)?;
+        check_bytes("skipped", skipped_bytes, MAX_SKIPPED_BYTES)?;
+        check_bytes("state", report.state.len(), MAX_FACTS_BYTES)?;
+        check_bytes("source-id", report.source_id.as_ref().map_or(0, String::len), MAX_FACTS_BYTES)?;
+        check_bytes("not-captured", report.not_captured.iter().map(String::len).sum(), MAX_FACTS_BYTES)?;
+        check_bytes("needs", report.needs.iter().map(String::len).sum(), MAX_FACTS_BYTES)?;
         Ok(Self {
             source_id: report.source_id,
             facts: report.facts,
@@ -177,10 +181,10 @@ impl BackupReport {
     }
 }
 
-fn check_bytes(what: &str, got: usize) -> Result<()> {
-    if got > MAX_FACTS_BYTES {
+fn check_bytes(what: &str, got: usize, max: usize) -> Result<()> {
+    if got > max {
         return Err(Error::limit(format!("the plugin's report holds too much under \"{what}\""))
-            .fact("expected", format!("at most {}", unit::bytes(MAX_FACTS_BYTES as u64)))
+            .fact("expected", format!("at most {}", unit::bytes(max as u64)))
             .fact("got", unit::bytes(got as u64))
             .hint("more belongs in an artifact; this is for the plugin's vendor to mend"));
     }
@@ -207,4 +211,25 @@ pub(super) fn checks_from_guest(checks: Vec<wit::Check>, guard: &Guard) -> Resul
         remedies: speech::lines(check.remedies, MAX_ADVICE),
     };
     Ok(checks.into_iter().map(check).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_skipped_is_bounded_by_a_mebibyte() {
+        let report = |n: usize| wit::BackupReport {
+            source_id: None,
+            facts: vec![],
+            skipped: vec![("a".repeat(n / 2), "b".repeat(n / 2))],
+            not_captured: vec![],
+            needs: vec![],
+            state: String::new(),
+        };
+        BackupReport::from_guest(report(MAX_SKIPPED_BYTES)).unwrap();
+        let error = BackupReport::from_guest(report(MAX_SKIPPED_BYTES + 2)).unwrap_err();
+        assert_eq!(error.kind(), crate::error::Kind::Limit);
+        assert!(error.message().contains("\"skipped\""), "{error}");
+    }
 }

@@ -21,6 +21,9 @@ pub enum BucketVerb {
     Write,
     /// Replace objects that are there.
     Overwrite,
+    /// Keep what gives power beyond the bucket when writing: owners, set-id bits, and extended
+    /// attributes other than `user.*`. Without it the host leaves them out, as one that is not root would.
+    Owners,
     /// Delete the current object.
     Delete,
     /// Delete one version for good.
@@ -96,6 +99,7 @@ impl BucketVerb {
             BucketVerb::Read => "read",
             BucketVerb::Write => "write",
             BucketVerb::Overwrite => "overwrite",
+            BucketVerb::Owners => "owners",
             BucketVerb::Delete => "delete",
             BucketVerb::DeleteVersion => "delete-version",
             BucketVerb::ReadConfig => "read-config",
@@ -109,6 +113,7 @@ impl BucketVerb {
             BucketVerb::List | BucketVerb::Read | BucketVerb::ReadConfig => false,
             BucketVerb::Write
             | BucketVerb::Overwrite
+            | BucketVerb::Owners
             | BucketVerb::Delete
             | BucketVerb::DeleteVersion
             | BucketVerb::WriteConfig => true,
@@ -279,6 +284,13 @@ impl Policy {
         let rule = self.bucket_rule(bucket);
         let grants = self.grants.buckets.get(bucket).map(Vec::as_slice).unwrap_or_default();
         grants.iter().any(|grant| grant.inspect && grant.allows(&rule, &call, self.occasion).is_ok())
+    }
+
+    /// Whether an object written to `key` of this bucket may keep its owners, its set-id bits and
+    /// extended attributes other than `user.*`.
+    pub fn keeps_owners(&self, bucket: &str, key: &str) -> bool {
+        let call = BucketCall { bucket, verb: Some(BucketVerb::Owners), key: Some(key), part: None };
+        self.decide_bucket(&call).allowed
     }
 
     /// Whether a source made by reading this artifact (or an entry of this archive) carries `inspect`.

@@ -5,11 +5,12 @@ use crate::stream::Origin;
 use serde_json::json;
 
 const VERBS: [Verb; 4] = [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose];
-const BUCKET_VERBS: [BucketVerb; 8] = [
+const BUCKET_VERBS: [BucketVerb; 9] = [
     BucketVerb::List,
     BucketVerb::Read,
     BucketVerb::Write,
     BucketVerb::Overwrite,
+    BucketVerb::Owners,
     BucketVerb::Delete,
     BucketVerb::DeleteVersion,
     BucketVerb::ReadConfig,

@@ -190,7 +190,7 @@ fn report(written: &Written, label: &str) {
     if written.n_differing > 0 {
         Step::warned("set attributes", label)
             .note(format!(
-                "not as in the backup: {}; owners need a host that runs as root, xattrs a file system that has them",
+                "not as in the backup: {}; owners need a host that runs as root and a grant of owners, xattrs a file system that has them",
                 some_of(&written.differing, written.n_differing)
             ))
             .report();

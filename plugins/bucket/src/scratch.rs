@@ -73,6 +73,7 @@ pub(crate) fn verify_by_restore(request: &VerifyRequest<Settings, Options>) -> R
                 some_of(&differences.named, differences.n)
             ))
             .cause("the target's file system does not keep these attributes, or the host may not set owners there")
+            .cause("the grant does not name owners")
             .cause("something else writes into the scratch place")
             .remedy("use a target on a file system like the source's, with a host that runs as the same user"),
         Err(error @ (Error::Denied(_) | Error::Unavailable(_) | Error::TimedOut(_) | Error::Limit(_))) => {

@@ -93,7 +93,7 @@ impl State {
     fn check_transfer_places(&mut self) -> Result<()> {
         if all_wait_for_guest(&mut self.transfers) && self.transfers.len() >= self.run.limits.open_transfers {
             return Err(Error::invalid(
-                "the put would never begin: every transfer under way waits for a stream that the plugin itself holds",
+                "the put would never begin: every transfer under way waits for a stream or an archive that the plugin itself holds",
             ));
         }
         Ok(())
@@ -121,7 +121,7 @@ impl storage::Host for State {
             let transfer = self.run.artifacts.put(name, watch.over(source, &stop), options).await?;
             waits_for.extend(transfer.waits_for);
             let task = Task::new(transfer.done, vec![transfer.cancel, stop], waits_for, watch, &self.reaper);
-            self.transfers.push(Underway { task: task.abort_handle(), waits_for: task.waits_for().to_vec() });
+            self.transfers.push(Underway { task: Some(task.abort_handle()), waits_for: task.waits_for().to_vec() });
             Ok(self.table.push(GuestTransfer { task, _permit: permit })?)
         };
         // It waits for a place, which others take as long as they make progress.
@@ -131,7 +131,8 @@ impl storage::Host for State {
     async fn first_done(&mut self, transfers: Vec<Resource<GuestTransfer>>) -> Result<u32, Refusal> {
         let guard = self.guard.clone();
         let mut waits = Vec::new();
-        for transfer in &transfers {
+        // There are no more of them, and naming one again says nothing new.
+        for transfer in transfers.iter().take(self.run.limits.open_streams) {
             waits.push(self.table.get(transfer)?.task.watcher());
         }
         let work = async {
@@ -168,7 +169,9 @@ impl storage::Host for State {
             self.count_artifact()?;
             let permit = self.stream_place()?;
             let writer = self.run.artifacts.create_archive(name, options).await?;
-            Ok(self.table.push(GuestArchive::new(writer, self.run.cancel.child_token(), permit))?)
+            let archive = GuestArchive::new(writer, self.run.cancel.child_token(), permit);
+            self.transfers.push(Underway { task: None, waits_for: vec![archive.leash()] });
+            Ok(self.table.push(archive)?)
         };
         guard.pass("storage.create-archive", Some(&artifact_call(ArtifactVerb::Put, &name)), Deadline::Own, work).await
     }

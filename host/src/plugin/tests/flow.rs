@@ -56,6 +56,10 @@ async fn bytes_go_from_process_pipe_and_bucket_to_the_store() {
     assert_eq!(report.facts, [("size".to_owned(), "700".to_owned())]);
 
     let bench = Bench::new();
+    bench.backup("archives-in-turn").await.0.expect("archives in turn");
+    assert_eq!(bench.shelf.bytes("last").unwrap(), b"content");
+
+    let bench = Bench::new();
     let report = bench.backup("run").await.0.expect("run");
     assert_eq!(report.facts, [("output".to_owned(), "hello\n".to_owned())]);
 }
@@ -164,6 +168,32 @@ async fn check_gone(word: &str) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     panic!("{} processes still run", runs());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verb_that_takes_too_long_leaves_no_process_behind() {
+    let word = "strongroom-test-too-long";
+    let bench = Bench::with(|b| {
+        b.limits.wall_clock = std::time::Duration::from_secs(3);
+        let silent = b.grants.exec.get_mut("seen").unwrap();
+        silent.program = "/bin/sh".to_owned();
+        let args = ["-c", "while :; do sleep 1; done", word, "{word}"];
+        silent.args = args.iter().map(|arg| Template::parse(arg).unwrap()).collect();
+    });
+    let error = bench.backup("run").await.0.unwrap_err();
+    assert_eq!(error.kind(), Kind::Limit, "{}", in_full(&error));
+    // Long before anything would call it stalled.
+    assert!(bench.limits.stall > std::time::Duration::from_secs(30));
+    check_gone(word).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_cancelled_already_starts_nothing() {
+    let bench = Bench::new();
+    let plugin = bench.load().await;
+    bench.cancel.cancel();
+    let error = plugin.start(bench.context("nothing")).await.err().unwrap();
+    assert_eq!(error.kind(), Kind::Cancelled, "{}", in_full(&error));
 }
 
 #[tokio::test(flavor = "multi_thread")]

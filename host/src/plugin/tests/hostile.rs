@@ -143,6 +143,7 @@ async fn waits_that_only_the_guest_could_end_are_refused_at_once() {
         "first-done-of-own-pipes",
         "first-done-of-none",
         "put-too-many-own-pipes",
+        "put-beside-too-many-archives",
         "fill-own-pipe",
         "read-own-pipe",
         "read-one-of-tee",

@@ -102,7 +102,8 @@ impl Artifacts for Shelf {
     }
 
     async fn create_archive(&self, name: ArtifactName, _: PutOptions) -> Result<Box<dyn ArchiveWriter>> {
-        Ok(Box::new(Pile { stored: Arc::clone(&self.stored), name, bytes: Vec::new() }))
+        let place = Arc::clone(&self.places).acquire_owned().await.unwrap();
+        Ok(Box::new(Pile { _place: place, stored: Arc::clone(&self.stored), name, bytes: Vec::new() }))
     }
 
     async fn open_archive(&self, name: &ArtifactName) -> Result<Box<dyn ArchiveReader>> {
@@ -115,6 +116,7 @@ struct Pile {
     stored: Stored,
     name: ArtifactName,
     bytes: Vec<u8>,
+    _place: tokio::sync::OwnedSemaphorePermit,
 }
 
 #[async_trait]

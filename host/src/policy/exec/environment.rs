@@ -4,6 +4,7 @@
 
 /// `NAME` or `PREFIX*`, and what a program does with it.
 const FORBIDDEN: &[(&str, &str)] = &[
+    ("STRONGROOM_*", "strongroom itself reads it"),
     ("LD_*", "the loader takes code from it"),
     ("DYLD_*", "the loader takes code from it"),
     ("GLIBC_TUNABLES", "it changes the C library"),

@@ -319,11 +319,15 @@ fn a_grant_may_not_set_what_chooses_code_or_credentials() {
         "DOCKER_HOST",
         "KUBECONFIG",
         "GLIBC_TUNABLES",
+        "STRONGROOM_EXEC",
+        "strongroom_config",
     ] {
         let env = BTreeMap::from([(name.to_owned(), template("x"))]);
         let grant = ExecGrant { env, args: Vec::new(), slots: BTreeMap::new(), ..pg_dump() };
         assert!(!grant.check().is_empty(), "{name}");
     }
+    let grant = ExecGrant { secrets: vec!["STRONGROOM_EXEC".to_owned()], ..pg_dump() };
+    check_mistake(&grant, "secrets", "strongroom itself reads it");
     for name in ["PGDATABASE", "PGAPPNAME", "TZ", "LANG", "MAX_RATE"] {
         assert_eq!(forbidden_name(name), None);
         assert!(!names_a_destination(name));

@@ -3,11 +3,12 @@ use crate::policy::slot::SlotRule;
 use crate::policy::{Call, Grants};
 use serde_json::json;
 
-const ALL: [BucketVerb; 8] = [
+const ALL: [BucketVerb; 9] = [
     BucketVerb::List,
     BucketVerb::Read,
     BucketVerb::Write,
     BucketVerb::Overwrite,
+    BucketVerb::Owners,
     BucketVerb::Delete,
     BucketVerb::DeleteVersion,
     BucketVerb::ReadConfig,
@@ -199,4 +200,28 @@ fn inspect_is_given_by_the_grant_that_allows_the_call() {
     assert!(!verify.inspects_artifact("globalsxjson"));
     verify.occasion = on(Verb::Backup);
     assert!(!verify.inspects_artifact("globals.json"));
+}
+
+#[test]
+fn owners_are_kept_only_where_a_holding_grant_says_so() {
+    let owners = || BucketGrant {
+        may: BTreeSet::from([BucketVerb::Write, BucketVerb::Owners]),
+        prefixes: vec!["new/".to_owned()],
+        ..writer()
+    };
+    let restore = policy(on(Verb::Restore), vec![writer(), owners()]);
+    assert!(restore.keeps_owners("media", "new/a"));
+    assert!(!restore.keeps_owners("media", "old/a"), "the prefix is another one");
+    assert!(!restore.keeps_owners("other", "new/a"), "the bucket is another one");
+    for (name, policy) in [
+        ("write alone", policy(on(Verb::Restore), vec![writer()])),
+        ("another verb", policy(on(Verb::Verify), vec![owners()])),
+        ("a plan", policy(Occasion { verb: Verb::Restore, plan_only: true }, vec![owners()])),
+        (
+            "reads",
+            policy(on(Verb::Restore), vec![BucketGrant { when: when(Verb::Restore, Effect::Reads), ..owners() }]),
+        ),
+    ] {
+        assert!(!policy.keeps_owners("media", "new/a"), "{name}");
+    }
 }

@@ -171,6 +171,26 @@ fn act(settings: &str) -> Result<Facts, Error> {
             }
             Ok(vec![])
         }
+        "put-beside-too-many-archives" => {
+            let mut held = Vec::new();
+            for n in 0..100 {
+                held.push(storage::create_archive(&format!("a{n}"), &PLAIN)?);
+                let (_process, stdout) = output_of("echo")?;
+                stored(&storage::put(&format!("b{n}"), stdout, &PLAIN)?)?;
+            }
+            Ok(vec![])
+        }
+        "archives-in-turn" => {
+            for n in 0..20 {
+                let archive = storage::create_archive(&format!("a{n}"), &PLAIN)?;
+                if n % 2 == 0 {
+                    storage::finish_archive(archive)?;
+                }
+            }
+            let archive = storage::create_archive("last", &PLAIN)?;
+            archive.add_bytes("x", &[], b"content")?;
+            storage::finish_archive(archive).map(|_| vec![])
+        }
         "fill-own-pipe" => {
             let (sink, source) = bytes::pipe()?;
             let filled = (0..10_000).try_for_each(|_| sink.write(&[7; 64 << 10]));

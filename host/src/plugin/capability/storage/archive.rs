@@ -9,7 +9,7 @@ use crate::plugin::guard::{Deadline, Guard, Refusal};
 use crate::plugin::state::{State, check_leashes};
 use crate::record::ArtifactRecord;
 use crate::stream::source::InMemory;
-use crate::stream::{Origin, Source};
+use crate::stream::{Leash, Origin, Source};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
@@ -25,11 +25,14 @@ pub struct GuestArchive {
     writer: Option<Box<dyn ArchiveWriter>>,
     watch: Watch,
     stop: CancellationToken,
+    /// Held until it is finished or dropped: until then its place is free for nobody else.
+    leash: Leash,
     _permit: Permit,
 }
 
 impl Drop for GuestArchive {
     fn drop(&mut self) {
+        self.leash.release();
         self.stop.cancel();
     }
 }
@@ -45,7 +48,11 @@ pub struct GuestArchiveReader {
 
 impl GuestArchive {
     pub(super) fn new(writer: Box<dyn ArchiveWriter>, stop: CancellationToken, permit: Permit) -> Self {
-        Self { writer: Some(writer), watch: Watch::default(), stop, _permit: permit }
+        Self { writer: Some(writer), watch: Watch::default(), stop, leash: Leash::held(), _permit: permit }
+    }
+
+    pub(super) fn leash(&self) -> Leash {
+        self.leash.clone()
     }
 
     /// Queues an entry. The queue stands while a large entry is stored: that is progress.

@@ -34,6 +34,25 @@ pub(super) fn call<'a>(
     Call::Bucket(BucketCall { bucket, verb, key, part })
 }
 
+/// What is left of attributes that a guest gives without a grant of `owners`: nothing that makes a
+/// file another user's, or one that runs as another user, or one that a security module believes.
+fn without_owners(attributes: Vec<(String, String)>) -> Vec<(String, String)> {
+    /// Set-user-id and set-group-id, also of directories.
+    const SET_ID: u32 = 0o6000;
+    let kept = |(name, value): (String, String)| match name.as_str() {
+        "uid" | "gid" => None,
+        "mode" => {
+            // What is no mode is left for the bucket to refuse.
+            let octal = value.bytes().all(|b| matches!(b, b'0'..=b'7'));
+            let mode = u32::from_str_radix(&value, 8).ok().filter(|_| octal);
+            Some((name, mode.map_or(value, |mode| format!("{:04o}", mode & !SET_ID))))
+        }
+        // Names are encoded, but no encoding of another name begins with these letters.
+        _ => (!name.starts_with("xattr.") || name.starts_with("xattr.user.")).then_some((name, value)),
+    };
+    attributes.into_iter().filter_map(kept).collect()
+}
+
 impl State {
     fn bucket(&self, this: &Resource<GuestBucket>) -> Result<(String, SharedBucket), Refusal> {
         let bucket = self.table.get(this)?;
@@ -121,13 +140,15 @@ impl storage::HostBucket for State {
             let (watch, stop) = (Watch::default(), self.run.cancel.child_token());
             let waits_for = source.waits_for.clone();
             let (source, key) = (watch.over(source, &stop), key.clone());
+            let keeps_owners = self.guard.policy().keeps_owners(&label, &key);
+            let attributes = if keeps_owners { attributes } else { without_owners(attributes) };
             let work = tokio::task::spawn_blocking(move || {
                 let written = bucket.write(&key, &attributes, source, overwrite);
                 drop(place);
                 written
             });
             let task = Task::new(work, vec![stop], waits_for, watch, &self.reaper);
-            self.writings.push(Underway { task: task.abort_handle(), waits_for: task.waits_for().to_vec() });
+            self.writings.push(Underway { task: Some(task.abort_handle()), waits_for: task.waits_for().to_vec() });
             Ok(self.table.push(GuestWriting { task, _permit: permit })?)
         };
         // It waits for a place, which others take as long as they make progress.
@@ -173,5 +194,48 @@ impl storage::HostBucket for State {
     async fn drop(&mut self, this: Resource<GuestBucket>) -> wasmtime::Result<()> {
         self.table.delete(this)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn without_owners_nothing_is_left_that_gives_power() {
+        let kept = pairs(&[("type", "file"), ("mtime-ns", "-5"), ("xattr.user.note", "a"), ("sparse", "true")]);
+        let taken = pairs(&[
+            ("uid", "0"),
+            ("gid", "0"),
+            ("xattr.security.capability", "base64:AQAAAg=="),
+            ("xattr.trusted.overlay.opaque", "y"),
+            ("xattr.system.posix_acl_access", "x"),
+            ("xattr.", "x"),
+            ("xattr.user", "x"),
+            ("xattr.\u{10ff75}ser.x", "x"),
+        ]);
+        assert_eq!(without_owners([kept.clone(), taken].concat()), kept);
+    }
+
+    #[test]
+    fn without_owners_a_mode_loses_its_set_id_bits_only() {
+        for (given, left) in [
+            ("4755", "0755"),
+            ("0002755", "0755"),
+            ("7777", "1777"),
+            ("1777", "1777"),
+            ("0640", "0640"),
+            // Not modes: the bucket refuses them.
+            ("+4755", "+4755"),
+            ("rwxs", "rwxs"),
+            ("", ""),
+            ("77777777777777", "77777777777777"),
+        ] {
+            assert_eq!(without_owners(pairs(&[("mode", given)])), pairs(&[("mode", left)]), "{given:?}");
+        }
     }
 }
