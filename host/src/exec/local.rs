@@ -166,7 +166,8 @@ fn become_user(child: &mut Command, command: &CommandLine, name: &str, scratch: 
     // The standard library drops all supplementary groups when root sets a user id.
     child.gid(gid).uid(uid);
     if let Some(scratch) = scratch {
-        std::os::unix::fs::chown(scratch, Some(uid), Some(gid))
+        // Never through a link: the directory is that user's already, who may have put one in its place.
+        std::os::unix::fs::lchown(scratch, Some(uid), Some(gid))
             .doing(|| format!("give {scratch:?} to user {name:?}"))?;
     }
     Ok(())
