@@ -23,10 +23,9 @@ use crate::policy::exec::{CommandLine, StdinGrant};
 use crate::secret::{Redactor, Secret};
 use crate::stream::{Leash, Origin, Source};
 pub use find::{STANDARD_PATH, find_program};
-use output::Stdout;
+use output::{Pipe, Stdout};
 pub use probe::probe;
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -117,7 +116,7 @@ pub struct Output {
 pub struct Process {
     shared: Arc<Shared>,
     handles: Arc<Handles>,
-    stdout: Option<OwnedFd>,
+    stdout: Option<Pipe>,
     inspect: bool,
     hold: bool,
     redactor: Redactor,
@@ -198,17 +197,18 @@ pub async fn settled(most: Duration) -> usize {
 impl Process {
     /// Standard output, once. The source ends well only when the pipe has ended **and** the program
     /// has exited with 0 and has read its input as the grant wants it; else it ends in an error
-    /// with label, program, exit code and the end of standard error.
+    /// with label, program, exit code and the end of standard error. From a container, every byte up
+    /// to the wrapper's marker has arrived, or it ends in an error too.
     ///
     /// Its leash is held: release it when the guest hands the source on.
     pub fn stdout(&mut self) -> Result<Source> {
         let command = self.shared.label.clone();
-        let Some(fd) = self.stdout.take() else {
+        let Some(pipe) = self.stdout.take() else {
             return Err(Error::invalid(format!("standard output of {command:?} was taken already")));
         };
         let leash = Leash::held();
         self.stdout_leash = Some(leash.clone());
-        let body = Stdout::new(fd, self.handles.clone(), self.stall, self.cancel.clone(), leash.clone());
+        let body = Stdout::new(pipe, self.handles.clone(), self.stall, self.cancel.clone(), leash.clone());
         Ok(Source {
             origin: Origin::Exec { command },
             inspect: self.inspect,
@@ -225,8 +225,8 @@ impl Process {
     /// process is ended), cancelled, and `Invalid` for a command whose input is held open: that
     /// ends only when the process is dropped, so waiting for it would never end.
     pub async fn wait(&mut self) -> Result<Exit> {
-        if let Some(fd) = self.stdout.take() {
-            self.shared.drain(fd);
+        if let Some(pipe) = self.stdout.take() {
+            self.shared.drain(pipe.into_fd());
         }
         if self.hold && !self.shared.has_ended() {
             let label = &self.shared.label;
@@ -276,10 +276,10 @@ impl Process {
                 .fact("reason", "its standard input is held open until the process is dropped")
                 .hint("spawn it instead"));
         }
-        let Some(fd) = self.stdout.take() else {
+        let Some(pipe) = self.stdout.take() else {
             return Err(Error::invalid(format!("standard output of {label:?} was taken already")));
         };
-        let mut body = Stdout::new(fd, self.handles.clone(), self.stall, self.cancel.clone(), Leash::default());
+        let mut body = Stdout::new(pipe, self.handles.clone(), self.stall, self.cancel.clone(), Leash::default());
         let mut redacted = self.redactor.stream();
         let collected = tokio::task::spawn_blocking(move || {
             let mut all = Vec::new();
@@ -289,7 +289,7 @@ impl Process {
                 match body.read_raw(&mut buf)? {
                     0 => {
                         redacted.finish(&mut all);
-                        return Ok(all);
+                        return Ok((all, body.whole()));
                     }
                     n if taken + n > max_bytes => {
                         return Err(Error::limit(format!("the output of {label:?} is larger than it may be"))
@@ -303,10 +303,14 @@ impl Process {
                 }
             }
         });
-        let stdout = collected
+        let (stdout, whole) = collected
             .await
             .map_err(|error| Error::failed("the reader of a command's output ended early").because(error))??;
-        Ok(Output { exit: self.wait().await?, stdout })
+        let exit = self.wait().await?;
+        if exit.is_success() {
+            whole?;
+        }
+        Ok(Output { exit, stdout })
     }
 }
 

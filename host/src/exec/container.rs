@@ -4,10 +4,13 @@
 //! random word in its environment, and a fixed script inside the container ends whatever has that
 //! word in `/proc/*/environ`, with its process group: early when it must, and again when its handles
 //! are gone. A program that gives its children another
-//! environment and another session escapes it. A second fixed script starts the program and says
-//! so on standard error first, so that the client's own exit codes (125, 126, 127) are told from
-//! the program's. Both need `/bin/sh` in the container; neither holds anything but positional
-//! arguments. Values of variables are in the client's environment only, never in its arguments.
+//! environment and another session escapes it. A second fixed script runs the program. It says so
+//! on standard error first, so that the client's own exit codes (125, 126, 127) are told from the
+//! program's, and writes a marker behind the last byte of output: a client can exit with 0 although
+//! it has lost bytes, so output without the marker is an error. It also reads what the program left
+//! of its input: podman 4.3 drops all output when an input ends unread. Both scripts need `/bin/sh`
+//! in the container; neither holds anything but positional arguments. Values of variables are in
+//! the client's environment only, never in its arguments.
 
 use super::launch::{Killer, Prepared};
 use super::local::{NewPrivileges, confine, environment};
@@ -32,12 +35,28 @@ const CLIENT_DIRS: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 /// How long one call of the client that ends a program may take.
 const CLIENT_TIME: Duration = Duration::from_secs(10);
 
-/// Says whether the program can be run, then becomes it. Arguments: the marker, program, arguments.
-const START: &str = r#"marker=$1; shift
+/// Says whether the program can be run, runs it, says that it has ended and how many bytes of its
+/// input it left, and writes the marker behind its output. Arguments: the marker, whether there is
+/// an input (`fed` or `alone`), program, arguments. SIGTERM is the program's; the shell outlives it.
+const START: &str = r#"marker=$1; input=$2; shift 2
 if [ ! -e "$1" ]; then echo "$marker missing" >&2; exit 127; fi
 if [ -d "$1" ] || [ ! -x "$1" ]; then echo "$marker denied" >&2; exit 126; fi
+trap : TERM
 echo "$marker run" >&2
-exec "$@""#;
+"$@"
+code=$?
+echo "$marker end" >&2
+if [ "$input" = fed ]; then
+  left=0
+  if command -v wc >/dev/null 2>&1; then
+    left=$(wc -c)
+  else
+    while IFS= read -r line || [ -n "$line" ]; do left=1; done 2>/dev/null
+  fi
+  echo "$marker left $left" >&2
+fi
+printf '\000%s' "$marker"
+exit "$code""#;
 
 /// Signals everything that has the word in its environment, and its group where it leads one.
 /// Arguments: signal, word. Prints how many there were. Needs nothing but the shell; `grep` is
@@ -119,7 +138,8 @@ pub(super) fn prepare(command: &CommandLine, place: &Place, name: &str, client: 
         }
     }
     let marker = format!("strongroom-exec-{word}");
-    child.arg(name).args(["/bin/sh", "-c", START, "sh", &marker, &command.program]).args(&command.args);
+    let input = if matches!(command.stdin, StdinGrant::None) { "alone" } else { "fed" };
+    child.arg(name).args(["/bin/sh", "-c", START, "sh", &marker, input, &command.program]).args(&command.args);
     child.process_group(0).current_dir("/");
     confine(&mut child, NewPrivileges::Allowed);
     Ok(Prepared { child, killer: Killer::Container(killer), marker: Some(marker) })

@@ -2,6 +2,7 @@
 
 use super::container::ContainerKiller;
 use super::feed::{self, Food};
+use super::output::Pipe;
 use super::supervise::{self, Handles, Shared, Tail};
 use super::{PIPE_BYTES, local};
 use crate::error::{Error, IoContext, Result};
@@ -20,7 +21,8 @@ pub(super) struct Prepared {
     pub child: Command,
     /// How it is ended.
     pub killer: Killer,
-    /// What the container's wrapper writes to standard error before the program runs.
+    /// What the container's wrapper writes: its own lines on standard error begin with it, and
+    /// standard output ends with it.
     pub marker: Option<String>,
 }
 
@@ -36,7 +38,7 @@ pub(super) enum Killer {
 pub(super) struct Launched {
     pub shared: Arc<Shared>,
     pub handles: Arc<Handles>,
-    pub stdout: OwnedFd,
+    pub stdout: Pipe,
 }
 
 /// Starts it. The process is ended when the result, or the future itself, is dropped.
@@ -97,6 +99,7 @@ fn start(
     not_blocking(&stdout)?;
     not_blocking(&stderr)?;
     let child = prepared.child.spawn().map_err(|error| local::start_error(command, error))?;
+    let stdout = Pipe::new(stdout, prepared.marker.clone());
     let tail = Tail::new(redactor, prepared.marker);
     // The command holds the child's ends of the pipes: they must close now, or no pipe would ever end.
     drop(prepared.child);

@@ -11,14 +11,91 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+/// The reading end of standard output before anybody reads it.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    fd: OwnedFd,
+    marker: Option<String>,
+}
+
+impl Pipe {
+    /// With a marker, output is whole only when it ends with that.
+    pub(super) fn new(fd: OwnedFd, marker: Option<String>) -> Self {
+        Self { fd, marker }
+    }
+
+    /// For who throws the output away.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}
+
 /// The reading end of a program's standard output. Keeps the program alive.
 pub(super) struct Stdout {
     pipe: Option<OwnedFd>,
+    trailer: Option<Trailer>,
     handles: Arc<Handles>,
     stall: Duration,
     cancel: CancellationToken,
     leash: Leash,
     state: State,
+}
+
+/// Holds back what may be the beginning of the marker, and nothing else: a program may write a line
+/// and wait. The marker begins with a NUL, so that no line of text is ever held.
+struct Trailer {
+    marker: Vec<u8>,
+    /// The longest end of what came that the marker begins with.
+    held: Vec<u8>,
+    /// What was held, turned out to be output, and has not been given out yet.
+    ready: Vec<u8>,
+}
+
+impl Trailer {
+    fn new(marker: &str) -> Self {
+        Self { marker: [b"\0", marker.as_bytes()].concat(), held: Vec::new(), ready: Vec::new() }
+    }
+
+    /// Gives out what was held and is output after all.
+    fn take_ready(&mut self, buf: &mut [u8]) -> usize {
+        let n = self.ready.len().min(buf.len());
+        buf[..n].copy_from_slice(&self.ready[..n]);
+        self.ready.drain(..n);
+        n
+    }
+
+    /// Takes `n` bytes at the front of `buf` and leaves those there that are certainly output; how
+    /// many they are. With 0, the end, what is held is output unless it is the marker: of a program
+    /// that failed, or else it is an error.
+    fn pass(&mut self, buf: &mut [u8], n: usize) -> usize {
+        if n == 0 {
+            if !self.is_whole() {
+                self.ready.append(&mut self.held);
+            }
+            return self.take_ready(buf);
+        }
+        if self.held.is_empty() {
+            let keep = self.beginning(&buf[..n]);
+            self.held.extend_from_slice(&buf[n - keep..n]);
+            return n - keep;
+        }
+        self.held.extend_from_slice(&buf[..n]);
+        let keep = self.beginning(&self.held);
+        let held = self.held.split_off(self.held.len() - keep);
+        self.ready = std::mem::replace(&mut self.held, held);
+        self.take_ready(buf)
+    }
+
+    /// The length of the longest end of `bytes` that the marker begins with.
+    fn beginning(&self, bytes: &[u8]) -> usize {
+        let longest = bytes.len().min(self.marker.len());
+        (0..=longest).rev().find(|&length| bytes.ends_with(&self.marker[..length])).unwrap_or(0)
+    }
+
+    /// Whether the last bytes were the marker.
+    fn is_whole(&self) -> bool {
+        self.held == self.marker
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,17 +107,44 @@ enum State {
 
 impl Stdout {
     pub(super) fn new(
-        pipe: OwnedFd,
+        pipe: Pipe,
         handles: Arc<Handles>,
         stall: Duration,
         cancel: CancellationToken,
         leash: Leash,
     ) -> Self {
-        Self { pipe: Some(pipe), handles, stall, cancel, leash, state: State::Open }
+        let trailer = pipe.marker.as_deref().map(Trailer::new);
+        Self { pipe: Some(pipe.fd), trailer, handles, stall, cancel, leash, state: State::Open }
     }
 
     /// The next bytes, or 0 at the end of the pipe, however the program ends.
     pub(super) fn read_raw(&mut self, buf: &mut [u8]) -> Result<usize> {
+        loop {
+            if let Some(trailer) = self.trailer.as_mut().filter(|trailer| !trailer.ready.is_empty()) {
+                return Ok(trailer.take_ready(buf));
+            }
+            let n = self.read_pipe(buf)?;
+            let Some(trailer) = &mut self.trailer else { return Ok(n) };
+            let out = trailer.pass(buf, n);
+            if out > 0 || n == 0 {
+                return Ok(out);
+            }
+        }
+    }
+
+    /// Whether nothing was lost between the program and this end. Asked after its end.
+    pub(super) fn whole(&self) -> Result<()> {
+        if self.trailer.as_ref().is_none_or(Trailer::is_whole) {
+            return Ok(());
+        }
+        let label = &self.handles.shared().label;
+        Err(Error::failed(format!("the output of {label:?} was cut on its way out of the container"))
+            .fact("expected", "the host's marker behind the last byte")
+            .fact("got", "an end without it, and exit code 0 from the container's client")
+            .hint("run it again; if it stays so, look into the log of the container's engine, and whether the program leaves children behind that write"))
+    }
+
+    fn read_pipe(&mut self, buf: &mut [u8]) -> Result<usize> {
         let shared = self.handles.shared();
         let Some(pipe) = &self.pipe else { return Ok(0) };
         let began = Instant::now();
@@ -91,7 +195,8 @@ impl Stdout {
         while !self.handles.shared().wait_until_ended(TICK) {
             self.check(began)?;
         }
-        self.handles.shared().verdict().map(|()| 0)
+        self.handles.shared().verdict()?;
+        self.whole().map(|()| 0)
     }
 }
 
@@ -120,5 +225,61 @@ impl ByteSource for Stdout {
 impl Drop for Stdout {
     fn drop(&mut self) {
         self.leash.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a trailer lets through of `all`, read in pieces of `size` bytes, and whether it was whole.
+    fn check_passed(all: &[u8], size: usize) -> (Vec<u8>, bool) {
+        let mut trailer = Trailer::new("-end-");
+        let mut out = Vec::new();
+        for piece in all.chunks(size) {
+            let mut buf = piece.to_vec();
+            let n = trailer.pass(&mut buf, piece.len());
+            out.extend_from_slice(&buf[..n]);
+            while !trailer.ready.is_empty() {
+                let n = trailer.take_ready(&mut buf);
+                out.extend_from_slice(&buf[..n]);
+            }
+        }
+        let whole = trailer.is_whole();
+        loop {
+            let mut buf = vec![0; size];
+            match trailer.pass(&mut buf, 0) {
+                0 => return (out, whole),
+                n => out.extend_from_slice(&buf[..n]),
+            }
+        }
+    }
+
+    #[test]
+    fn the_marker_is_no_output_however_it_is_cut() {
+        for size in 1..40 {
+            for body in ["", "a", "\0-end", "\0-end-", "\0-end\0-end", "\0\0\0", "0123456789abcdefghijklmnopqrstuvwxyz"]
+            {
+                assert_eq!(check_passed(format!("{body}\0-end-").as_bytes(), size), (body.as_bytes().to_vec(), true));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_held_of_a_line() {
+        let mut trailer = Trailer::new("marker");
+        let mut buf = *b"a line\n";
+        assert_eq!(trailer.pass(&mut buf, 7), 7);
+    }
+
+    #[test]
+    fn output_without_the_marker_behind_it_is_not_whole_and_nothing_of_it_is_lost() {
+        for size in 1..40 {
+            for body in
+                ["", "a", "\0-end", "\0-end-x", "some\0-end", "\0\0\0", "-end-", "0123456789abcdefghijklmnopqrstuvwxyz"]
+            {
+                assert_eq!(check_passed(body.as_bytes(), size), (body.as_bytes().to_vec(), false));
+            }
+        }
     }
 }

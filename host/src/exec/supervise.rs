@@ -51,7 +51,7 @@ struct State {
     /// Standard input that is held open.
     held: Option<OwnedFd>,
     input: Input,
-    /// The program has ended; its input may still be looked at.
+    /// The program has ended; its input may still be looked at, and a container's client still run.
     gone: bool,
     end: Option<Exit>,
 }
@@ -424,7 +424,8 @@ impl Supervisor {
         if state.end.is_some() || (feeding && code == Some(0) && !at_once) {
             return;
         }
-        if unread > 0 && matches!(state.input, Input::Done) || feeding {
+        let left = unread > 0 || self.tail.left_input();
+        if left && matches!(state.input, Input::Done) || feeding {
             state.input = Input::StoppedEarly;
         }
         state.end = Some(Exit { code, signal, stderr: self.tail.text() });
@@ -464,9 +465,16 @@ impl Supervisor {
         take(&mut self.drain, |_| self.shared.progress());
         if gone.is_some() {
             self.gone = gone;
-            self.shared.lock().gone = true;
-            self.shared.changed.notify_all();
-        } else if self.tail.started() != *self.shared.started.borrow() {
+        }
+        // A wrapper says so before its client ends: it waits for the end of an input that nobody wants.
+        if gone.is_some() || self.tail.program_ended() {
+            let mut state = self.shared.lock();
+            state.held = None;
+            if !std::mem::replace(&mut state.gone, true) {
+                self.shared.changed.notify_all();
+            }
+        }
+        if self.tail.started() != *self.shared.started.borrow() {
             self.shared.started.send_replace(self.tail.started());
         }
     }

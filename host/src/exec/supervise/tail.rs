@@ -1,8 +1,9 @@
-//! The end of standard error, and the word of a container's wrapper at its beginning.
+//! The end of standard error, and what a container's wrapper says in it.
 
 use crate::exec::STDERR_BYTES;
 use crate::secret::Redactor;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 /// Whether the program itself runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,25 +24,48 @@ pub(in crate::exec) struct Tail {
     redactor: Redactor,
     marker: Option<Marker>,
     started: Started,
+    program_ended: bool,
+    left_input: bool,
     kept: VecDeque<u8>,
     overflowed: bool,
 }
 
-/// The line that a wrapper writes, and what came before it is whole.
+/// The lines that a wrapper writes, and what is not known yet to be none of them.
 struct Marker {
     text: String,
     seen: Vec<u8>,
+}
+
+/// A line of the wrapper.
+#[derive(Clone, Copy)]
+enum Word {
+    Started(Started),
+    /// The program has ended; the wrapper reads what is left of its input.
+    Ended,
+    /// Whether anything was left.
+    Left(bool),
 }
 
 impl Tail {
     pub(in crate::exec) fn new(redactor: Redactor, marker: Option<String>) -> Self {
         let started = if marker.is_some() { Started::NotYet } else { Started::Yes };
         let marker = marker.map(|text| Marker { text, seen: Vec::new() });
-        Self { redactor, marker, started, kept: VecDeque::new(), overflowed: false }
+        let (program_ended, left_input) = (false, false);
+        Self { redactor, marker, started, program_ended, left_input, kept: VecDeque::new(), overflowed: false }
     }
 
     pub(in crate::exec) fn started(&self) -> Started {
         self.started
+    }
+
+    /// Whether the wrapper said that the program has ended, which is before its client does.
+    pub(in crate::exec) fn program_ended(&self) -> bool {
+        self.program_ended
+    }
+
+    /// Whether the wrapper said that the program had not read all of its input.
+    pub(in crate::exec) fn left_input(&self) -> bool {
+        self.left_input
     }
 
     /// Nothing comes any more.
@@ -52,19 +76,22 @@ impl Tail {
     }
 
     pub(in crate::exec) fn push(&mut self, bytes: &[u8]) {
-        let Some(marker) = &mut self.marker else { return self.keep(bytes) };
+        let Some(mut marker) = self.marker.take() else { return self.keep(bytes) };
         marker.seen.extend_from_slice(bytes);
-        let found = marker.find();
-        if found.is_none() && marker.seen.len() <= STDERR_BYTES {
-            return;
+        while let Some((line, word)) = marker.find() {
+            match word {
+                Word::Started(started) => self.started = started,
+                Word::Ended => self.program_ended = true,
+                Word::Left(left) => self.left_input = left,
+            }
+            self.keep(&marker.seen[..line.start]);
+            marker.seen.drain(..line.end);
         }
-        let mut seen = std::mem::take(&mut marker.seen);
-        self.marker = None;
-        if let Some((line, started)) = found {
-            self.started = started;
-            seen.drain(line);
-        }
-        self.keep(&seen);
+        // The rest may be the beginning of a line of the wrapper.
+        let safe = marker.seen.len().saturating_sub(marker.text.len() + LONGEST_WORD);
+        self.keep(&marker.seen[..safe]);
+        marker.seen.drain(..safe);
+        self.marker = Some(marker);
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -96,19 +123,23 @@ impl Tail {
     }
 }
 
+/// Room for ` left `, a number of 64 bits and a newline.
+const LONGEST_WORD: usize = 32;
+
 impl Marker {
-    /// Where the wrapper's line lies, and what it says.
-    fn find(&self) -> Option<(std::ops::Range<usize>, Started)> {
+    /// Where a line of the wrapper lies, and what it says.
+    fn find(&self) -> Option<(Range<usize>, Word)> {
         let start = self.seen.windows(self.text.len()).position(|window| window == self.text.as_bytes())?;
         let rest = &self.seen[start + self.text.len()..];
         let end = rest.iter().position(|byte| *byte == b'\n')?;
-        let started = match &rest[..end] {
-            b" run" => Started::Yes,
-            b" missing" => Started::Missing,
-            b" denied" => Started::Denied,
-            _ => return None,
+        let word = match &rest[..end] {
+            b" run" => Word::Started(Started::Yes),
+            b" missing" => Word::Started(Started::Missing),
+            b" denied" => Word::Started(Started::Denied),
+            b" end" => Word::Ended,
+            left => Word::Left(left.strip_prefix(b" left ")?.trim_ascii() != b"0"),
         };
-        Some((start..start + self.text.len() + end + 1, started))
+        Some((start..start + self.text.len() + end + 1, word))
     }
 }
 
@@ -134,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wrappers_line_is_taken_out_wherever_it_is_cut() {
+    fn the_wrappers_lines_are_taken_out_wherever_they_are_cut() {
         for (word, started) in [("run", Started::Yes), ("missing", Started::Missing), ("denied", Started::Denied)] {
             let text = format!("warning: client\nmark-1 {word}\nwords\n");
             for cut in 0..text.len() {
@@ -145,6 +176,17 @@ mod tests {
                 assert_eq!((tail.started(), tail.text().as_str()), (started, "warning: client\nwords\n"));
             }
         }
+        let text = "mark-1 run\nwords\nno newmark-1 end\nmark-1 left   17\nlate words\n";
+        for cut in 0..text.len() {
+            let mut tail = Tail::new(Redactor::new([]), Some("mark-1".to_owned()));
+            tail.push(&text.as_bytes()[..cut]);
+            tail.push(&text.as_bytes()[cut..]);
+            assert!(tail.program_ended() && tail.left_input());
+            assert_eq!(tail.text(), "words\nno newlate words\n");
+        }
+        let mut tail = Tail::new(Redactor::new([]), Some("mark-1".to_owned()));
+        tail.push(b"mark-1 run\nmark-1 end\nmark-1 left 0\n");
+        assert!(tail.program_ended() && !tail.left_input());
         let mut tail = Tail::new(Redactor::new([]), Some("mark-1".to_owned()));
         tail.push(b"Error: no such container\nmark-2 run\n");
         tail.ended();
