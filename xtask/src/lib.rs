@@ -12,6 +12,7 @@
 
 pub mod cache;
 pub mod command;
+pub mod foreign;
 pub mod package;
 pub mod prerequisite;
 pub mod quickstart;
