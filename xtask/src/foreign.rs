@@ -113,9 +113,9 @@ mod tests {
 
     #[test]
     fn what_is_older_than_a_file_it_is_made_of_is_made_again() -> Result<()> {
-        let dir = tempfile::tempdir()?;
-        let (made, folder) = (dir.path().join("made"), dir.path().join("folder"));
-        std::fs::create_dir(&folder)?;
+        let dir = std::env::temp_dir().join(format!("strongroom-newer-{}", std::process::id()));
+        let (made, folder) = (dir.join("made"), dir.join("folder"));
+        std::fs::create_dir_all(&folder)?;
         assert!(!is_newer(&made, &[&folder])?, "a file that is not there");
         std::fs::write(&made, "")?;
         let input = std::fs::File::create(folder.join("input"))?;
@@ -127,6 +127,7 @@ mod tests {
         input.set_modified(now + Duration::from_secs(60))?;
         assert!(!is_newer(&made, &[&folder])?);
         assert!(is_newer(&made, &[Path::new("no such input")]).is_err());
+        std::fs::remove_dir_all(&dir)?;
         Ok(())
     }
 }

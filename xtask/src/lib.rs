@@ -16,6 +16,7 @@ pub mod foreign;
 pub mod package;
 pub mod prerequisite;
 pub mod quickstart;
+pub mod release;
 pub mod stage;
 pub mod summary;
 pub mod workspace;
