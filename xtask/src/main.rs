@@ -5,7 +5,7 @@
 use anyhow::Result;
 use std::process::ExitCode;
 use xtask::workspace::Workspace;
-use xtask::{quickstart, stage};
+use xtask::{quickstart, release, stage};
 
 /// A command of `cargo xtask`.
 struct Task {
@@ -28,6 +28,12 @@ const TASKS: &[Task] = &[
         arguments: "[STAGE | TEST-NAME …]",
         help: "get what the tests need, then run every check and every test, or only those named",
         run: stage::run,
+    },
+    Task {
+        name: "release",
+        arguments: "--key MINISIGN-SECRET-KEY [--out DIR]",
+        help: "build what is published: binary, plugins, bill of materials, checksums and their signature",
+        run: release::run,
     },
 ];
 

@@ -28,6 +28,10 @@ const PIECES: &[Piece] = &[
     Piece { name: "postgres-15", version: "debian+1", build: postgres_15 },
     // 5 s
     Piece { name: "postgres-18", version: "18.6.0+1", build: postgres_18 },
+    // 5 s
+    Piece { name: "componentize-py", version: "0.25.1", build: componentize_py },
+    // 8 s
+    Piece { name: "jco", version: "1.35.0+componentize-js-0.23.0", build: jco },
     // 230 s
     Piece { name: "bin/cargo-deny", version: "0.20.2", build: cargo_deny },
 ];
@@ -109,6 +113,31 @@ fn postgres_18(dir: &Path, version: &str) -> Result<PathBuf> {
     command::run("tar").dir(dir).args(["-xzf", &archive, "--strip-components=1", "-C", "made"]).read()?;
     starts(&made.join("bin/postgres"))?;
     starts(&made.join("bin/pg_dump"))?;
+    Ok(made)
+}
+
+/// Makes components of Python programs; a package that runs from any place.
+fn componentize_py(dir: &Path, version: &str) -> Result<PathBuf> {
+    let made = dir.join("made");
+    command::run("python3")
+        .dir(dir)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--target"])
+        .arg(&made)
+        .arg(format!("componentize-py=={version}"))
+        .read()?;
+    command::run(made.join("bin/componentize-py")).arg("--version").env("PYTHONPATH", &made).read()?;
+    Ok(made)
+}
+
+/// Makes components of JavaScript programs.
+fn jco(dir: &Path, version: &str) -> Result<PathBuf> {
+    let made = dir.join("made");
+    std::fs::create_dir_all(&made)?;
+    std::fs::write(made.join("package.json"), "{\"private\": true}\n")?;
+    let jco = format!("@bytecodealliance/jco@{version}");
+    let packages = [jco.as_str(), "@bytecodealliance/componentize-js@0.23.0"];
+    command::run("npm").dir(&made).args(["install", "--silent", "--no-audit", "--no-fund"]).args(packages).read()?;
+    starts(&made.join("node_modules/.bin/jco"))?;
     Ok(made)
 }
 

@@ -5,6 +5,7 @@
 
 use crate::cache::{self, Cache};
 use crate::command::{self, Run};
+use crate::foreign;
 use crate::prerequisite;
 use crate::quickstart;
 use crate::summary::Summary;
@@ -87,6 +88,7 @@ fn format(workspace: &Workspace) -> Result<()> {
 
 fn prerequisites(_workspace: &Workspace) -> Result<()> {
     wasm_target()?;
+    target(foreign::TARGET)?;
     prerequisite::ensure()
 }
 
@@ -124,7 +126,7 @@ pub fn plugins(workspace: &Workspace) -> Result<()> {
             build_plugin(workspace, &format!("tests/guests/{name}"), &format!("guests/{name}"))?;
         }
     }
-    Ok(())
+    foreign::build(workspace)
 }
 
 /// Builds the crate in folder `krate` to `target/plugins/NAME.wasm`.
@@ -143,17 +145,21 @@ pub fn build_plugin(workspace: &Workspace, krate: &str, name: &str) -> Result<()
 
 /// Makes sure that Rust can compile plugins: adds their target where rustup is there.
 pub fn wasm_target() -> Result<()> {
-    const TARGET: &str = "wasm32-unknown-unknown";
-    let libraries = command::run("rustc").args(["--print", "target-libdir", "--target", TARGET]).read()?;
+    target("wasm32-unknown-unknown")
+}
+
+/// Makes sure that Rust can compile for `target`.
+pub fn target(target: &str) -> Result<()> {
+    let libraries = command::run("rustc").args(["--print", "target-libdir", "--target", target]).read()?;
     if std::path::Path::new(&libraries).is_dir() {
         return Ok(());
     }
     if command::on_path("rustup").is_none() {
         bail!(
-            "this Rust has no standard library for {TARGET}, which plugins are built for, and no rustup to add it; install the package that brings it (Debian: libstd-rust-dev-wasm32)"
+            "this Rust has no standard library for {target}, which plugins are built for, and no rustup to add it; install the package that brings it (Debian: libstd-rust-dev-wasm32)"
         );
     }
-    command::run("rustup").args(["target", "add", TARGET]).read().map(drop)
+    command::run("rustup").args(["target", "add", target]).read().map(drop)
 }
 
 fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> {

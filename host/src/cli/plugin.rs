@@ -28,12 +28,15 @@ pub struct PluginArgs {
 pub enum PluginCommand {
     /// Builds a plugin: a component with its manifest inside
     #[command(
-        after_help = "Examples:\n  strongroom plugin build plugins/postgres\n  strongroom plugin build . --out postgres.wasm"
+        after_help = "Examples:\n  strongroom plugin build plugins/postgres\n  strongroom plugin build . --out postgres.wasm\n  strongroom plugin build . --component made-by-componentize-py.wasm"
     )]
     Build {
         /// Folder of the plugin's crate, with plugin.toml
         #[arg(default_value = ".")]
         folder: PathBuf,
+        /// A component that another toolchain made: plugin.toml of the folder is put into it, and nothing is compiled
+        #[arg(long, value_name = "FILE")]
+        component: Option<PathBuf>,
         /// Where to put the component [default: NAME.wasm in this directory]
         #[arg(long, short, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -84,15 +87,20 @@ pub(super) fn parse_program(text: &str) -> Result<(String, String), String> {
 /// Runs it.
 pub async fn run(args: PluginArgs, globals: &Globals, _cancel: CancellationToken) -> anyhow::Result<Exit> {
     match args.command {
-        PluginCommand::Build { folder, out } => build(folder, out, globals).await,
+        PluginCommand::Build { folder, component, out } => build(folder, component, out, globals).await,
         PluginCommand::Inspect { plugin } => inspect(&plugin, globals),
         PluginCommand::Approve(args) => approve(&args, globals),
     }
 }
 
-async fn build(folder: PathBuf, out: Option<PathBuf>, globals: &Globals) -> anyhow::Result<Exit> {
+async fn build(
+    folder: PathBuf,
+    component: Option<PathBuf>,
+    out: Option<PathBuf>,
+    globals: &Globals,
+) -> anyhow::Result<Exit> {
     let cargo = environment::process("CARGO").unwrap_or_else(|| "cargo".into());
-    let options = BuildOptions { crate_dir: folder, out, cargo };
+    let options = BuildOptions { crate_dir: folder, component, out, cargo };
     let built = tokio::task::spawn_blocking(move || crate::plugin::build::build(&options)).await??;
     let shown = ShownBuild {
         file: built.path.display().to_string(),

@@ -1,4 +1,5 @@
-//! `plugin build`: from a crate and its `plugin.toml` to one component.
+//! `plugin build`: from a crate and its `plugin.toml` to one component, or from a component of
+//! another toolchain and a `plugin.toml`.
 //!
 //! The same sources give the same bytes: names of directories of this machine are taken out, and
 //! nothing depends on the time.
@@ -23,8 +24,10 @@ const PROFILE: &str = "plugin";
 /// What to build, and with what.
 #[derive(Clone, Debug)]
 pub struct BuildOptions {
-    /// The crate's directory, with `Cargo.toml` and `plugin.toml`.
+    /// The directory with `plugin.toml` and, unless there is a component already, `Cargo.toml`.
     pub crate_dir: PathBuf,
+    /// A component that another toolchain made: only the manifest is put into it then.
+    pub component: Option<PathBuf>,
     /// Where to write the component; `<name>.wasm` in the crate's directory unless set.
     pub out: Option<PathBuf>,
     /// The cargo to use: the value of `CARGO`, or `cargo`.
@@ -40,8 +43,8 @@ pub struct Built {
     pub component: Component,
 }
 
-/// Builds a plugin and checks it as a host would that loads it. Blocking; cargo's own messages go
-/// to standard error.
+/// Builds a plugin, or puts the manifest into a component that is there, and checks it as a host
+/// would that loads it. Blocking; cargo's own messages go to standard error.
 ///
 /// Errors: `Invalid` for a manifest or a component that is not as it must be, `Failed` when cargo
 /// fails. The file is written as a whole or not at all.
@@ -50,9 +53,32 @@ pub fn build(options: &BuildOptions) -> Result<Built> {
     let text = fs::read_to_string(&manifest_path).doing(|| format!("read \"{}\"", manifest_path.display()))?;
     let manifest = PluginManifest::parse(&text)
         .map_err(|error| error.while_doing(format!("could not read \"{}\"", manifest_path.display())))?;
+    let bare = match &options.component {
+        Some(path) => fs::read(path).doing(|| format!("read \"{}\"", path.display()))?,
+        None => component_of_crate(options)?,
+    };
+    // Checked before the manifest goes in: behind what is no component, it would only make that worse.
+    super::component::check_header(&bare).map_err(|error| match &options.component {
+        Some(path) => error.while_doing(format!("\"{}\" cannot be made a plugin", path.display())),
+        None => error,
+    })?;
+    let bytes = embed_manifest(bare, &text);
+    let component = Component::decode(&bytes).map_err(|error| {
+        error.while_doing(match &options.component {
+            Some(path) => format!("\"{}\" with \"{}\" is not a plugin", path.display(), manifest_path.display()),
+            None => format!("the crate in \"{}\" is not a plugin", options.crate_dir.display()),
+        })
+    })?;
+    let path = options.out.clone().unwrap_or_else(|| options.crate_dir.join(format!("{}.wasm", manifest.name)));
+    write(&path, &bytes)?;
+    Ok(Built { path, component })
+}
+
+/// Builds the crate and wraps its module.
+fn component_of_crate(options: &BuildOptions) -> Result<Vec<u8>> {
     let module_path = compile(options)?;
     let module = fs::read(&module_path).doing(|| format!("read \"{}\"", module_path.display()))?;
-    let encoded = wit_component::ComponentEncoder::default()
+    wit_component::ComponentEncoder::default()
         .validate(true)
         .module(&module)
         .and_then(|mut encoder| encoder.encode())
@@ -60,14 +86,7 @@ pub fn build(options: &BuildOptions) -> Result<Built> {
             Error::invalid(format!("\"{}\" cannot be made a component", module_path.display()))
                 .hint("is the plugin exported with the SDK's macro?")
                 .because(format!("{e:#}"))
-        })?;
-    let bytes = embed_manifest(encoded, &text);
-    let component = Component::decode(&bytes).map_err(|error| {
-        error.while_doing(format!("the crate in \"{}\" is not a plugin", options.crate_dir.display()))
-    })?;
-    let path = options.out.clone().unwrap_or_else(|| options.crate_dir.join(format!("{}.wasm", manifest.name)));
-    write(&path, &bytes)?;
-    Ok(Built { path, component })
+        })
 }
 
 /// Runs cargo and finds the module that it made.

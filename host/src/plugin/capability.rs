@@ -100,7 +100,7 @@ pub const CAPABILITIES: &[Capability] = &[
 ];
 
 /// Interfaces of WASI 0.2 that are linked, and can do nothing: there are no files, arguments,
-/// environment or network behind them, and output goes to the plugin's log.
+/// environment or network behind them (no socket is ever made), and output goes to the plugin's log.
 pub(super) const INERT_WASI: &[(&str, &[&str])] = &[
     (
         "wasi:cli",
@@ -121,6 +121,10 @@ pub(super) const INERT_WASI: &[(&str, &[&str])] = &[
     ("wasi:filesystem", &["types", "preopens"]),
     ("wasi:io", &["error", "poll", "streams"]),
     ("wasi:random", &["random", "insecure", "insecure-seed"]),
+    (
+        "wasi:sockets",
+        &["network", "instance-network", "tcp", "tcp-create-socket", "udp", "udp-create-socket", "ip-name-lookup"],
+    ),
 ];
 
 /// Whether an interface of WASI is one of those that are linked.

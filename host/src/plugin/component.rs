@@ -121,7 +121,7 @@ fn check_size(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn check_header(bytes: &[u8]) -> Result<()> {
+pub(super) fn check_header(bytes: &[u8]) -> Result<()> {
     if Parser::is_core_wasm(bytes) {
         return Err(Error::invalid("the file is a core WebAssembly module, not a component")
             .fact("expected", "a component with the section \"strongroom:manifest\"")

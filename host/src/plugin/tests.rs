@@ -33,7 +33,12 @@ fn rogue_dir() -> PathBuf {
 }
 
 fn build_rogue(out: &Path) -> Built {
-    let options = BuildOptions { crate_dir: rogue_dir(), out: Some(out.to_owned()), cargo: env!("CARGO").into() };
+    let options = BuildOptions {
+        crate_dir: rogue_dir(),
+        component: None,
+        out: Some(out.to_owned()),
+        cargo: env!("CARGO").into(),
+    };
     build_plugin(&options).unwrap_or_else(|error| panic!("{error:?}"))
 }
 

@@ -1,0 +1,233 @@
+//! A guest that calls everything at random: the host never panics, never hangs, and keeps nothing.
+//!
+//! The long form (`cargo xtask soak chaos`) sets `STRONGROOM_CHAOS_SEQUENCES`.
+#![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use strongroom_tests::relay::{private, sha256};
+use strongroom_tests::{Output, Sandbox, plugin};
+
+/// Sequences of one verb in the short form.
+const SEQUENCES: u64 = 150;
+/// Sequences of one run: a run of its own has its own process.
+const PER_RUN: u64 = 25;
+/// Far longer than a run takes on a busy machine; one that reaches it hangs.
+const LONG: Duration = Duration::from_secs(300);
+
+/// A sandbox with the job `wild`; the guest's settings are written anew for each run.
+struct Chaos {
+    sandbox: Sandbox,
+    component: String,
+    digest: String,
+    recipient: String,
+    mark: String,
+}
+
+impl Chaos {
+    fn new() -> Self {
+        use age::secrecy::ExposeSecret;
+        let sandbox = Sandbox::new();
+        let identity = age::x25519::Identity::generate();
+        private(&sandbox.write("identity.txt", identity.to_string().expose_secret()));
+        for folder in ["store", "data"] {
+            fs::create_dir(sandbox.path(folder)).unwrap();
+        }
+        let component = plugin("guests/chaos").unwrap_or_else(|error| panic!("{error:#}"));
+        let digest = sha256(&fs::read(&component).unwrap());
+        let mark = format!("MARK_{}", sandbox.dir().file_name().unwrap().to_string_lossy().replace('-', "_"));
+        let recipient = identity.to_public().to_string();
+        Self { sandbox, component: component.display().to_string(), digest, recipient, mark }
+    }
+
+    fn configure(&self, seed: u64, sequences: u64, calls: u64, forge: bool) {
+        self.sandbox.config(&format!(
+            r#"
+[store.main]
+type = "local"
+path = "store"
+recipients = ["{recipient}"]
+identity = {{ file = "identity.txt" }}
+
+[bucket.data]
+type = "local"
+path = "data"
+
+[plugin.chaos]
+source = "{component}"
+sha256 = "{digest}"
+
+[plugin.chaos.limits]
+stall = "20s"
+log_bytes = "64KiB"
+
+[plugin.chaos.grant.artifacts]
+inspect = ["seen.*"]
+
+[plugin.chaos.grant.exec.echo]
+program = "/bin/echo"
+args = ["{{word}}"]
+slots = {{ word = "[a-z]{{1,20}}" }}
+verbs = ["backup", "verify", "restore", "diagnose"]
+effect = "reads"
+
+[plugin.chaos.grant.exec.seen]
+program = "/bin/echo"
+args = ["{{word}}"]
+slots = {{ word = "[a-z]{{1,20}}" }}
+verbs = ["backup", "verify", "restore", "diagnose"]
+effect = "reads"
+inspect = true
+
+[plugin.chaos.grant.exec.much]
+program = "/usr/bin/seq"
+args = ["1", "1000000"]
+verbs = ["backup", "verify", "restore", "diagnose"]
+effect = "reads"
+
+[plugin.chaos.grant.exec.fail]
+program = "/bin/false"
+verbs = ["backup", "verify", "restore", "diagnose"]
+effect = "reads"
+
+[plugin.chaos.grant.exec.copy]
+program = "/bin/cat"
+stdin = "plugin"
+partial_stdin = true
+verbs = ["backup", "verify", "restore", "diagnose"]
+effect = "reads"
+inspect = true
+
+[plugin.chaos.grant.exec.change]
+program = "/usr/bin/touch"
+args = ["{dir}/{{word}}"]
+slots = {{ word = "changed-[a-z]{{1,20}}" }}
+verbs = ["restore"]
+effect = "changes"
+
+[[plugin.chaos.grant.bucket.data]]
+may = ["list", "read"]
+inspect = true
+verbs = ["backup", "verify", "restore", "diagnose"]
+effect = "reads"
+
+[[plugin.chaos.grant.bucket.data]]
+may = ["write", "delete"]
+verbs = ["restore"]
+effect = "changes"
+
+[job.wild]
+plugin = "chaos"
+store = "main"
+env = {{ {mark} = "1" }}
+
+[job.wild.settings]
+seed = {seed}
+sequences = {sequences}
+calls = {calls}
+forge = {forge}
+"#,
+            recipient = self.recipient,
+            component = self.component,
+            digest = self.digest,
+            dir = self.sandbox.dir().display(),
+            mark = self.mark,
+        ));
+    }
+
+    /// Runs a verb to its end, and looks at what no run may leave behind.
+    #[track_caller]
+    fn run(&self, what: &str, args: &[&str]) -> Output {
+        let output = self.sandbox.strongroom(args).timeout(LONG).run();
+        let text = format!("{what}, {args:?}\n--- stdout\n{}\n--- stderr\n{}", output.stdout, output.stderr);
+        assert!(matches!(output.code, Some(0 | 1 | 3 | 4 | 5 | 6)), "code {:?}: {text}", output.code);
+        for never in ["panicked at", "wall_clock", "never should", "is a fault of strongroom"] {
+            assert!(!text.contains(never), "{never:?} in {text}");
+        }
+        assert!(!text.contains('\u{1b}'), "a control character in {text}");
+        assert_eq!(marked(&self.mark), Vec::<String>::new(), "left running by {text}");
+        let left: Vec<_> =
+            files(&self.sandbox.path("store/.tmp")).into_iter().filter(|name| !name.starts_with("lease-")).collect();
+        assert_eq!(left, Vec::<String>::new(), "left in the store by {text}");
+        assert_eq!(files(&self.sandbox.path("tmp")), Vec::<String>::new(), "left in the scratch folder by {text}");
+        output
+    }
+}
+
+/// Names of everything beneath a folder; none when it is not there.
+fn files(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Command lines of the processes that have this variable in their environment.
+fn marked(mark: &str) -> Vec<String> {
+    let mark = format!("{mark}=1");
+    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let has = |path: &std::path::PathBuf| {
+        let environ = fs::read(path.join("environ")).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    processes
+        .filter(has)
+        .map(|path| String::from_utf8_lossy(&fs::read(path.join("cmdline")).unwrap_or_default()).into_owned())
+        .collect()
+}
+
+/// What a backup, a plan, a verification or a diagnosis may never have touched.
+#[track_caller]
+fn check_unchanged(chaos: &Chaos, what: &str) {
+    let changed = files(chaos.sandbox.dir()).into_iter().find(|name| name.starts_with("changed-"));
+    assert_eq!(changed, None, "{what} ran a command that changes something");
+    assert_eq!(files(&chaos.sandbox.path("data")), ["one"], "{what} changed the bucket");
+    assert_eq!(fs::read(chaos.sandbox.path("data/one")).unwrap(), b"first", "{what} changed an object");
+}
+
+fn sequences() -> u64 {
+    std::env::var("STRONGROOM_CHAOS_SEQUENCES").map_or(SEQUENCES, |count| count.parse().expect("a number of sequences"))
+}
+
+#[test]
+fn a_guest_that_calls_anything_at_random_gets_nothing_and_leaves_nothing() {
+    let chaos = Chaos::new();
+    chaos.sandbox.write("data/one", "first");
+    chaos.configure(0, 1, 0, false);
+    let made = chaos.run("calm", &["backup", "wild", "--output", "json"]);
+    let calm = made.check_code(0).json()["id"].as_str().unwrap().to_owned();
+    for seed in 0..sequences().div_ceil(PER_RUN) {
+        let what = format!("seed {seed}");
+        chaos.configure(seed, PER_RUN, 60, false);
+        chaos.run(&what, &["backup", "wild"]);
+        check_unchanged(&chaos, &what);
+        chaos.run(&what, &["diagnose", "wild"]);
+        chaos.run(&what, &["verify", "wild", &calm, "--depth", "contents"]);
+        chaos.run(&what, &["restore", "wild", &calm, "--plan"]);
+        check_unchanged(&chaos, &what);
+        chaos.run(&what, &["restore", "wild", &calm]);
+        fs::remove_dir_all(chaos.sandbox.path("data")).unwrap();
+        chaos.sandbox.write("data/one", "first");
+        for name in files(chaos.sandbox.dir()).into_iter().filter(|name| name.starts_with("changed-")) {
+            fs::remove_file(chaos.sandbox.path(name)).unwrap();
+        }
+    }
+    // Whatever was recorded on the way is whole.
+    chaos.configure(0, 1, 0, false);
+    let listed = chaos.run("list", &["list", "wild", "--output", "json"]).check_code(0).json();
+    for backup in listed["backups"].as_array().unwrap() {
+        let id = backup["id"].as_str().unwrap();
+        chaos.run("at the end", &["verify", "wild", id, "--depth", "stored"]).check_code(0);
+    }
+    assert!(chaos.sandbox.dir().parent().unwrap().join("etc").metadata().is_err());
+}
+
+#[test]
+fn a_guest_that_makes_up_handles_is_stopped_and_leaves_nothing() {
+    let chaos = Chaos::new();
+    chaos.sandbox.write("data/one", "first");
+    for seed in 0..sequences().div_ceil(PER_RUN) {
+        chaos.configure(seed, 2, 60, true);
+        chaos.run(&format!("seed {seed}"), &["backup", "wild"]);
+        check_unchanged(&chaos, "a backup with made-up handles");
+    }
+}
