@@ -28,12 +28,16 @@ fn keeps_one() -> Setup {
 }
 
 /// The same into a bucket at a port of the loopback.
-fn keeps_one_at(port: u16, bucket: &str) -> Relay {
+fn keeps_one_in(port: u16, bucket: &str) -> Setup {
     let place = format!(
         "type = \"s3\"\nbucket = \"{bucket}\"\nendpoint = \"http://127.0.0.1:{port}\"\n\
          access_key = {{ env = \"ACCESS_KEY\" }}\nsecret_key = {{ env = \"SECRET_KEY\" }}"
     );
-    let mut relay = Relay::new(Setup { place, ..keeps_one() });
+    Setup { place, ..keeps_one() }
+}
+
+fn keeps_one_at(port: u16, bucket: &str) -> Relay {
+    let mut relay = Relay::new(keeps_one_in(port, bucket));
     relay.sandbox.set_env("ACCESS_KEY", ACCESS_KEY).set_env("SECRET_KEY", SECRET_KEY);
     relay
 }
@@ -177,10 +181,10 @@ fn another_source_fails_the_job_until_it_is_confirmed_and_never_rotates_the_old_
 // Runs that were killed, and runs that are at work.
 
 /// A backup whose producer has begun and does not end.
-fn stuck_backup(relay: &Relay) -> Running {
+fn stuck_backup(relay: &Relay, setup: &Setup) -> Running {
     let marker = relay.sandbox.path("begun");
     let script = format!("head -c 20000000 /dev/urandom; echo begun > {}; exec sleep 600", marker.display());
-    relay.configure(&Setup { produce: sh(&script), ..keeps_one() });
+    relay.configure(&Setup { produce: sh(&script), ..setup.clone() });
     let running = relay.sandbox.strongroom(["backup", "orders"]).start().unwrap();
     wait_until("the producer", Duration::from_secs(60), || Ok(marker.exists().then_some(()))).unwrap();
     running
@@ -189,7 +193,7 @@ fn stuck_backup(relay: &Relay) -> Running {
 #[test]
 fn what_a_killed_run_left_is_told_by_the_next_one_and_removed_when_it_is_a_week_old() {
     let relay = Relay::new(keeps_one());
-    drop(stuck_backup(&relay));
+    drop(stuck_backup(&relay, &keeps_one()));
     relay.configure(&keeps_one());
     let next = relay.run(&["backup", "orders"]);
     next.check_code(0).check_stderr("did not end and left no backup").check_stderr("--orphans");
@@ -215,7 +219,7 @@ fn a_prune_and_a_backup_of_one_job_do_not_overlap() {
     let relay = Relay::new(keeps_one());
     relay.backup();
     relay.backup();
-    let running = stuck_backup(&relay);
+    let running = stuck_backup(&relay, &keeps_one());
     prune(&relay, &["--yes"]).check_code(1).check_stderr("another run of job \"orders\" is at work");
     assert_eq!(relay.listed().len(), 2);
     drop(running);
@@ -401,7 +405,7 @@ async fn a_legal_hold_on_one_segment_keeps_its_backup() {
 async fn two_hosts_that_want_one_job_at_once_do_not_overlap() {
     let server = S3Server::start(Server::Versitygw).await.unwrap();
     let (one, other) = (keeps_one_at(server.port(), BUCKET), keeps_one_at(server.port(), BUCKET));
-    let running = stuck_backup(&one);
+    let running = stuck_backup(&one, &keeps_one_in(server.port(), BUCKET));
     // Each has its own home, state and key: they meet in the store alone. Both watch the counter until it moves.
     let backup = other.sandbox.strongroom(["backup", "orders"]).start().unwrap();
     let prune = other.sandbox.strongroom(["prune", "orders", "--orphans", "--yes"]).start().unwrap();
@@ -423,7 +427,7 @@ async fn check_careless(rule: Rule) {
         backup.check_code(0).check_stderr("cannot hold a lease").check_stderr("only runs on this machine");
     }
     prune(&relay, &["--yes"]).check_code(0).check_stderr("cannot hold a lease");
-    let running = stuck_backup(&relay);
+    let running = stuck_backup(&relay, &keeps_one_in(proxy.port(), BUCKET));
     relay.run(&["backup", "orders"]).check_code(1).check_stderr("another run of job \"orders\" is at work");
     drop(running);
     let checked = relay.run(&["store", "check", "main"]);
