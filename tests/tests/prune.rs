@@ -14,6 +14,7 @@ use strongroom::store::Store;
 use strongroom::store::faulty::{Fault, FaultyStore};
 use strongroom::store::s3::{S3Spec, S3Store};
 use strongroom_tests::documented::check_documented;
+use strongroom_tests::postgres::{Postgres, Version, job};
 use strongroom_tests::proxy::{Act, Proxy, Rule};
 use strongroom_tests::relay::{Relay, Setup, sh};
 use strongroom_tests::s3::{self, ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
@@ -85,8 +86,12 @@ fn the_plan_says_why_and_nothing_is_removed_before_somebody_agrees() {
     let relay = Relay::new(keeps_one());
     let (old, new) = (relay.backup(), relay.backup());
     let plan = prune_json(&relay, &["--dry-run"]);
-    let shown: Vec<_> =
-        plan["backups"].as_array().unwrap().iter().map(|b| (b["id"].as_str().unwrap(), b["keep"].as_bool().unwrap())).collect();
+    let shown: Vec<_> = plan["backups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| (b["id"].as_str().unwrap(), b["keep"].as_bool().unwrap()))
+        .collect();
     assert_eq!(shown, [(old.as_str(), false), (new.as_str(), true)]);
     assert_eq!(texts(&plan["backups"][0]["reasons"]), ["no rule keeps it"]);
     assert_eq!(texts(&plan["backups"][1]["reasons"]), ["last", "the last good one"]);
@@ -97,12 +102,31 @@ fn the_plan_says_why_and_nothing_is_removed_before_somebody_agrees() {
 }
 
 #[test]
+fn on_a_terminal_somebody_is_asked_after_the_plan() {
+    let relay = Relay::new(keeps_one());
+    let (old, new) = (relay.backup(), relay.backup());
+    let binary = strongroom_tests::host_binary().unwrap();
+    let script = strongroom_tests::program("script").unwrap();
+    let line = format!("'{}' prune orders", binary.display());
+    let answer = |answer: &str| {
+        let args = ["-qec", &line, "/dev/null"];
+        relay.sandbox.command(&script, args).env("SHELL", "/bin/sh").stdin(answer).run()
+    };
+    for no in ["n\n", "\n"] {
+        answer(no).check_code(130).check_stdout("no rule keeps it").check_stdout("nothing was removed");
+    }
+    assert_eq!(relay.listed(), [old, new.clone()]);
+    answer("y\n").check_code(0).check_stdout("removed 1 backup");
+    assert_eq!(relay.listed(), [new]);
+}
+
+#[test]
 fn a_record_goes_at_once_its_data_a_day_later_and_what_is_kept_stays_whole() {
     let relay = Relay::new(keeps_one());
     let (old, new) = (relay.backup(), relay.backup());
     let done = prune_json(&relay, &["--yes"]);
     assert_eq!(texts(&done["removed"]), [old.as_str()]);
-    assert_eq!(relay.listed(), [new.clone()]);
+    assert_eq!(relay.listed(), std::slice::from_ref(&new));
     assert!(!relay.segments(&old).is_empty(), "the data stays for a day");
     let folder = relay.store().join("orders").join(&old);
     // However old the data is: what counts is when the record was removed.
@@ -162,7 +186,7 @@ fn another_source_fails_the_job_until_it_is_confirmed_and_never_rotates_the_old_
     relay.configure(&from_source("cluster-2"));
     let refused = relay.run(&["backup", "orders"]);
     refused.check_code(4).check_stderr("cluster-1").check_stderr("cluster-2").check_stderr("--new-source 'cluster-2'");
-    assert_eq!(relay.listed(), [good.clone()], "nothing was recorded");
+    assert_eq!(relay.listed(), std::slice::from_ref(&good), "nothing was recorded");
     assert_eq!(relay.stored().len(), 2, "and nothing is left: {:?}", relay.stored());
     relay.run(&["backup", "orders", "--new-source", "cluster-3"]).check_code(4).check_stderr("cluster-3");
     let confirmed = relay.run(&["backup", "orders", "--new-source", "cluster-2", "--output", "json"]);
@@ -176,6 +200,38 @@ fn another_source_fails_the_job_until_it_is_confirmed_and_never_rotates_the_old_
     assert_eq!(relay.listed(), [good, second], "the good one of the old source stays");
     relay.configure(&from_source("cluster-1"));
     relay.backup();
+}
+
+#[test]
+fn a_database_that_was_replaced_by_an_empty_one_never_rotates_its_backups_out() {
+    let keep = job::Setup { settings: "[job.orders.keep]\nlast = 1".into(), ..job::Setup::default() };
+    let full = Postgres::start(Version::V18).unwrap();
+    full.sql("postgres", "CREATE DATABASE shop;\n\\connect shop\nCREATE TABLE t AS SELECT generate_series(1, 1000)")
+        .unwrap();
+    let orders = job::Job::new(job::Into::Folder, Version::V18);
+    orders.configure(&full, &keep);
+    let good = orders.backup();
+    let identifier =
+        |server: &Postgres| server.sql("postgres", "SELECT system_identifier FROM pg_control_system()").unwrap();
+    let old = identifier(&full);
+    drop(full);
+
+    let empty = Postgres::start(Version::V18).unwrap();
+    let new = identifier(&empty);
+    orders.configure(&empty, &keep);
+    for _ in 0..2 {
+        let refused = orders.run(&["backup", "orders"]);
+        refused.check_code(4).check_stderr(&old).check_stderr(&format!("--new-source '{new}'"));
+    }
+    let listed = || -> Vec<String> {
+        let json = orders.run(&["list", "orders", "--output", "json"]).json();
+        json["backups"].as_array().unwrap().iter().map(|b| b["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(listed(), std::slice::from_ref(&good));
+    orders.run(&["backup", "orders", "--new-source", &new]).check_code(0);
+    let newest = orders.backup();
+    orders.run(&["prune", "orders", "--yes"]).check_code(0);
+    assert_eq!(listed(), [good, newest], "one of each source");
 }
 
 // Runs that were killed, and runs that are at work.
@@ -267,7 +323,7 @@ async fn prune_later(relay: &Relay, store: Arc<dyn Store>, later: Duration) -> P
         job: "orders".parse().unwrap(),
         catalog: Catalog::new(ahead, trust),
         keep: Keep { last: 1, ..Keep::default() },
-        zone: jiff_utc(),
+        zone: strongroom::clock::TimeZone::UTC,
         with_orphans: true,
         host_key: Arc::new(key),
         lock_dir: relay.sandbox.path("locks"),
@@ -279,10 +335,6 @@ async fn prune_later(relay: &Relay, store: Arc<dyn Store>, later: Duration) -> P
     let done = prune::prune(&request, &plan).await.unwrap();
     assert!(done.failed.is_none(), "{done:?}");
     done
-}
-
-fn jiff_utc() -> strongroom::clock::TimeZone {
-    strongroom::clock::zone("UTC").unwrap()
 }
 
 /// Keys of every version in the folder of a backup, with how many there are of each.
@@ -300,7 +352,7 @@ async fn check_server(kind: Server, with_versions: bool) {
     let (old, new) = (relay.backup(), relay.backup());
     let done = prune_json(&relay, &["--yes"]);
     assert_eq!(texts(&done["removed"]), [old.as_str()], "{kind:?}");
-    assert_eq!(relay.listed(), [new.clone()]);
+    assert_eq!(relay.listed(), std::slice::from_ref(&new));
     let left = versions(&store, &old).await;
     assert_eq!(left.len(), 2, "the segment and the note, and no version of the record: {kind:?} {left:?}");
     assert!(left.iter().all(|key| !key.ends_with("record.json")), "{kind:?} {left:?}");
@@ -320,7 +372,11 @@ async fn check_server(kind: Server, with_versions: bool) {
     let early = prune_later(&relay, store.clone(), DAY - HOUR).await;
     assert_eq!((early.n_objects, early.n_uploads), (0, 0), "{kind:?}");
     let later = prune_later(&relay, store.clone(), DAY + HOUR).await;
-    assert_eq!(later.folders.iter().map(ToString::to_string).collect::<Vec<_>>(), [old.clone()], "{kind:?}");
+    assert_eq!(
+        later.folders.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        std::slice::from_ref(&old),
+        "{kind:?}"
+    );
     assert_eq!(versions(&store, &old).await, Vec::<String>::new(), "no version is left to pay for: {kind:?}");
     assert_eq!(store.pending_uploads("orders/").await.unwrap().len(), 1);
     let last = prune_later(&relay, store.clone(), 8 * DAY).await;
@@ -371,7 +427,10 @@ async fn what_the_store_has_locked_is_kept_and_the_plan_says_until_when() {
         let done = prune_json(&relay, &["--yes"]);
         assert!(texts(&done["removed"]).is_empty(), "{kind:?} {done:#}");
         let reasons = texts(&done["backups"][1]["reasons"]);
-        assert!(reasons.iter().any(|reason| reason.starts_with("locked: compliance retention until 20")), "{reasons:?}");
+        assert!(
+            reasons.iter().any(|reason| reason.starts_with("locked: compliance retention until 20")),
+            "{reasons:?}"
+        );
         assert_eq!(relay.listed().len(), 3, "{kind:?}");
         // When the lock has ended, by the store's clock, it goes like any other.
         let store = store_at(&server, "locked").await;

@@ -44,8 +44,9 @@ impl Simulated {
                 return;
             }
             state.now = at;
-            // Who gave up waiting is not woken.
-            drop(state.wakers.remove(&(at, n)).map(|waker| waker.send(())));
+            // Whoever gave up waiting hears nothing.
+            let woken = state.wakers.remove(&(at, n)).map(|waker| waker.send(()));
+            assert!(woken.is_some());
         }
     }
 }

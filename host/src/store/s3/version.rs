@@ -144,7 +144,8 @@ impl S3Store {
             Err(failure) if is_no_lock(&failure) => None,
             Err(failure) => return unanswered(failure),
         };
-        if let Some((mode, until)) = retention.and_then(|retention| Some((retention.mode?, retention.retain_until_date?)))
+        if let Some((mode, until)) =
+            retention.and_then(|retention| Some((retention.mode?, retention.retain_until_date?)))
         {
             return Ok(Lock::Until { mode: mode.as_str().to_lowercase(), until: time(Some(&until)) });
         }
