@@ -14,12 +14,15 @@ mod checksum;
 mod failure;
 mod place;
 mod upload;
+mod version;
 mod write;
 
 pub use place::{CONNECT_WAIT, S3Credentials, S3Spec, STALL_WAIT};
 
 use super::memory::{check_limit, too_short};
-use super::{Condition, ObjectInfo, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, crc64nvme};
+use super::{
+    Condition, Lock, ObjectInfo, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, crc64nvme,
+};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
 use async_trait::async_trait;
@@ -45,6 +48,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::OnceCell;
 
 /// How long a server may take to put the parts of an object together: AWS says "several minutes".
 const COMPLETE_WAIT: Duration = Duration::from_secs(300);
@@ -62,6 +66,8 @@ struct Inner {
     stall: Duration,
     /// The bucket was seen to exist: a 404 without a code means the object.
     bucket_seen: AtomicBool,
+    /// How long the bucket locks whatever is stored in it, once that was asked for.
+    default_lock: OnceCell<Option<version::DefaultLock>>,
 }
 
 impl S3Store {
@@ -111,6 +117,7 @@ impl S3Store {
             known: Known::default(),
             stall: spec.stall,
             bucket_seen: AtomicBool::new(false),
+            default_lock: OnceCell::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -459,6 +466,22 @@ impl Store for S3Store {
 
     async fn abort_pending(&self, upload: &PendingUpload) -> Result<()> {
         self.abort_by_id(&self.full(&upload.key), &upload.id).await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        self.server_time().await
+    }
+
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        self.all_versions(prefix).await
+    }
+
+    async fn lock_of(&self, version: &ObjectVersion) -> Result<Lock> {
+        self.lock(version).await
+    }
+
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        self.youngest_part(upload).await
     }
 
     async fn properties(&self) -> Result<Properties> {
