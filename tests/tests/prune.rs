@@ -246,10 +246,16 @@ fn stuck_backup(relay: &Relay, setup: &Setup) -> Running {
     running
 }
 
+/// Kills it and waits until it is gone, and its locks with it.
+fn kill(running: Running) {
+    running.signal(rustix::process::Signal::KILL).unwrap();
+    assert_eq!(running.finish(Duration::from_secs(60)).unwrap().code, None);
+}
+
 #[test]
 fn what_a_killed_run_left_is_told_by_the_next_one_and_removed_when_it_is_a_week_old() {
     let relay = Relay::new(keeps_one());
-    drop(stuck_backup(&relay, &keeps_one()));
+    kill(stuck_backup(&relay, &keeps_one()));
     relay.configure(&keeps_one());
     let next = relay.run(&["backup", "orders"]);
     next.check_code(0).check_stderr("did not end and left no backup").check_stderr("--orphans");
@@ -278,7 +284,7 @@ fn a_prune_and_a_backup_of_one_job_do_not_overlap() {
     let running = stuck_backup(&relay, &keeps_one());
     prune(&relay, &["--yes"]).check_code(1).check_stderr("another run of job \"orders\" is at work");
     assert_eq!(relay.listed().len(), 2);
-    drop(running);
+    kill(running);
     prune(&relay, &["--yes"]).check_code(0);
     assert_eq!(relay.listed().len(), 1);
 }
@@ -488,7 +494,7 @@ async fn check_careless(rule: Rule) {
     prune(&relay, &["--yes"]).check_code(0).check_stderr("cannot hold a lease");
     let running = stuck_backup(&relay, &keeps_one_in(proxy.port(), BUCKET));
     relay.run(&["backup", "orders"]).check_code(1).check_stderr("another run of job \"orders\" is at work");
-    drop(running);
+    kill(running);
     let checked = relay.run(&["store", "check", "main"]);
     checked.check_stdout("leases are kept by a lock on this machine only");
 }

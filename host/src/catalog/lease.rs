@@ -116,7 +116,7 @@ impl Lease {
                     store.describe()
                 );
                 // Nobody could take it over by its counter: the next run would wait for nothing.
-                if let Err(error) = store.delete(&layout::lease(&request.job)?, None).await {
+                if let Err(error) = remove_lease(store, &request.job).await {
                     tracing::debug!(job = %request.job, %error, "could not remove a lease that nobody can hold");
                 }
                 Ok(Self { kind: lock_file(&path, &request.job)?, warning: Some(warning), taken_from: None })
@@ -143,6 +143,15 @@ impl Drop for Lease {
             renewing.abort();
         }
     }
+}
+
+/// Removes `lease.json` with every version of it: over a delete marker not every server stores again.
+async fn remove_lease(store: &Arc<dyn Store>, job: &Label) -> Result<()> {
+    let key = layout::lease(job)?;
+    for version in store.versions(key.as_str()).await?.iter().filter(|version| version.key == key.as_str()) {
+        store.delete(&key, version.id.as_deref()).await?;
+    }
+    Ok(())
 }
 
 fn lock_file(path: &Path, job: &Label) -> Result<Held> {
