@@ -393,6 +393,8 @@ static LIMITS: Section = Section {
     doc: "What one run of a plugin may use at most.",
     keys: &[
         may("memory", Shape::Size(1 << 20, 4 << 30), "Linear memory of the guest; \"256MiB\" unless set."),
+        may("table_elements", Shape::Whole(1, 1 << 30), "Elements of one table of the guest; 1048576 unless set."),
+        may("instances", Shape::Whole(1, 10_000), "Core instances, and as many tables and memories; 128 unless set."),
         may("cpu", Shape::Duration, "Time that the guest itself computes; \"10m\" unless set."),
         may("wall_clock", Shape::Duration, "One call of a verb; \"24h\" unless set."),
         may(
@@ -404,6 +406,11 @@ static LIMITS: Section = Section {
         may("open_streams", Shape::Whole(1, 65_536), "Sources, sinks and transfers alive at once; 1024 unless set."),
         may("processes", Shape::Whole(1, 4_096), "Processes alive at once; 64 unless set."),
         may("artifacts", Shape::Whole(1, 1_000_000), "Artifacts of one backup; 10000 unless set."),
+        may(
+            "archive_entries",
+            Shape::Whole(1, 1 << 40),
+            "Entries of all archives of one backup; 1000000000 unless set.",
+        ),
         may(
             "call_bytes",
             Shape::Size(64 << 10, 256 << 20),

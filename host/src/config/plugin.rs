@@ -51,6 +51,8 @@ fn limits(fields: &Fields) -> Limits {
     let otherwise = Limits::default();
     Limits {
         memory_bytes: fields.whole("memory").unwrap_or(otherwise.memory_bytes),
+        table_elements: fields.whole("table_elements").unwrap_or(otherwise.table_elements),
+        instances: fields.whole("instances").unwrap_or(otherwise.instances),
         cpu: fields.duration("cpu").unwrap_or(otherwise.cpu),
         wall_clock: fields.duration("wall_clock").unwrap_or(otherwise.wall_clock),
         stall: fields.duration("stall").unwrap_or(otherwise.stall),
@@ -58,6 +60,7 @@ fn limits(fields: &Fields) -> Limits {
         open_streams: fields.whole("open_streams").unwrap_or(otherwise.open_streams),
         processes: fields.whole("processes").unwrap_or(otherwise.processes),
         artifacts: fields.whole("artifacts").unwrap_or(otherwise.artifacts),
+        archive_entries: fields.whole("archive_entries").unwrap_or(otherwise.archive_entries),
         call_bytes: fields.whole("call_bytes").unwrap_or(otherwise.call_bytes),
         log_bytes: fields.whole("log_bytes").unwrap_or(otherwise.log_bytes),
         open_transfers: fields.whole("open_transfers").unwrap_or(otherwise.open_transfers),

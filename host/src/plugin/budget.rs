@@ -9,10 +9,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wasmtime::ResourceLimiter;
 
-/// Most elements of a guest's tables together: function pointers of a large program are some 10,000.
-const MAX_TABLE_ELEMENTS: usize = 1 << 20;
-/// Most core instances, tables and memories of one component: encoders produce fewer than 30.
-const MAX_INSTANCES: usize = 128;
 /// Most steps of a restore that are kept.
 pub(super) const MAX_STEPS: u64 = 20_000;
 
@@ -20,6 +16,8 @@ pub(super) const MAX_STEPS: u64 = 20_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
     Memory,
+    TableElements,
+    Instances,
     Cpu,
     WallClock,
     Stall,
@@ -27,6 +25,7 @@ pub(crate) enum Limit {
     OpenStreams,
     Processes,
     Artifacts,
+    ArchiveEntries,
     CallBytes,
     LogBytes,
 }
@@ -52,6 +51,8 @@ impl Limit {
         let count = |n: usize| (n.to_string(), n.saturating_mul(2).to_string());
         let (key, what, (value, raised)) = match self {
             Limit::Memory => ("memory", "linear memory", size(limits.memory_bytes)),
+            Limit::TableElements => ("table_elements", "elements of one table", count(limits.table_elements)),
+            Limit::Instances => ("instances", "core instances, tables or memories", count(limits.instances)),
             Limit::Cpu => ("cpu", "time that it computes itself", time(limits.cpu)),
             Limit::WallClock => ("wall_clock", "time of one verb", time(limits.wall_clock)),
             Limit::Stall => ("stall", "time without progress", time(limits.stall)),
@@ -59,6 +60,11 @@ impl Limit {
             Limit::OpenStreams => ("open_streams", "streams alive at once", count(limits.open_streams)),
             Limit::Processes => ("processes", "processes alive at once", count(limits.processes)),
             Limit::Artifacts => ("artifacts", "artifacts of one backup", count(limits.artifacts)),
+            Limit::ArchiveEntries => {
+                let most = limits.archive_entries;
+                let shown = (most.to_string(), most.saturating_mul(2).to_string());
+                ("archive_entries", "entries of all archives of one backup", shown)
+            }
             Limit::CallBytes => ("call_bytes", "bytes given to one call", size(limits.call_bytes)),
             Limit::LogBytes => ("log_bytes", "log text of one run", size(limits.log_bytes)),
         };
@@ -79,13 +85,22 @@ fn toml_bytes(bytes: u64) -> String {
 #[derive(Debug)]
 pub(crate) struct MemoryLimiter {
     max_bytes: usize,
+    max_elements: usize,
+    max_instances: usize,
     used_bytes: usize,
-    pub(crate) refused: bool,
+    /// The limit that a growth went beyond.
+    pub(crate) refused: Option<Limit>,
 }
 
 impl MemoryLimiter {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { max_bytes: limits.memory_bytes, used_bytes: 0, refused: false }
+        Self {
+            max_bytes: limits.memory_bytes,
+            max_elements: limits.table_elements,
+            max_instances: limits.instances,
+            used_bytes: 0,
+            refused: None,
+        }
     }
 }
 
@@ -93,7 +108,7 @@ impl ResourceLimiter for MemoryLimiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let used = self.used_bytes.saturating_sub(current).saturating_add(desired);
         if used > self.max_bytes {
-            self.refused = true;
+            self.refused = Some(Limit::Memory);
             return Ok(false);
         }
         self.used_bytes = used;
@@ -101,19 +116,22 @@ impl ResourceLimiter for MemoryLimiter {
     }
 
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= MAX_TABLE_ELEMENTS)
+        if desired > self.max_elements {
+            self.refused = Some(Limit::TableElements);
+        }
+        Ok(desired <= self.max_elements)
     }
 
     fn instances(&self) -> usize {
-        MAX_INSTANCES
+        self.max_instances
     }
 
     fn tables(&self) -> usize {
-        MAX_INSTANCES
+        self.max_instances
     }
 
     fn memories(&self) -> usize {
-        MAX_INSTANCES
+        self.max_instances
     }
 }
 
@@ -216,6 +234,15 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_grows_beyond_its_limit_is_refused_and_remembered() {
+        let mut limiter = MemoryLimiter::new(&Limits { table_elements: 10, ..Limits::default() });
+        assert!(limiter.table_growing(0, 10, None).unwrap());
+        assert_eq!(limiter.refused, None);
+        assert!(!limiter.table_growing(10, 11, None).unwrap());
+        assert_eq!(limiter.refused, Some(Limit::TableElements));
+    }
+
+    #[test]
     fn a_place_is_free_again_when_its_permit_is_dropped() {
         let counter = Counter::new(1);
         let permit = counter.take().unwrap();
@@ -229,7 +256,7 @@ mod tests {
         let mut limiter = MemoryLimiter::new(&Limits { memory_bytes: 100, ..Limits::default() });
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.memory_growing(0, 60, None).unwrap());
-        assert!(limiter.refused);
+        assert_eq!(limiter.refused, Some(Limit::Memory));
         assert!(limiter.memory_growing(60, 100, None).unwrap());
     }
 }

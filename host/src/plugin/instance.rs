@@ -228,11 +228,16 @@ impl Ending {
         if trap == Some(Trap::Interrupt) && meter.is_spent() {
             return Some(self.guard.spent(Limit::Cpu));
         }
-        if state.memory.refused && matches!(trap, None | Some(Trap::UnreachableCodeReached)) {
-            return Some(self.guard.spent(Limit::Memory));
+        if let Some(limit) = state.memory.refused
+            && matches!(trap, None | Some(Trap::UnreachableCodeReached))
+        {
+            return Some(self.guard.spent(limit));
         }
         let text = format!("{error:#}");
-        // The runtime has no types for these two; a test holds on to the words.
+        // The runtime has no types for these three; a test holds on to the words.
+        if text.contains("resource limit exceeded") {
+            return Some(self.guard.spent(Limit::Instances));
+        }
         if text.contains("fuel allocated for hostcalls has been exhausted") {
             return Some(self.guard.spent(Limit::CallBytes));
         }

@@ -8,6 +8,10 @@ use std::time::Duration;
 pub struct Limits {
     /// `memory`: linear memory of the guest, in bytes.
     pub memory_bytes: usize,
+    /// `table_elements`: elements of one table of the guest, such as pointers to functions.
+    pub table_elements: usize,
+    /// `instances`: core instances, and as many tables and memories; encoders make fewer than 30.
+    pub instances: usize,
     /// `cpu`: time that the guest itself computes; waiting in host calls does not count.
     pub cpu: Duration,
     /// `wall_clock`: the whole call of a verb.
@@ -22,6 +26,8 @@ pub struct Limits {
     pub processes: usize,
     /// `artifacts`: artifacts of one backup.
     pub artifacts: usize,
+    /// `archive_entries`: entries of all archives of one backup.
+    pub archive_entries: u64,
     /// `call_bytes`: bytes copied from the guest in one call.
     pub call_bytes: usize,
     /// `log_bytes`: log text of one run.
@@ -34,6 +40,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             memory_bytes: 256 << 20,
+            table_elements: 1 << 20,
+            instances: 128,
             cpu: Duration::from_secs(600),
             wall_clock: Duration::from_secs(24 * 3600),
             stall: Duration::from_secs(900),
@@ -41,6 +49,7 @@ impl Default for Limits {
             open_streams: 1_024,
             processes: 64,
             artifacts: 10_000,
+            archive_entries: 1_000_000_000,
             call_bytes: 16 << 20,
             log_bytes: 4 << 20,
             open_transfers: 4,

@@ -28,6 +28,8 @@ pub(crate) struct State {
     pub(super) writings: Vec<Underway>,
     pub(super) write_places: Arc<tokio::sync::Semaphore>,
     pub(super) n_artifacts: usize,
+    /// Entries of archives so far.
+    pub(super) n_entries: u64,
     pub(super) n_steps: u64,
     pub(super) log: Log,
     pub(super) reaper: Reaper,
@@ -48,6 +50,7 @@ impl State {
             writings: Vec::new(),
             write_places: Arc::new(tokio::sync::Semaphore::new(MAX_WRITES)),
             n_artifacts: 0,
+            n_entries: 0,
             n_steps: 0,
             log,
             reaper: Reaper::default(),

@@ -89,6 +89,15 @@ impl State {
         Ok(())
     }
 
+    /// Counts one more entry of an archive of this backup.
+    fn count_entry(&mut self) -> Result<()> {
+        if self.n_entries >= self.run.limits.archive_entries {
+            return Err(self.guard.spent(Limit::ArchiveEntries));
+        }
+        self.n_entries += 1;
+        Ok(())
+    }
+
     /// Whether one more transfer would find a place, now or later, without the guest.
     fn check_transfer_places(&mut self) -> Result<()> {
         if all_wait_for_guest(&mut self.transfers) && self.transfers.len() >= self.run.limits.open_transfers {

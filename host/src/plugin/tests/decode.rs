@@ -88,7 +88,8 @@ fn the_manifest_is_there_once_and_at_the_outermost_level() {
 #[test]
 fn imports_that_the_host_does_not_have_are_named() {
     for name in [
-        "wasi:sockets/tcp@0.2.0",
+        "wasi:sockets/tcp@0.3.0",
+        "wasi:keyvalue/store@0.2.0",
         "wasi:http/outgoing-handler@0.2.0",
         "wasi:cli/environment@0.3.0",
         "strongroom:plugin/kube@0.1.0",

@@ -23,7 +23,7 @@ async fn check_denied(bench: &Bench, deed: &str, function: &str, rule: &str) {
     assert!(bench.shelf.is_empty());
 }
 
-fn made() -> Made {
+pub(super) fn made() -> Made {
     Made {
         backup_id: "20261120T020000Z-x7k2m9qd".to_owned(),
         created_ms: 0,

@@ -4,6 +4,7 @@ use super::{Bench, in_full};
 use crate::error::Kind;
 use crate::plugin::context::Level;
 use crate::plugin::guard::lock;
+use crate::policy::Verb;
 use std::time::{Duration, Instant};
 
 /// The deed ends with this kind, all of these words are in the error, and the host goes on serving.
@@ -76,6 +77,61 @@ async fn processes_and_artifacts_are_bounded() {
     check_ends(&bench, "spawn", Kind::Limit, &["\"processes\""]).await;
     let bench = Bench::with(|b| b.limits.artifacts = 0);
     check_ends(&bench, "pipe", Kind::Limit, &["\"artifacts\""]).await;
+    let bench = Bench::with(|b| b.limits.archive_entries = 950);
+    check_ends(&bench, "many-archives-one-limit", Kind::Limit, &["\"archive_entries\"", "archive_entries = 1900"])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_and_instances_are_bounded() {
+    let bench = Bench::with(|b| b.limits.table_elements = 1);
+    check_ends_before_it_runs(&bench, &["\"table_elements\"", "table_elements = 2", "elements of one table"]).await;
+    let bench = Bench::with(|b| b.limits.instances = 1);
+    check_ends_before_it_runs(&bench, &["\"instances\"", "instances = 2"]).await;
+}
+
+/// The component needs more than the limit to be there at all.
+async fn check_ends_before_it_runs(bench: &Bench, words: &[&str]) {
+    let error = bench.load().await.start(bench.context("nothing")).await.err().expect("it needs more");
+    let text = in_full(&error);
+    assert_eq!(error.kind(), Kind::Limit, "{text}");
+    for word in words {
+        assert!(text.contains(word), "no {word:?} in\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trap_in_any_export_ends_that_run_alone() {
+    use crate::plugin::verb::{Depth, DiagnoseRequest, RestoreRequest, VerifyRequest};
+    let settings = || serde_json::json!({ "do": "trap" });
+    for (verb, name) in [(Verb::Verify, "verify"), (Verb::Restore, "restore"), (Verb::Diagnose, "diagnose")] {
+        let bench = Bench::with(|b| b.verb = verb);
+        let instance = bench.load().await.start(bench.context("trap")).await.unwrap();
+        let backup = super::flow::made();
+        let options = serde_json::json!({});
+        let error = match verb {
+            Verb::Verify => {
+                let request = VerifyRequest { settings: settings(), depth: Depth::Contents, backup, options };
+                instance.verify(request).await.map(drop).unwrap_err()
+            }
+            Verb::Restore => {
+                instance.restore(RestoreRequest { settings: settings(), options, backup }).await.unwrap_err()
+            }
+            _ => instance.diagnose(DiagnoseRequest { settings: settings(), last: None }).await.map(drop).unwrap_err(),
+        };
+        let text = in_full(&error);
+        assert_eq!(error.kind(), Kind::Failed, "{text}");
+        assert!(text.contains(&format!("stopped in \"{name}\"")), "{text}");
+    }
+    Bench::new().backup("nothing").await.0.expect("the next run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_artifacts_cannot_leave_their_folder_look_like_others_or_be_taken_twice() {
+    let bench = Bench::new();
+    let (answer, _) = bench.backup("look-alike-names").await;
+    assert_eq!(answer.unwrap_or_else(|e| panic!("{}", in_full(&e))).facts, [("refused".to_owned(), "all".to_owned())]);
+    assert!(bench.shelf.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

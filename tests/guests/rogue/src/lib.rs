@@ -298,6 +298,26 @@ fn act(settings: &str) -> Result<Facts, Error> {
             let finished = storage::finish_archive(archive)?;
             Ok(fact("size", finished.artifact.size))
         }
+        "look-alike-names" => {
+            for name in ["..", ".", "a/b", "%2e%2e", "a\0b", "a\nb", "-a", "\u{ff0e}\u{ff0e}", "caf\u{e9}", ""] {
+                let (_sink, source) = bytes::pipe()?;
+                match storage::put(name, source, &PLAIN) {
+                    Err(Error::Invalid(_)) => {}
+                    other => return Err(Error::Failed(format!("{name:?}: {:?}", other.map(drop)))),
+                }
+            }
+            Ok(fact("refused", "all"))
+        }
+        "many-archives-one-limit" => {
+            for n in 0..10 {
+                let archive = storage::create_archive(&format!("a{n}"), &PLAIN)?;
+                for entry in 0..100 {
+                    archive.add_bytes(&format!("{entry}"), &[], b"content")?;
+                }
+                storage::finish_archive(archive)?;
+            }
+            Ok(vec![])
+        }
         "archive-of-output" => {
             let archive = storage::create_archive("many", &PLAIN)?;
             let (_process, stdout) = output_of("echo")?;

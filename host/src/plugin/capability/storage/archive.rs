@@ -123,10 +123,12 @@ impl storage::HostArchive for State {
         body: Resource<GuestSource>,
     ) -> Result<(), Refusal> {
         let taken = self.take_source(body)?;
+        let counted = self.count_entry();
         let guard = self.guard.clone();
         let (stall, archive) = (self.run.limits.stall, self.table.get_mut(&this)?);
         let work = async {
             let source = taken?.source;
+            counted?;
             if matches!(source.origin, Origin::Exec { .. } | Origin::Plugin) {
                 return Err(Error::invalid("the length of a process's output or a pipe is not known beforehand")
                     .hint("the plugin should store it as an artifact of its own, with put")
@@ -144,9 +146,11 @@ impl storage::HostArchive for State {
         attributes: Vec<(String, String)>,
         body: Vec<u8>,
     ) -> Result<(), Refusal> {
+        let counted = self.count_entry();
         let guard = self.guard.clone();
         let (stall, archive) = (self.run.limits.stall, self.table.get_mut(&this)?);
         let work = async {
+            counted?;
             let source = Source::new(Origin::Plugin, InMemory::new(body));
             archive.add(path, attributes, source, stall, &guard).await
         };
