@@ -2,7 +2,7 @@
 
 use super::peer::Peers;
 use super::scratch::{Scratch, bytes_beneath};
-use super::sink::{BUCKET, Keeps, Sink};
+use super::sink::{BUCKET, Keeps, Pace, Sink};
 use crate::command;
 use anyhow::{Context, Result, bail};
 use std::fs::File;
@@ -18,6 +18,11 @@ pub const ACCESS_KEY: &str = "strongroom-bench";
 pub const SECRET_KEY: &str = "strongroom-bench-secret";
 /// MinIO takes some seconds.
 const START_WAIT: Duration = Duration::from_secs(60);
+
+/// From one continent to another.
+const FAR: Duration = Duration::from_millis(50);
+/// Every so many-th write is answered with 503.
+const REFUSED: u64 = 10;
 
 /// A place for backups.
 #[derive(Debug)]
@@ -37,6 +42,10 @@ pub enum Kind {
     Local,
     /// The sink, throwing large bodies away.
     Drain,
+    /// The same, every answer 50 ms later.
+    Far,
+    /// The same, with every tenth write refused.
+    Refusing,
     /// The sink, keeping everything in memory.
     Keep,
     /// versitygw over a folder in memory.
@@ -51,6 +60,8 @@ impl Kind {
         match self {
             Self::Local => "local",
             Self::Drain | Self::Keep => "sink",
+            Self::Far => "50 ms away",
+            Self::Refusing => "refusing",
             Self::Versitygw => "versitygw",
             Self::Minio => "minio",
         }
@@ -61,6 +72,11 @@ impl Kind {
         Ok(match self {
             Self::Local => Place::Folder(scratch.empty("place")?),
             Self::Drain => Place::Sink(Sink::start(Keeps::Small)?),
+            Self::Far | Self::Refusing => {
+                let sink = Sink::start(Keeps::Small)?;
+                sink.set_pace(if self == Self::Far { Pace::Delay(FAR) } else { Pace::RefuseEvery(REFUSED) });
+                Place::Sink(sink)
+            }
             Self::Keep => Place::Sink(Sink::start(Keeps::Everything)?),
             Self::Versitygw | Self::Minio => Place::Server(Server::start(self, scratch, peers)?),
         })

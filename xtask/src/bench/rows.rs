@@ -30,6 +30,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "s3", what: "Backup to S3 (the sink)", is_long: false, run: stream::s3 },
     Row { name: "local", what: "Backup to a local store in memory", is_long: false, run: stream::local },
     Row { name: "servers", what: "Backup to real servers on the same cores", is_long: false, run: stream::servers },
+    Row { name: "far", what: "Backup to a sink that is far away, or refuses", is_long: false, run: stream::far },
     Row { name: "restore", what: "Restore", is_long: false, run: stream::restore },
     Row { name: "start", what: "Start-up", is_long: false, run: start::run },
     Row { name: "many", what: "Many small things", is_long: false, run: many::run },

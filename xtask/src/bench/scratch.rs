@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// File system in memory on Linux.
 const MEMORY: &str = "/dev/shm";
 
+/// What the folders of all runs are called, before the id of their process.
+const PREFIX: &str = "strongroom-bench-";
+
 /// A folder of this run, removed when this is dropped.
 #[derive(Debug)]
 pub struct Scratch {
@@ -17,7 +20,8 @@ impl Scratch {
     pub fn new() -> Result<Self> {
         let memory = Path::new(MEMORY);
         let parent = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
-        let dir = parent.join(format!("strongroom-bench-{}", std::process::id()));
+        remove_left_over(&parent)?;
+        let dir = parent.join(format!("{PREFIX}{}", std::process::id()));
         std::fs::create_dir_all(&dir).with_context(|| format!("could not make {}", dir.display()))?;
         Ok(Self { dir })
     }
@@ -40,9 +44,22 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A run that failed says why; what it left in memory is gone with the next start of the machine.
+        // What cannot be removed now is removed by the next run.
         drop(std::fs::remove_dir_all(&self.dir));
     }
+}
+
+/// Removes folders of runs that were killed: in memory they cost what nobody sees.
+fn remove_left_over(parent: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(parent)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        if !Path::new("/proc").join(pid.to_string()).exists() {
+            std::fs::remove_dir_all(entry.path()).with_context(|| format!("could not remove what {name} left"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Bytes of all files beneath a path.

@@ -27,14 +27,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
         let place = bench.start(kind)?;
         let seconds = seconds(bench, &place, &Job::Lines(ARTIFACTS))?;
         let what = format!("{}: {ARTIFACTS} artifacts of a line in one backup", kind.name());
-        bench.find(
-            &format!("artifacts/{}", kind.name()),
-            what,
-            float(ARTIFACTS) / seconds,
-            "each s",
-            Better::Higher,
-            goal,
-        );
+        bench.find(&format!("artifacts/{}", kind.name()), what, float(ARTIFACTS) / seconds, "/s", Better::Higher, goal);
     }
     let place = bench.start(Kind::Local)?;
     let tree = bench.arena.scratch.empty("tree")?;
@@ -42,7 +35,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
     let seconds = seconds(bench, &place, &Job::Tree(tree.clone()))?;
     std::fs::remove_dir_all(tree)?;
     let what = format!("local: {FILES} files of {FILE_BYTES} bytes in one archive");
-    bench.find("files/local", what, float(FILES) / seconds, "each s", Better::Higher, Some(FILES_GOAL));
+    bench.find("files/local", what, float(FILES) / seconds, "/s", Better::Higher, Some(FILES_GOAL));
     Ok(())
 }
 

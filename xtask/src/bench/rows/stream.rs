@@ -18,7 +18,7 @@ const RESTORE_GOAL: f64 = 2.0;
 /// The client's CPU may be so many times that of zstd alone, and so many seconds for each GiB more.
 const CPU_FACTOR: f64 = 1.10;
 const CPU_MORE: f64 = 0.4;
-/// Real servers are beside the sink for truth; so many rounds are enough for it.
+/// Real, far and refusing servers are beside the goals; so many rounds are enough for them.
 const SERVER_ROUNDS: usize = 3;
 
 /// Contenders at work in one place.
@@ -91,6 +91,19 @@ pub(super) fn local(bench: &mut Bench) -> Result<()> {
         bench.interleave(&all, bench.options.rounds, Entry::backup)?;
         bench.compare("pipeline", (Kind::Local, input, DEFAULT_LEVEL), &[File], "zstd | age > file", None)?;
         against_repositories(bench, Kind::Local, input)?;
+    }
+    Ok(())
+}
+
+/// Backup to a store with latency, and to one that says that it is asked too much.
+pub(super) fn far(bench: &mut Bench) -> Result<()> {
+    let input = Input::Mixed;
+    bench.input(input)?;
+    for kind in [Kind::Far, Kind::Refusing] {
+        let place = bench.start(kind)?;
+        let all = entries(bench, (kind, &place), input, DEFAULT_LEVEL, &[Strongroom, S5cmd, Rclone]);
+        bench.interleave(&all, bench.options.rounds.min(SERVER_ROUNDS), Entry::backup)?;
+        bench.compare("pipeline", (kind, input, DEFAULT_LEVEL), &[S5cmd, Rclone], "the best pipeline", None)?;
     }
     Ok(())
 }

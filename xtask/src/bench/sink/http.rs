@@ -1,10 +1,10 @@
 //! As much of HTTP/1.1 as S3 clients speak to a server on the same machine: requests with a known length,
 //! kept-alive connections, `Expect: 100-continue`, and bodies in `aws-chunked` encoding.
 
+use super::object::Slice;
 use super::pace::Gate;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 
 /// Bytes that are taken from a connection at once.
 const READ_BYTES: usize = 256 << 10;
@@ -61,8 +61,7 @@ impl Request {
 pub(super) struct Response {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
-    /// Slices of parts, each with where it begins and ends in its part.
-    pub(super) body: Vec<(Arc<Vec<u8>>, usize, usize)>,
+    pub(super) body: Vec<Slice>,
     /// The length to state when no body is sent, as the answer to `HEAD` does.
     pub(super) stated_bytes: Option<u64>,
 }
@@ -73,15 +72,9 @@ impl Response {
     }
 
     /// A whole body of text.
-    pub(super) fn text(status: u16, text: String) -> Self {
-        let bytes = Arc::new(text.into_bytes());
-        let end = bytes.len();
-        Self {
-            status,
-            headers: vec![("Content-Type", "application/xml".to_owned())],
-            body: vec![(bytes, 0, end)],
-            stated_bytes: None,
-        }
+    pub(super) fn text(status: u16, text: &str) -> Self {
+        let body = vec![Slice::of(text.as_bytes().to_vec())];
+        Self { body, ..Self::empty(status) }.with("Content-Type", "application/xml")
     }
 
     /// The answer without its body where the method forbids one (RFC 9110, 9.3.2).
@@ -94,7 +87,7 @@ impl Response {
     }
 
     fn body_bytes(&self) -> usize {
-        self.body.iter().map(|(_, start, end)| end - start).sum()
+        self.body.iter().map(|slice| slice.bytes().len()).sum()
     }
 
     /// Adds a header.
@@ -202,8 +195,8 @@ impl Connection {
         }
         head.push_str("\r\n");
         self.writer.write_all(head.as_bytes())?;
-        for (part, start, end) in &response.body {
-            self.writer.write_all(&part[*start..*end])?;
+        for slice in &response.body {
+            self.writer.write_all(slice.bytes())?;
         }
         Ok(())
     }
@@ -268,6 +261,7 @@ fn reason(status: u16) -> &'static str {
         412 => "Precondition Failed",
         416 => "Range Not Satisfiable",
         501 => "Not Implemented",
+        503 => "Slow Down",
         _ => "Error",
     }
 }

@@ -14,6 +14,25 @@ pub(super) enum Body {
     Dropped,
 }
 
+/// Some of a part.
+#[derive(Clone, Debug)]
+pub(super) struct Slice {
+    part: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl Slice {
+    /// All of these bytes.
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        let range = 0..bytes.len();
+        Self { part: Arc::new(bytes), range }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.part[self.range.clone()]
+    }
+}
+
 /// One object.
 #[derive(Clone, Debug)]
 pub(super) struct Object {
@@ -27,7 +46,7 @@ pub(super) struct Object {
 
 impl Object {
     /// The slices that make up a range within the object; `None` when the body was thrown away.
-    pub(super) fn slices(&self, range: Range<u64>) -> Option<Vec<(Arc<Vec<u8>>, usize, usize)>> {
+    pub(super) fn slices(&self, range: Range<u64>) -> Option<Vec<Slice>> {
         let Body::Kept(parts) = &self.body else { return None };
         let mut slices = Vec::new();
         let mut at = 0_u64;
@@ -35,7 +54,8 @@ impl Object {
             let len = u64::try_from(part.len()).ok()?;
             let (start, end) = (range.start.max(at), range.end.min(at + len));
             if start < end {
-                slices.push((Arc::clone(part), usize::try_from(start - at).ok()?, usize::try_from(end - at).ok()?));
+                let range = usize::try_from(start - at).ok()?..usize::try_from(end - at).ok()?;
+                slices.push(Slice { part: Arc::clone(part), range });
             }
             at += len;
         }

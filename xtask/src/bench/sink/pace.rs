@@ -1,10 +1,10 @@
-//! How fast a server takes bodies: at once, slowly, or not at all for a while.
+//! What is not perfect about a server: that it is slow, stands still, is far away or refuses.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How fast bodies are taken, over all connections.
+/// What every client meets, over all connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pace {
     /// As fast as they come.
@@ -14,6 +14,10 @@ pub enum Pace {
     BytesPerSecond(u64),
     /// After so many bytes, nothing at all for this long, once.
     StallAfter(u64, Duration),
+    /// Every answer this much later, as one from far away is.
+    Delay(Duration),
+    /// Every so many-th write is taken and then answered with 503 `SlowDown`.
+    RefuseEvery(u64),
 }
 
 /// What every connection passes with each slice of a body.
@@ -28,13 +32,14 @@ pub(super) struct Gate {
 struct State {
     pace: Pace,
     bytes: u64,
+    writes: u64,
     /// When counting began; for a stall, when it ends.
     at: Option<Instant>,
 }
 
 impl Gate {
     pub(super) fn set(&self, pace: Pace) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State { pace, bytes: 0, at: None };
+        *self.lock() = State { pace, ..State::default() };
         self.holds.store(pace != Pace::Free, Ordering::Release);
     }
 
@@ -49,12 +54,34 @@ impl Gate {
         }
     }
 
+    /// Waits before an answer as long as it takes from far away.
+    pub(super) fn wait(&self) {
+        let pace = if self.holds.load(Ordering::Acquire) { self.lock().pace } else { Pace::Free };
+        if let Pace::Delay(delay) = pace {
+            std::thread::sleep(delay);
+        }
+    }
+
+    /// Counts a write and says whether it is to be refused.
+    pub(super) fn refuses(&self) -> bool {
+        if !self.holds.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut state = self.lock();
+        state.writes += 1;
+        matches!(state.pace, Pace::RefuseEvery(n) if state.writes.is_multiple_of(n.max(1)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How long `n` more bytes have to wait at this time.
     fn count(&self, n: u64, now: Instant) -> Duration {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         state.bytes += n;
         match state.pace {
-            Pace::Free => Duration::ZERO,
+            Pace::Free | Pace::Delay(_) | Pace::RefuseEvery(_) => Duration::ZERO,
             Pace::BytesPerSecond(rate) => {
                 let began = *state.at.get_or_insert(now);
                 let due = began + Duration::from_micros(state.bytes.saturating_mul(1_000_000) / rate.max(1));
@@ -88,5 +115,13 @@ mod tests {
         let steps = [(1000, 0), (1, 10), (1, 30), (1, 200)];
         assert_eq!(waits(Pace::StallAfter(1000, Duration::from_millis(100)), &steps), [0, 100, 80, 0]);
         assert_eq!(waits(Pace::Free, &steps), [0; 4]);
+    }
+
+    #[test]
+    fn a_refusing_server_refuses_every_so_many_th_write() {
+        let gate = Gate::default();
+        assert!(!gate.refuses());
+        gate.set(Pace::RefuseEvery(3));
+        assert_eq!([(); 6].map(|()| gate.refuses()), [false, false, true, false, false, true]);
     }
 }

@@ -17,7 +17,10 @@ pub(super) fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut connection = Connection::new(stream)?;
     while let Some(request) = connection.next()? {
         let body = take(&mut connection, &request, shared)?;
-        let response = answer(&request, body, shared)
+        shared.gate.wait();
+        let is_refused = request.method == "PUT" && shared.gate.refuses();
+        let answered = if is_refused { error(503, "SlowDown") } else { answer(&request, body, shared) };
+        let response = answered
             .for_method(&request.method)
             .with("Date", http_date(SystemTime::now()))
             .with("x-amz-request-id", "sink")
@@ -42,7 +45,7 @@ fn take(connection: &mut Connection, request: &Request, shared: &Shared) -> io::
 fn answer(request: &Request, body: (Body, u64), shared: &Shared) -> Response {
     let (bucket, key) = request.path.split_once('/').unwrap_or((&request.path, ""));
     if bucket.is_empty() {
-        return xml(format!(
+        return xml(&format!(
             "<ListAllMyBucketsResult><Owner><ID>sink</ID></Owner><Buckets><Bucket><Name>{BUCKET}</Name>\
              <CreationDate>2026-01-01T00:00:00.000Z</CreationDate></Bucket></Buckets></ListAllMyBucketsResult>"
         ));
@@ -57,7 +60,7 @@ fn answer(request: &Request, body: (Body, u64), shared: &Shared) -> Response {
         ("PUT", Some(id)) => part(request, id, body, shared),
         ("POST", None) if request.query("uploads").is_some() => {
             let id = shared.objects().begin(key);
-            xml(format!(
+            xml(&format!(
                 "<InitiateMultipartUploadResult><Bucket>{bucket}</Bucket><Key>{}</Key><UploadId>{id}</UploadId>\
                  </InitiateMultipartUploadResult>",
                 escape(key)
@@ -79,10 +82,10 @@ fn answer(request: &Request, body: (Body, u64), shared: &Shared) -> Response {
 fn of_bucket(request: &Request, bucket: &str, body: &Body, shared: &Shared) -> Response {
     let asks = |name: &str| request.query(name).is_some();
     match request.method.as_str() {
-        "GET" if asks("location") => xml("<LocationConstraint></LocationConstraint>".to_owned()),
-        "GET" if asks("versioning") => xml("<VersioningConfiguration></VersioningConfiguration>".to_owned()),
+        "GET" if asks("location") => xml("<LocationConstraint></LocationConstraint>"),
+        "GET" if asks("versioning") => xml("<VersioningConfiguration></VersioningConfiguration>"),
         "GET" if asks("object-lock") => error(404, "ObjectLockConfigurationNotFoundError"),
-        "GET" if asks("uploads") => xml(format!(
+        "GET" if asks("uploads") => xml(&format!(
             "<ListMultipartUploadsResult><Bucket>{bucket}</Bucket><IsTruncated>false</IsTruncated>\
              </ListMultipartUploadsResult>"
         )),
@@ -93,7 +96,7 @@ fn of_bucket(request: &Request, bucket: &str, body: &Body, shared: &Shared) -> R
             for key in text.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next()) {
                 shared.objects().remove(&unescape(key));
             }
-            xml("<DeleteResult></DeleteResult>".to_owned())
+            xml("<DeleteResult></DeleteResult>")
         }
         "PUT" | "HEAD" => Response::empty(200),
         _ => error(501, "NotImplemented"),
@@ -131,7 +134,7 @@ fn list(request: &Request, bucket: &str, shared: &Shared) -> Response {
         text.push_str(&format!("<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", escape(folder)));
     }
     text.push_str(&format!("<KeyCount>{}</KeyCount></ListBucketResult>", n_keys + folders.len()));
-    xml(text)
+    xml(&text)
 }
 
 fn read(request: &Request, key: &str, shared: &Shared) -> Response {
@@ -192,7 +195,7 @@ fn complete(request: &Request, bucket: &str, key: &str, id: &str, shared: &Share
     let crc = object.crc64nvme.as_ref().map_or_else(String::new, |crc| {
         format!("<ChecksumCRC64NVME>{crc}</ChecksumCRC64NVME><ChecksumType>FULL_OBJECT</ChecksumType>")
     });
-    xml(format!(
+    xml(&format!(
         "<CompleteMultipartUploadResult><Bucket>{bucket}</Bucket><Key>{}</Key><ETag>{}</ETag>{crc}\
          </CompleteMultipartUploadResult>",
         escape(key),
@@ -226,12 +229,12 @@ fn parse_range(text: &str, bytes: u64) -> Option<Range<u64>> {
     (range.start < range.end).then_some(range)
 }
 
-fn xml(text: String) -> Response {
-    Response::text(200, format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{text}"))
+fn xml(text: &str) -> Response {
+    Response::text(200, &format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{text}"))
 }
 
 fn error(status: u16, code: &str) -> Response {
-    Response::text(status, format!("<Error><Code>{code}</Code><Message>the sink says no</Message></Error>"))
+    Response::text(status, &format!("<Error><Code>{code}</Code><Message>the sink says no</Message></Error>"))
 }
 
 fn escape(text: &str) -> String {
