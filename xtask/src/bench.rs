@@ -134,6 +134,8 @@ fn about(host: &Host, peers: &Peers, options: &Options) -> Result<Vec<(String, S
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    // What follows the number names a distribution's build, or whose machine it is.
+    let kernel = kernel.split(['-', '\n']).next().unwrap_or_default();
     let n_cores = std::thread::available_parallelism()?;
     let rustc = command::run("rustc").arg("--version").read()?;
     let mut about = vec![
@@ -141,7 +143,7 @@ fn about(host: &Host, peers: &Peers, options: &Options) -> Result<Vec<(String, S
             "machine".to_owned(),
             format!("{n_cores} cores of {}", model.map_or("an unnamed processor", |(_, name)| name)),
         ),
-        ("system".to_owned(), format!("{} {}", std::env::consts::OS, kernel.trim())),
+        ("system".to_owned(), format!("{} {kernel}", std::env::consts::OS)),
         ("strongroom".to_owned(), format!("{}, {rustc}", host.version()?)),
         ("plaintext of a run".to_owned(), format!("{} MiB", options.bytes >> 20)),
         ("rounds".to_owned(), options.rounds.to_string()),

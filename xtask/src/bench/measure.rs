@@ -3,7 +3,7 @@
 
 use super::role::Said;
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -182,13 +182,13 @@ impl Watch {
         let inside = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
             let mut peak = 0;
-            let mut tree = BTreeMap::new();
+            let mut tree = BTreeSet::new();
             for sample in 0_u32.. {
                 if sample.is_multiple_of(SAMPLES_PER_SEARCH) {
                     tree.clear();
                     roots.iter().for_each(|root| find(*root, None, &mut tree));
                 }
-                let sum = tree.keys().filter_map(|pid| status(*pid)).map(|memory| memory.peak_bytes).sum();
+                let sum = tree.iter().filter_map(|pid| status(*pid)).map(|memory| memory.peak_bytes).sum();
                 peak = u64::max(peak, sum);
                 if inside.load(Ordering::Acquire) {
                     break;
@@ -217,7 +217,7 @@ struct Memory {
 }
 
 /// Adds a process and its descendants, without producers and consumers.
-fn find(pid: u32, parent: Option<&Memory>, found: &mut BTreeMap<u32, ()>) {
+fn find(pid: u32, parent: Option<&Memory>, found: &mut BTreeSet<u32>) {
     let Some(memory) = status(pid) else { return };
     // Between its start and its program's, a child still is its parent's memory.
     let is_unborn = parent
@@ -225,7 +225,7 @@ fn find(pid: u32, parent: Option<&Memory>, found: &mut BTreeMap<u32, ()>) {
     if memory.name == ROLE || is_unborn {
         return;
     }
-    found.insert(pid, ());
+    found.insert(pid);
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return };
     for thread in threads.flatten() {
         let children = std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();

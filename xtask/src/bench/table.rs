@@ -3,7 +3,7 @@
 use super::contender::Contender;
 use super::input::Input;
 use anyhow::{Context, Result};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 const GIB: f64 = 1_073_741_824.0;
 const MIB: f64 = 1_048_576.0;
@@ -179,7 +179,8 @@ impl Table {
 
     /// As JSON.
     pub fn to_json(&self) -> Value {
-        let about: Map<String, Value> = self.about.iter().map(|(name, text)| (name.clone(), json!(text))).collect();
+        // Pairs and no object: the order is part of it.
+        let about: Vec<Value> = self.about.iter().map(|(name, text)| json!([name, text])).collect();
         let cells: Vec<Value> = self.cells.iter().map(cell_to_json).collect();
         let findings: Vec<Value> = self.findings.iter().map(finding_to_json).collect();
         json!({ "about": about, "bytes": self.bytes, "cells": cells, "findings": findings })
@@ -187,11 +188,10 @@ impl Table {
 
     /// From JSON; an error says what is missing.
     pub fn from_json(value: &Value) -> Result<Self> {
-        let about = value["about"].as_object().context("\"about\" is missing")?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let text = |value: &Value| value.as_str().map(str::to_owned).context("\"about\" holds what is no text");
         let list = |name: &str| value[name].as_array().with_context(|| format!("\"{name}\" is missing"));
         Ok(Self {
-            about: about.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+            about: list("about")?.iter().map(|pair| Ok((text(&pair[0])?, text(&pair[1])?))).collect::<Result<_>>()?,
             bytes: value["bytes"].as_u64().context("\"bytes\" is missing")?,
             cells: list("cells")?.iter().map(cell_from_json).collect::<Result<_>>()?,
             findings: list("findings")?.iter().map(finding_from_json).collect::<Result<_>>()?,
@@ -320,7 +320,7 @@ pub(crate) mod tests {
         table.cells.iter_mut().for_each(|cell| cell.mb_per_s = 536.871);
         let text = serde_json::to_string(&table.to_json()).unwrap();
         assert_eq!(Table::from_json(&serde_json::from_str(&text).unwrap()).unwrap(), table);
-        let error = Table::from_json(&json!({ "about": {}, "bytes": 1, "cells": [{}], "findings": [] })).unwrap_err();
+        let error = Table::from_json(&json!({ "about": [], "bytes": 1, "cells": [{}], "findings": [] })).unwrap_err();
         assert_eq!(error.to_string(), "a cell has no \"row\"");
     }
 
