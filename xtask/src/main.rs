@@ -31,7 +31,7 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        arguments: "[--check | --save] [--only ROWS] [--rounds N] [--quick] [--long]",
+        arguments: "[--check | --save] [--only ROWS] [--input NAME] [--rounds N] [--mib N] [--quick] [--long]",
         help: "measure the release host against what would be used instead, in one run",
         run: bench::run,
     },

@@ -1,5 +1,6 @@
 //! The command line of `cargo xtask bench`.
 
+use super::input::Input;
 use super::rows::ROWS;
 use anyhow::{Context, Result, bail};
 
@@ -15,6 +16,8 @@ const ROUNDS: usize = 5;
 pub struct Options {
     /// Names of the rows.
     pub rows: Vec<String>,
+    /// Kinds of input, of the rows that have several.
+    pub inputs: Vec<Input>,
     /// How often each contender runs.
     pub rounds: usize,
     /// Plaintext of a run, in bytes.
@@ -29,7 +32,14 @@ impl Options {
     /// Parses the arguments; an error says what there is.
     pub fn parse(arguments: &[String]) -> Result<Self> {
         let usual = || ROWS.iter().filter(|row| !row.is_long).map(|row| row.name.to_owned());
-        let mut options = Self { rows: usual().collect(), rounds: ROUNDS, bytes: BYTES, check: false, save: false };
+        let mut options = Self {
+            rows: usual().collect(),
+            inputs: Input::ALL.to_vec(),
+            rounds: ROUNDS,
+            bytes: BYTES,
+            check: false,
+            save: false,
+        };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -40,6 +50,10 @@ impl Options {
                 "--quick" => (options.rounds, options.bytes) = (1, QUICK_BYTES),
                 "--rounds" => options.rounds = value()?.parse().context("--rounds takes a number")?,
                 "--mib" => options.bytes = value()?.parse::<u64>().context("--mib takes a number")? << 20,
+                "--input" => {
+                    options.inputs =
+                        vec![Input::parse(value()?).context("--input takes mixed, text or incompressible")?]
+                }
                 "--only" => options.rows = value()?.split(',').map(str::to_owned).collect(),
                 _ => bail!("\"{word}\" is not an option of bench: {USAGE}"),
             }
@@ -48,6 +62,9 @@ impl Options {
         if let Some(unknown) = options.rows.iter().find(|name| !names.contains(&name.as_str())) {
             bail!("there is no row \"{unknown}\"; rows: {}", names.join(", "));
         }
+        if options.save && options.inputs.len() < Input::ALL.len() {
+            bail!("--save takes whole rows, and --input leaves some of them out");
+        }
         if options.rounds == 0 || options.bytes == 0 {
             bail!("nothing is measured in no rounds or of no bytes");
         }
@@ -55,7 +72,7 @@ impl Options {
     }
 }
 
-const USAGE: &str = "--only ROW,ROW  --rounds N  --mib N  --quick  --long  --check  --save";
+const USAGE: &str = "--only ROW,ROW  --input NAME  --rounds N  --mib N  --quick  --long  --check  --save";
 
 #[cfg(test)]
 mod tests {
@@ -80,6 +97,8 @@ mod tests {
             ("--only nothing", "there is no row \"nothing\""),
             ("--rounds", "--rounds needs a value"),
             ("--rounds 0", "no rounds"),
+            ("--input mixed --save", "whole rows"),
+            ("--input nothing", "--input takes"),
             ("--fast", "\"--fast\" is not an option"),
         ] {
             let error = format!("{:#}", parse(line).unwrap_err());
