@@ -50,10 +50,7 @@ impl Options {
                 "--quick" => (options.rounds, options.bytes) = (1, QUICK_BYTES),
                 "--rounds" => options.rounds = value()?.parse().context("--rounds takes a number")?,
                 "--mib" => options.bytes = value()?.parse::<u64>().context("--mib takes a number")? << 20,
-                "--input" => {
-                    options.inputs =
-                        vec![Input::parse(value()?).context("--input takes mixed, text or incompressible")?]
-                }
+                "--input" => options.inputs = vec![input(value()?)?],
                 "--only" => options.rows = value()?.split(',').map(str::to_owned).collect(),
                 _ => bail!("\"{word}\" is not an option of bench: {USAGE}"),
             }
@@ -70,6 +67,10 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+fn input(name: &str) -> Result<Input> {
+    Input::parse(name).with_context(|| format!("--input takes mixed, text or incompressible, not \"{name}\""))
 }
 
 const USAGE: &str = "--only ROW,ROW  --input NAME  --rounds N  --mib N  --quick  --long  --check  --save";

@@ -43,6 +43,7 @@ fn number(value: f64, unit: &str) -> String {
     match unit {
         RATIO => format!("{value:.2} x"),
         "CPU-s/GiB" => format!("{value:.2} {unit}"),
+        "MiB" => format!("{value:.1} {unit}"),
         "/s" => format!("{value:.0} a second"),
         _ => format!("{value:.0} {unit}"),
     }
