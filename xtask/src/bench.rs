@@ -101,7 +101,7 @@ fn conclude(workspace: &Workspace, options: &Options, table: Table) -> Result<bo
     }
     if options.save {
         let mut whole = if data.exists() { read(&data)? } else { Table::default() };
-        whole.merge(table);
+        whole.merge(table)?;
         std::fs::write(&data, json(&whole)?)?;
         let text = std::fs::read_to_string(&page).with_context(|| format!("could not read {}", page.display()))?;
         std::fs::write(&page, report::replace(&text, &report::markdown(&whole))?)?;

@@ -2,7 +2,7 @@
 
 use super::contender::Contender;
 use super::input::Input;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 const GIB: f64 = 1_073_741_824.0;
@@ -92,6 +92,9 @@ pub enum Better {
 /// The unit of ratios: what holds on any machine, and what `--check` compares.
 pub const RATIO: &str = "x";
 
+/// The name under which [`Table::about`] says what machine it was.
+pub const MACHINE: &str = "machine";
+
 /// One number that something is said about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
@@ -155,14 +158,26 @@ impl Table {
     }
 
     /// Puts the rows of `newer` in the place of its own of the same names, and takes over what it is about.
-    pub fn merge(&mut self, newer: Self) {
+    ///
+    /// Rows that stay must be comparable with those that come: fails for another machine or another amount of
+    /// plaintext.
+    pub fn merge(&mut self, newer: Self) -> Result<()> {
         let rows: Vec<String> = newer.rows();
         self.cells.retain(|cell| !rows.contains(&cell.row));
         self.findings.retain(|finding| !rows.iter().any(|row| row == finding.row()));
+        let stays = !self.cells.is_empty() || !self.findings.is_empty();
+        if stays && (self.bytes, self.machine()) != (newer.bytes, newer.machine()) {
+            bail!("the other rows of the last table are from another machine or another amount of plaintext");
+        }
         self.cells.extend(newer.cells);
         self.findings.extend(newer.findings);
         self.about = newer.about;
         self.bytes = newer.bytes;
+        Ok(())
+    }
+
+    fn machine(&self) -> Option<&str> {
+        self.about.iter().find(|(name, _)| name == MACHINE).map(|(_, machine)| machine.as_str())
     }
 
     /// Names of the rows that it has, in their order.
@@ -327,9 +342,12 @@ pub(crate) mod tests {
     #[test]
     fn newer_rows_take_the_place_of_older_ones_and_no_others() {
         let mut old = table();
-        let newer =
-            Table { findings: vec![finding("start/list", 40.0, Better::Lower, Some(50.0))], ..Table::default() };
-        old.merge(newer);
+        let findings = vec![finding("start/list", 40.0, Better::Lower, Some(50.0))];
+        let newer = Table { cells: Vec::new(), findings, ..table() };
+        for other in [Table { bytes: 1, ..newer.clone() }, Table { about: Vec::new(), ..newer.clone() }] {
+            assert!(table().merge(other).unwrap_err().to_string().contains("another machine"));
+        }
+        old.merge(newer).unwrap();
         assert_eq!(old.cells.len(), 2);
         assert_eq!(old.findings.iter().map(|finding| finding.value).collect::<Vec<_>>(), [1.8, 40.0]);
         assert_eq!(old.rows(), ["s3", "start"]);
