@@ -10,6 +10,7 @@
 )]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a build tool talks to the person who started it")]
 
+pub mod bench;
 pub mod cache;
 pub mod command;
 pub mod foreign;

@@ -5,7 +5,7 @@
 use anyhow::Result;
 use std::process::ExitCode;
 use xtask::workspace::Workspace;
-use xtask::{quickstart, release, stage};
+use xtask::{bench, quickstart, release, stage};
 
 /// A command of `cargo xtask`.
 struct Task {
@@ -28,6 +28,12 @@ const TASKS: &[Task] = &[
         arguments: "[STAGE | TEST-NAME …]",
         help: "get what the tests need, then run every check and every test, or only those named",
         run: stage::run,
+    },
+    Task {
+        name: "bench",
+        arguments: "[--check | --save] [--only ROWS] [--input NAME] [--rounds N] [--mib N] [--quick] [--long]",
+        help: "measure the release host against what would be used instead, in one run",
+        run: bench::run,
     },
     Task {
         name: "release",

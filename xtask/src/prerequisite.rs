@@ -8,22 +8,26 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// One thing in the cache.
-struct Piece {
+pub(crate) struct Piece {
     /// Its path in the cache.
-    name: &'static str,
+    pub(crate) name: &'static str,
     /// Its version; another one here makes it be got again. A number after `+` counts changes of how it
     /// is got.
-    version: &'static str,
+    pub(crate) version: &'static str,
     /// Makes it in an empty folder and returns where.
-    build: fn(&Path, &str) -> Result<PathBuf>,
+    pub(crate) build: fn(&Path, &str) -> Result<PathBuf>,
 }
 
-/// Everything in the cache. The times are CPU seconds on a machine of 2025.
-const PIECES: &[Piece] = &[
+/// S3 servers. The times, here and below, are CPU seconds on a machine of 2025.
+const SERVERS: &[Piece] = &[
     // 144 s
     Piece { name: "bin/versitygw", version: "v1.8.0", build: versitygw },
     // 261 s
     Piece { name: "bin/minio", version: "v0.0.0-20260212201848-7aac2a2c5b7c", build: minio },
+];
+
+/// Everything else in the cache.
+const PIECES: &[Piece] = &[
     // 2 s
     Piece { name: "postgres-15", version: "debian+1", build: postgres_15 },
     // 5 s
@@ -39,8 +43,19 @@ const PIECES: &[Piece] = &[
 /// Gets whatever is missing: packages first, since the pieces are built with them.
 pub fn ensure() -> Result<()> {
     package::ensure()?;
+    get(SERVERS)?;
+    get(PIECES)
+}
+
+/// Gets the S3 servers alone, for who needs nothing else.
+pub(crate) fn servers() -> Result<()> {
+    get(SERVERS)
+}
+
+/// Gets whatever is missing of these.
+pub(crate) fn get(pieces: &[Piece]) -> Result<()> {
     let cache = Cache::locate()?;
-    for piece in PIECES {
+    for piece in pieces {
         cache.ensure(piece.name, piece.version, |dir| (piece.build)(dir, version_alone(piece.version)))?;
     }
     Ok(())
@@ -60,9 +75,11 @@ fn minio(dir: &Path, version: &str) -> Result<PathBuf> {
 
 /// Builds one program of a Go module, through a module of our own that requires it: `go install` refuses
 /// modules with replacements.
-fn go_build(dir: &Path, module: &str, version: &str, package: &str) -> Result<PathBuf> {
+pub(crate) fn go_build(dir: &Path, module: &str, version: &str, package: &str) -> Result<PathBuf> {
     if on_path("go").is_none() {
-        bail!("the S3 servers for the tests are built with Go 1.21 or newer, and there is no `go` on PATH");
+        bail!(
+            "servers for the tests and peers of the benchmark are built with Go 1.21 or newer, and there is no `go` on PATH"
+        );
     }
     let source = dir.join("source");
     std::fs::create_dir_all(&source)?;

@@ -29,6 +29,11 @@ impl Workspace {
         self.target.join("debug").join("strongroom")
     }
 
+    /// A program of the release profile.
+    pub fn release(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
+    }
+
     /// Where built plugins are: `target/plugins/NAME.wasm`.
     pub fn plugins(&self) -> PathBuf {
         self.target.join("plugins")

@@ -1,0 +1,67 @@
+//! Peak memory of the host against the published formula: the same for any amount of data, and for a store that
+//! is fast, slow, or stands still for a while.
+
+use super::{Bench, DEFAULT_LEVEL};
+use crate::bench::contender::{Contender, Entry};
+use crate::bench::input::Input;
+use crate::bench::place::{Kind, Place};
+use crate::bench::sink::Pace;
+use crate::bench::table::{Better, float};
+use anyhow::{Result, bail};
+use std::time::Duration;
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+/// A store that takes less than the host could give it.
+const SLOW: Pace = Pace::BytesPerSecond(50 * MIB);
+/// The same for 100 GiB, which otherwise take an hour.
+const SLOW_LONG: Pace = Pace::BytesPerSecond(150 * MIB);
+/// A store that stands still, for less than the minute after which the host calls that a stall.
+const STALLED: Pace = Pace::StallAfter(100 * MIB, Duration::from_secs(15));
+const STALLED_LONG: Pace = Pace::StallAfter(10 * GIB, Duration::from_secs(45));
+
+/// `host/src/stream/budget.rs`, with one open transfer and the defaults of a store: 4 parts of 8 MiB in flight.
+fn formula_mib(n_workers: usize) -> usize {
+    20 + 2 * (3 * n_workers + 1) + 8 * (4 + 1)
+}
+
+/// Over 1 GiB.
+pub(super) fn short(bench: &mut Bench) -> Result<()> {
+    run(bench, GIB, SLOW, STALLED)
+}
+
+/// Over 100 GiB.
+pub(super) fn long(bench: &mut Bench) -> Result<()> {
+    run(bench, 100 * GIB, SLOW_LONG, STALLED_LONG)
+}
+
+fn run(bench: &mut Bench, bytes: u64, slow: Pace, stalled: Pace) -> Result<()> {
+    let input = Input::Mixed;
+    bench.input(input)?;
+    let most = formula_mib(std::thread::available_parallelism()?.get());
+    let place = bench.start(Kind::Drain)?;
+    for (name, pace) in [("fast", Pace::Free), ("slow", slow), ("stalled", stalled)] {
+        let Place::Sink(sink) = &place else { bail!("the sink is a sink") };
+        let entry = Entry { contender: Contender::Strongroom, place: &place, input, bytes, level: DEFAULT_LEVEL };
+        let line = entry.backup(&bench.arena)?;
+        sink.set_pace(pace);
+        let measured = line.run()?;
+        sink.set_pace(Pace::Free);
+        let what = format!("a {name} store, {} GiB: peak memory of the host", bytes / GIB);
+        let peak = float(measured.peak_bytes) / float(MIB);
+        let most = f64::from(u16::try_from(most)?);
+        bench.find(name, what, peak, "MiB", Better::Lower, Some(most));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_formula_gives_what_is_published_for_two_cores() {
+        assert_eq!(formula_mib(2), 74);
+    }
+}
