@@ -8,6 +8,7 @@ pub mod diagnose;
 pub mod restore;
 pub mod scratch;
 pub mod trend;
+pub mod unfinished;
 pub mod verify;
 
 use crate::bucket::SharedBucket;
@@ -68,6 +69,8 @@ pub struct Job {
     pub scratch_root: PathBuf,
     /// Where file locks of this machine are.
     pub lock_dir: PathBuf,
+    /// Where it is noted that a restore has begun to change its target.
+    pub restore_notes: PathBuf,
     /// How long a lease must stand still before it is taken over.
     pub lease_duration: Duration,
     /// Who watches.

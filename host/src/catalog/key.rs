@@ -1,6 +1,7 @@
 //! Host keys: who signed a record, and whom this host believes.
 
 use crate::error::{Error, IoContext, Result};
+use crate::failpoint::{self, Point};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -127,8 +128,10 @@ impl HostKey {
             let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
+            failpoint::reach(Point::KeyFlushed);
             // A link never replaces a key that another process has just made.
             std::fs::hard_link(&temporary, path)?;
+            failpoint::reach(Point::KeyNamed);
             std::fs::File::open(folder)?.sync_all()
         })();
         // Only the temporary name goes; the key has its own.

@@ -7,6 +7,7 @@ use super::digest::{self, PieceDigest, Tree};
 use super::index::{at, read_exactly, segment_number};
 use super::segment::SealedSegments;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Breakage};
 use crate::record::ArtifactRecord;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use std::sync::Arc;
@@ -102,7 +103,8 @@ async fn check_segment(
     }
     let blake3 = tree.finish().map_or_else(String::new, |digest| digest.to_string());
     let crc = digest::show_crc(crc);
-    if blake3 == expected.blake3 && crc == expected.crc64nvme {
+    let is_right = blake3 == expected.blake3 && crc == expected.crc64nvme;
+    if is_right || failpoint::is_broken(Breakage::IgnoreStoredDigest) {
         return Ok(());
     }
     let cause = Error::damaged("its bytes are not the recorded ones")

@@ -11,6 +11,7 @@ use super::seal::{self, CHUNK_BYTES, Identity, PayloadKey, SEALED_CHUNK_BYTES};
 use super::segment::SealedSegments;
 use super::tail::{FrameEntry, MAX_FRAMES_PER_SEGMENT, Tail};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Breakage};
 use crate::record::{ArtifactRecord, SegmentRecord};
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -148,7 +149,7 @@ impl Index {
         }
         // A single frame is proven when it is decoded: its digest is the artifact's own.
         let is_proven = tree.n_pieces() == 1 || tree.finish() == Some(self.blake3);
-        if is_proven {
+        if is_proven || failpoint::is_broken(Breakage::IgnoreChaining) {
             return Ok(fingerprints);
         }
         Err(Error::damaged(format!("the segments of artifact \"{}\" are not those of its record", self.record.name))

@@ -3,6 +3,7 @@
 use super::{Root, describe_io, modified};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Breakage, Point};
 use crate::id::ObjectKey;
 use crate::store::PendingUpload;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, File, FileExt, OpenOptions, OpenOptionsExt};
@@ -46,7 +47,10 @@ impl Temporary {
         let note = create_new(&dir, &format!("{id}{KEY_ENDING}")).map_err(failed)?;
         let file = note.write_all_at(key.as_str().as_bytes(), 0).and_then(|()| create_new(&dir, &id));
         match file {
-            Ok(file) => Ok(Self { root: Arc::clone(root), dir, id, file, what }),
+            Ok(file) => {
+                failpoint::reach(Point::LocalBegun);
+                Ok(Self { root: Arc::clone(root), dir, id, file, what })
+            }
             Err(error) => {
                 remove_if_there(&dir, &format!("{id}{KEY_ENDING}")).map_err(failed)?;
                 Err(failed(error))
@@ -60,7 +64,9 @@ impl Temporary {
 
     /// Writes all of `bytes` at `offset`.
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|error| describe_io(error, &self.what))
+        self.file.write_all_at(bytes, offset).map_err(|error| describe_io(error, &self.what))?;
+        failpoint::reach(Point::LocalWritten);
+        Ok(())
     }
 
     /// Cuts or extends it to exactly `size` bytes.
@@ -70,7 +76,11 @@ impl Temporary {
 
     /// Returns once the bytes are on the disk.
     pub(super) fn flush(&self) -> Result<()> {
-        self.file.sync_all().map_err(|error| describe_io(error, &self.what))
+        if !failpoint::is_broken(Breakage::SkipFileFlush) {
+            self.file.sync_all().map_err(|error| describe_io(error, &self.what))?;
+        }
+        failpoint::reach(Point::LocalFlushed);
+        Ok(())
     }
 
     /// Gives it its name unless something is there; then says `false`.
@@ -103,10 +113,15 @@ impl Temporary {
             let (parent, name) = root.make_parent(key).map_err(failed)?;
             match act(&parent, name) {
                 Ok(()) => {
+                    failpoint::reach(Point::LocalNamed);
+                    if failpoint::is_broken(Breakage::SkipNameFlush) {
+                        return Ok(true);
+                    }
                     if let Err(error) = self.root.flush_dir(&parent) {
                         let error = failed(error);
                         return Err(if is_new { take_back(&parent, name, error) } else { error });
                     }
+                    failpoint::reach(Point::LocalDurable);
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
@@ -186,8 +201,9 @@ impl Root {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => self.flushed().remove(path),
             };
+            failpoint::reach(Point::LocalFolder);
         }
-        if !self.flushed().contains(path) {
+        if !self.flushed().contains(path) && !failpoint::is_broken(Breakage::SkipFolderFlush) {
             self.flush_dir(parent)?;
             self.flushed().insert(path.to_owned());
         }
@@ -266,6 +282,7 @@ impl Root {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             removed => removed.map_err(failed)?,
         }
+        failpoint::reach(Point::LocalRemoved);
         self.flush_dir(&parent).map_err(failed)?;
         let mut left = parents;
         while !left.is_empty() && self.dir.remove_dir(left).is_ok() {
