@@ -1,8 +1,8 @@
 //! SIGKILL at every named point and at random times: nothing half-made is visible, what is listed is whole,
 //! and the next run succeeds.
 //!
-//! `STRONGROOM_KILLS` is how many kills the long form does in all (`cargo xtask soak kill`); the short form
-//! reaches every point once. `STRONGROOM_SEED` repeats a run.
+//! The short form kills at every point once, the long one (`cargo xtask soak kill`) as often as it is told.
+//! `STRONGROOM_SEED` repeats a run.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -13,6 +13,7 @@ use strongroom_tests::documents::Documents;
 use strongroom_tests::relay::{Relay, Setup, sh};
 use strongroom_tests::s3::{self, ACCESS_KEY, S3Server, SECRET_KEY, Server};
 use strongroom_tests::{Output, Sandbox};
+use xtask::soak;
 
 /// Kills of one world, before the next one begins with an empty store: every one of its backups is verified
 /// after every kill.
@@ -26,7 +27,7 @@ enum Deed {
     Backup,
     /// Its producer stands still long enough for the lease to be renewed.
     SlowBackup,
-    /// Its producer fails at the end, so what was stored is removed again.
+    /// Its plugin fails at the end, so what was stored is removed again.
     FailedBackup,
     VerifyContents,
     VerifyStored,
@@ -123,10 +124,10 @@ impl World {
         let name = relay.sandbox.dir().file_name().expect("a name").to_string_lossy().into_owned();
         let place = shape.place.replace("WORLD", &name);
         relay.configure(&Setup {
-            produce: sh(&format!("test ! -e {dir}/slow || sleep 0.3; {}; test ! -e {dir}/fail", shape.produce)),
+            produce: sh(&format!("test ! -e {dir}/slow || sleep 0.3; {}", shape.produce)),
             // Each restore into a place of its own: what a killed one started may live on for a moment.
             consume: sh(&format!("b3sum >> {dir}/restored-$PPID")),
-            settings: format!("artifacts = [{}]", artifacts.join(", ")),
+            settings: format!("artifacts = [{}]\nfail = false", artifacts.join(", ")),
             place,
             store: shape.store.into(),
             ..Setup::default()
@@ -148,18 +149,19 @@ impl World {
         &self.relay.sandbox
     }
 
-    fn flag(&self, name: &str, is_set: bool) {
-        let path = self.sandbox().path(name);
-        if is_set {
-            std::fs::write(path, "").unwrap();
-        } else if path.exists() {
-            std::fs::remove_file(path).unwrap();
-        }
-    }
-
     fn prepare(&self, deed: Deed) {
-        self.flag("slow", deed == Deed::SlowBackup);
-        self.flag("fail", deed == Deed::FailedBackup);
+        let slow = self.sandbox().path("slow");
+        if deed == Deed::SlowBackup {
+            std::fs::write(slow, "").unwrap();
+        } else if slow.exists() {
+            std::fs::remove_file(slow).unwrap();
+        }
+        let config = self.sandbox().path("strongroom.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let fails = deed == Deed::FailedBackup;
+        if !text.contains(&format!("fail = {fails}")) {
+            std::fs::write(config, text.replace(&format!("fail = {}", !fails), &format!("fail = {fails}"))).unwrap();
+        }
     }
 
     /// Runs a deed with nobody killing it: how often it reaches which point, and how long it takes.
@@ -312,7 +314,7 @@ fn kill_until(shapes: &[Shape], deeds: &[Deed], wanted: &BTreeSet<&'static str>,
             }
         }
     }
-    println!("{done} kills in {worlds} worlds, {named} of them at named points");
+    println!("soak: {done} kills in {worlds} worlds, {named} of them at named points");
     done
 }
 
@@ -328,7 +330,7 @@ fn choose(world: &World, dice: &mut Dice, missing: &BTreeSet<&'static str>, deed
             }
         }
     }
-    if open.is_empty() && dice.below(2) == 0 {
+    if dice.below(if open.is_empty() { 2 } else { 6 }) == 0 {
         let deed = *dice.pick(deeds);
         let took = u64::try_from(world.reached[&deed].1.as_micros()).expect("a duration");
         return (deed, When::After(Duration::from_micros(dice.below(took.max(1)))));
@@ -338,10 +340,10 @@ fn choose(world: &World, dice: &mut Dice, missing: &BTreeSet<&'static str>, deed
     (deed, When::At(point, 1 + dice.below(n.div_ceil(2))))
 }
 
-/// How many kills the long form shall do: of all of them, this share in percent.
-fn share(percent: usize) -> usize {
-    let all: usize = std::env::var("STRONGROOM_KILLS").map_or(0, |text| text.parse().expect("a number of kills"));
-    all * percent / 100
+/// How many kills to do: of those that the long form was told, this share in percent; `short` in the short one.
+fn share(percent: usize, short: usize) -> usize {
+    let told: usize = std::env::var(soak::COUNT).map_or(0, |text| text.parse().expect("a number of kills"));
+    if told > 0 { told * percent / 100 } else { short }
 }
 
 /// Names of the points that `wanted` says yes to.
@@ -360,14 +362,14 @@ fn killed_anywhere_a_local_store_shows_only_whole_backups_and_the_next_run_succe
         Shape { place: place.clone(), store: "", produce: TINY.0, artifacts: TINY.1 },
         Shape {
             place,
-            store: "part_bytes = \"1MiB\"\nparts_per_segment = 2",
-            produce: "head -c 3000000 /dev/urandom",
+            store: "part_bytes = \"1MiB\"\nparts_per_segment = 4",
+            produce: "head -c 5000000 /dev/urandom",
             artifacts: &["large"],
         },
     ];
     let deeds: Vec<_> = Deed::ALL.iter().copied().filter(|deed| *deed != Deed::SlowBackup).collect();
     let wanted = points(|name| !is_of_s3(name) && !name.starts_with("bucket."));
-    kill_until(&shapes, &deeds, &wanted, share(60));
+    kill_until(&shapes, &deeds, &wanted, share(65, 40));
 }
 
 /// Shapes of worlds in a bucket: tiny artifacts, and one of two segments that are uploaded in parts.
@@ -381,8 +383,8 @@ fn shapes_in(port: u16) -> [Shape; 2] {
         Shape { place: place.clone(), store: "", produce: TINY.0, artifacts: TINY.1 },
         Shape {
             place,
-            store: "part_bytes = \"5MiB\"\nparts_per_segment = 2",
-            produce: "head -c 11000000 /dev/urandom",
+            store: "part_bytes = \"8MiB\"\nparts_per_segment = 2",
+            produce: "head -c 18000000 /dev/urandom",
             artifacts: &["large"],
         },
     ]
@@ -398,10 +400,11 @@ async fn check_server(server: Server, wanted: &BTreeSet<&'static str>, kills: us
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_anywhere_a_bucket_shows_only_whole_backups_and_the_next_run_succeeds() {
     let wanted = points(|name| is_of_s3(name) || name.starts_with("lease.") || name.starts_with("record."));
-    check_server(Server::Versitygw, &wanted, share(25)).await;
+    check_server(Server::Versitygw, &wanted, share(20, 16)).await;
     // Four seconds to start: the long form only.
-    if share(100) > 0 {
-        check_server(Server::Minio, &wanted, share(10)).await;
+    let kills = share(10, 0);
+    if kills > 0 {
+        check_server(Server::Minio, &wanted, kills).await;
     }
 }
 
@@ -412,7 +415,7 @@ fn killed_while_it_writes_files_a_restore_is_done_again_and_the_tree_is_whole() 
         std::fs::write(documents.source().join(format!("file-{n}")), format!("{n}\n").repeat(10_000)).unwrap();
     }
     let id = documents.backup(0);
-    let kills = share(5).max(4);
+    let kills = share(5, 4);
     for n in 0..kills {
         let point = ["bucket.written", "bucket.named"][n % 2];
         let fail = format!("{point}@{}=kill", 1 + n / 2 % 5);
@@ -433,4 +436,5 @@ fn killed_while_it_writes_files_a_restore_is_done_again_and_the_tree_is_whole() 
         after.check_code(0);
         assert!(!after.stderr.contains("interrupted"), "it was told before: {after:?}");
     }
+    println!("soak: {kills} kills of restores into a bucket");
 }

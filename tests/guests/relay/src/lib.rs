@@ -14,6 +14,8 @@ struct Settings {
     value: Option<String>,
     skip: Option<String>,
     source_id: Option<String>,
+    #[serde(default)]
+    fail: bool,
 }
 
 fn one_artifact() -> Vec<String> {
@@ -46,6 +48,9 @@ impl Plugin for Relay {
         for (process, transfer) in under_way {
             bytes += transfer.wait()?.size;
             process.wait()?.success()?;
+        }
+        if settings.fail {
+            return Err(Error::failed("the test told it to fail at its end"));
         }
         let mut report = Report::new()
             .fact("bytes", bytes)
