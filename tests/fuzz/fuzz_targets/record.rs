@@ -1,2 +1,5 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| { let _ = strongroom_tests::root(); let _ = data; });
+#[global_allocator]
+static ALLOCATOR: strongroom_tests::hostile::memory::Counting = strongroom_tests::hostile::memory::Counting;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| strongroom_tests::hostile::target("record").run(data));
