@@ -12,9 +12,11 @@
 
 pub mod cache;
 pub mod command;
+pub mod fuzz;
 pub mod package;
 pub mod prerequisite;
 pub mod quickstart;
+pub mod soak;
 pub mod stage;
 pub mod summary;
 pub mod workspace;

@@ -5,7 +5,7 @@
 use anyhow::Result;
 use std::process::ExitCode;
 use xtask::workspace::Workspace;
-use xtask::{quickstart, stage};
+use xtask::{quickstart, soak, stage};
 
 /// A command of `cargo xtask`.
 struct Task {
@@ -22,6 +22,12 @@ const TASKS: &[Task] = &[
         arguments: "",
         help: "build host and plugins, then back up, verify, damage, diagnose and restore real files",
         run: quickstart::run,
+    },
+    Task {
+        name: "soak",
+        arguments: "[NAME …] [--count N | --minutes N] [--list]",
+        help: "run the long harnesses, or those named, and write what came of them into docs/reliability.md",
+        run: soak::run,
     },
     Task {
         name: "test",
