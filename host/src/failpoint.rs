@@ -147,6 +147,8 @@ named! {
         SkipNameFlush = "skip-name-flush",
         /// The local store does not flush the folder in which it made a folder.
         SkipFolderFlush = "skip-folder-flush",
+        /// What a restore wrote into a bucket is not flushed.
+        SkipRestoreFlush = "skip-restore-flush",
         /// A frame is handed on whatever its digest is.
         IgnoreFrameDigest = "ignore-frame-digest",
         /// The chaining values of the segments are not held against the record.

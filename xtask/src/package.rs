@@ -32,6 +32,7 @@ pub const PACKAGES: &[Package] = &[
     program("b3sum", "b3sum"),
     program("jq", "jq"),
     program("podman", "podman"),
+    program("strace", "strace"),
     program("runc", "runc"),
     program("busybox-static", "busybox"),
     program("python3", "python3"),

@@ -6,7 +6,7 @@ use super::{Job, made, readable};
 use crate::catalog::Listed;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::failpoint::{self, Point};
+use crate::failpoint::{self, Breakage, Point};
 use crate::id::{BackupId, Label};
 use crate::plugin::Observer;
 use crate::plugin::context::{CheckOutcome, Level, Step};
@@ -90,7 +90,7 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     };
     failpoint::reach(Point::RestoreReturned);
     let result = match result {
-        Ok(()) if !options.plan_only => flush(&job).await,
+        Ok(()) if !options.plan_only && !failpoint::is_broken(Breakage::SkipRestoreFlush) => flush(&job).await,
         other => other,
     };
     failpoint::reach(Point::RestoreFlushed);
