@@ -132,7 +132,7 @@ impl HostKey {
             // A link never replaces a key that another process has just made.
             std::fs::hard_link(&temporary, path)?;
             failpoint::reach(Point::KeyNamed);
-            std::fs::File::open(folder)?.sync_all()
+            flush_up(folder)
         })();
         // Only the temporary name goes; the key has its own.
         let removed = std::fs::remove_file(&temporary);
@@ -155,6 +155,17 @@ impl HostKey {
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         self.pair.sign(message).as_ref().to_vec()
     }
+}
+
+/// Returns once the names in a folder are on the disk, and those of the folders above it as far as this
+/// user may read them: whoever made those, in this run or before, did not flush them.
+fn flush_up(folder: &Path) -> std::io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()?;
+    for above in folder.ancestors().skip(1) {
+        let Ok(dir) = std::fs::File::open(above) else { break };
+        dir.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Whose records are believed.

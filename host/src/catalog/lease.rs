@@ -178,7 +178,10 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
                 false
             }
         };
-        if free || (stood_still && !failpoint::is_broken(Breakage::NeverTakeOver)) {
+        if stood_still && failpoint::is_broken(Breakage::NeverTakeOver) {
+            return Err(busy(&request.job));
+        }
+        if free || stood_still {
             mine.counter = seen.map_or(0, |lease| lease.counter).wrapping_add(1);
             match store.put(&key, encode(&mine)?, Condition::Unchanged(etag)).await {
                 Ok(info) => return with_etag(mine, info.etag),

@@ -103,6 +103,8 @@ impl Note {
             .and_then(|()| file.write_all(line.as_bytes()))
             .and_then(|()| file.sync_all())
             .and_then(|()| File::open(dir)?.sync_all())
+            // The folder may be new; the one above it came with the host's key.
+            .and_then(|()| dir.parent().map_or(Ok(()), |above| File::open(above)?.sync_all()))
             .doing(what)?;
         *slot = Some(file);
         Ok(())
