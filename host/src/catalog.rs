@@ -6,6 +6,7 @@
 pub mod key;
 pub mod layout;
 pub mod lease;
+pub mod removal;
 pub mod signed;
 pub mod verified;
 
@@ -22,6 +23,7 @@ use crate::record::{BackupRecord, FORMAT, Outcome};
 use crate::store::{Condition, Store};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Longest record that is read: a record with 10,000 artifacts of a dozen segments fits many times.
@@ -104,6 +106,16 @@ impl Listed {
     }
 }
 
+/// The folders of a job.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Those with a record, oldest first.
+    pub backups: Vec<Listed>,
+    /// Those without one that can be seen, in the order of their ids: a run that is at work or was
+    /// interrupted, or a backup that was removed.
+    pub without_record: Vec<BackupId>,
+}
+
 /// Why a record was not committed, or may not have been.
 #[derive(Debug)]
 pub enum NotCommitted {
@@ -143,21 +155,48 @@ impl Catalog {
 
     /// Every backup of `job`, oldest first: those whose record exists, whatever its standing.
     pub async fn backups(&self, job: &Label) -> Result<Vec<Listed>> {
+        Ok(self.survey(job).await?.backups)
+    }
+
+    /// Every folder of `job`: its backups, oldest first, and the folders in which no record is seen.
+    pub async fn survey(&self, job: &Label) -> Result<Survey> {
         let folders = self.store.folders(&format!("{job}/")).await?;
         let ids = folders.into_iter().filter_map(|name| name.parse::<BackupId>().ok());
         let mut found = stream::iter(ids)
-            .map(|id| async move { self.read(job, &id).await.map_or_else(absent_is_none, |listed| Ok(Some(listed))) })
+            .map(|id| async move {
+                let listed = self.read(job, &id).await.map_or_else(absent_is_none, |listed| Ok(Some(listed)));
+                listed.map(|listed| (id, listed))
+            })
             .buffered(RECORDS_IN_FLIGHT);
-        let mut backups = Vec::new();
+        let mut survey = Survey::default();
         while let Some(next) = found.next().await {
-            backups.extend(next?);
+            match next? {
+                (_, Some(listed)) => survey.backups.push(listed),
+                (id, None) => survey.without_record.push(id),
+            }
         }
         // Ids have whole seconds: within one, the records know better.
         let started = |listed: &Listed| listed.trusted().map(|record| record.started);
-        backups.sort_by(|a, b| {
+        survey.backups.sort_by(|a, b| {
             a.id.second().cmp(b.id.second()).then_with(|| started(a).cmp(&started(b))).then_with(|| a.id.cmp(&b.id))
         });
-        Ok(backups)
+        Ok(survey)
+    }
+
+    /// Runs of `job` that left something and no backup, oldest first: folders without a record that
+    /// no prune emptied of it, and uploads that were begun.
+    pub async fn interrupted(&self, job: &Label, survey: &Survey) -> Result<Vec<BackupId>> {
+        let mut left = BTreeSet::new();
+        for id in &survey.without_record {
+            if !self.was_removed(job, id).await? {
+                left.insert(id.clone());
+            }
+        }
+        for upload in self.store.pending_uploads(&format!("{job}/")).await? {
+            let id = upload.key.split('/').nth(1).and_then(|name| name.parse::<BackupId>().ok());
+            left.extend(id.filter(|id| survey.backups.iter().all(|listed| listed.id != *id)));
+        }
+        Ok(left.into_iter().collect())
     }
 
     /// One backup by its id; `NotFound` when there is no record.
@@ -339,35 +378,6 @@ impl Catalog {
             // It may be there, or still be on its way: nothing that it names may be removed.
             (Err(answer), Err(_)) => Err(NotCommitted::Unknown(answer.while_doing(what))),
             (Ok(_), Err(unread)) => Err(NotCommitted::Unknown(unread.while_doing(what))),
-        }
-    }
-
-    /// Removes everything under the folder of a run that made no backup. The record is asked for
-    /// first: a folder with one is never touched.
-    pub async fn discard(&self, job: &Label, id: &BackupId) -> Result<u64> {
-        match self.store.head(&layout::record(job, id)?).await {
-            Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => return Err(error),
-            Ok(_) => return Err(Error::conflict(format!("backup {id} of job \"{job}\" exists and is kept"))),
-        }
-        let folder = format!("{job}/{id}/");
-        let mut removed = 0;
-        for upload in self.store.pending_uploads(&folder).await? {
-            self.store.abort_pending(&upload).await?;
-            removed += 1;
-        }
-        let mut after = None;
-        loop {
-            let page = self.store.list(&folder, after.as_deref()).await?;
-            for object in &page.objects {
-                self.store.delete(&crate::id::ObjectKey::parse(&object.key)?, object.version.as_deref()).await?;
-                failpoint::reach(Point::DiscardRemoved);
-                removed += 1;
-            }
-            after = page.next;
-            if after.is_none() {
-                return Ok(removed);
-            }
         }
     }
 }

@@ -87,6 +87,16 @@ named! {
         RecordRead = "record.read",
         /// An object of a failed run was removed.
         DiscardRemoved = "discard.removed",
+        /// A prune holds the lease and knows what it will remove.
+        PrunePlanned = "prune.planned",
+        /// The note that a record is removed is there, and so is the record.
+        PruneNoted = "prune.noted",
+        /// A prune removed a record.
+        PruneRecord = "prune.record",
+        /// A prune removed an object that belongs to no backup.
+        PruneObject = "prune.object",
+        /// A prune aborted an upload.
+        PruneUpload = "prune.upload",
         /// Local store: there is an empty temporary file.
         LocalBegun = "local.begun",
         /// Local store: bytes were written to a temporary file.
@@ -159,6 +169,12 @@ named! {
         IgnoreSignature = "ignore-signature",
         /// A lease whose holder died is never taken over.
         NeverTakeOver = "never-take-over",
+        /// What a verification proved keeps nothing from being pruned.
+        ForgetVerified = "forget-verified",
+        /// What a kept backup needs is pruned.
+        ForgetNeeds = "forget-needs",
+        /// What a run left is removed at once, and not when it is a week old.
+        IgnoreAge = "ignore-age",
         /// The end of a pipe is an end whatever became of the program.
         AcceptFailedProducer = "accept-failed-producer",
         /// A program whose input broke off is not killed, so that it takes that for an end.

@@ -13,8 +13,10 @@ pub mod memory;
 pub mod retry;
 pub mod s3;
 pub mod segments;
+mod version;
 
 pub use segments::StoreSegments;
+pub use version::{Lock, ObjectVersion, remove_for_good};
 
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
@@ -177,6 +179,20 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// Aborts one of them. Aborting what is not there succeeds.
     async fn abort_pending(&self, upload: &PendingUpload) -> Result<()>;
+
+    /// The time by the store's own clock, to the second: what ages are measured against.
+    async fn now(&self) -> Result<Timestamp>;
+
+    /// Every version of every object under `prefix`, delete markers too, in no order; where no
+    /// versions are kept, every object. Memory: some 200 bytes for each.
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>>;
+
+    /// What keeps one version of an object from being removed. An object that is not there is free.
+    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock>;
+
+    /// When the last part of a pending upload was stored, by the store's clock; its beginning when
+    /// it has none yet.
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp>;
 
     /// What the store says of itself; `None` where it does not say.
     async fn properties(&self) -> Result<Properties> {

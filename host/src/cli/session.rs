@@ -158,6 +158,7 @@ impl Session {
             lock_dir: self.directories.state.join("locks"),
             restore_notes: self.directories.state.join("restores"),
             lease_duration: failpoint::lease_duration(lease::DURATION),
+            new_source: None,
             progress: self.progress.clone(),
             cancel: self.cancel.clone(),
         })

@@ -1,9 +1,9 @@
 //! The story of a backup, from top to bottom.
 
 use super::artifact::NewArtifacts;
-use super::{Job, made, trend};
+use super::{Job, made, source, trend};
 use crate::catalog::lease::Lease;
-use crate::catalog::{Listed, NotCommitted, layout};
+use crate::catalog::{Listed, NotCommitted, Survey, layout};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Breakage, Point};
@@ -78,7 +78,9 @@ pub async fn dry_run(job: &Job) -> Result<BackupRecord> {
 }
 
 async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> std::result::Result<BackupRecord, Unmade> {
-    let earlier = job.catalog.backups(&job.name).await?;
+    let survey = job.catalog.survey(&job.name).await?;
+    say_what_was_interrupted(job, &survey).await;
+    let earlier = survey.backups;
     job.catalog.keep_plugin(&job.plugin.identity().sha256, &job.plugin_bytes).await?;
     failpoint::reach(Point::PluginKept);
     if failpoint::is_broken(Breakage::RecordFirst) {
@@ -159,11 +161,31 @@ async fn collect(
         warnings: Vec::new(),
         extra: Default::default(),
     };
+    source::check(job, &mut record, earlier)?;
     record.warnings = trend::warnings(&record, &good);
     for warning in &record.warnings {
         job.progress.warn(warning);
     }
     Ok((record, artifacts))
+}
+
+/// A run that was killed could not say so: the next one does. It begins anew under an id of its own,
+/// and what was left is removed by its age.
+async fn say_what_was_interrupted(job: &Job, survey: &Survey) {
+    match job.catalog.interrupted(&job.name, survey).await {
+        Ok(left) => {
+            if let Some(newest) = left.last() {
+                let runs =
+                    if left.len() == 1 { "1 earlier run".to_owned() } else { format!("{} earlier runs", left.len()) };
+                job.progress.warn(&format!(
+                    "{runs} of job \"{0}\" did not end and left no backup, the newest {newest}: this one begins anew; `strongroom prune {0} --orphans` removes what is left once it is a week old",
+                    job.name
+                ));
+            }
+        }
+        // It is good to know, and no reason to have no backup.
+        Err(error) => tracing::warn!(job = %job.name, %error, "could not look for what earlier runs left"),
+    }
 }
 
 fn parse_needs(job: &Job, needs: &[String]) -> Result<Vec<BackupId>> {

@@ -2,15 +2,17 @@
 //!
 //! Never part of a configuration; tests of everything that uses a store wrap theirs in it.
 
-use super::{Condition, ObjectInfo, Page, PendingUpload, Properties, Store, Upload, len_of};
+use super::{Condition, Lock, ObjectInfo, ObjectVersion, Page, PendingUpload, Properties, Store, Upload, len_of};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// One way to misbehave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub enum Fault {
     WrongChecksum,
     /// Calls of this operation never return.
     Stall(Op),
+    /// The store's clock is this much ahead of the times that its objects have: they are that old.
+    ClockAhead(Duration),
 }
 
 /// The operations of [`Store`] and [`Upload`].
@@ -229,6 +233,28 @@ impl Store for FaultyStore {
 
     async fn abort_pending(&self, upload: &PendingUpload) -> Result<()> {
         self.through(Op::AbortPending, self.inner.abort_pending(upload)).await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        let now = self.inner.now().await?;
+        match self.fault {
+            Fault::ClockAhead(by) => {
+                now.checked_add(by).map_err(|error| Error::failed("the test's clock is too far ahead").because(error))
+            }
+            _ => Ok(now),
+        }
+    }
+
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        self.through(Op::List, self.inner.versions(prefix)).await
+    }
+
+    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
+        self.inner.lock_of(key, version).await
+    }
+
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        self.inner.last_part(upload).await
     }
 
     async fn properties(&self) -> Result<Properties> {

@@ -3,12 +3,13 @@
 //! Bodies are [`Bytes`], so sending one again costs no copy. Only what [`Error::is_retryable`]
 //! says is tried again: it never guesses, backends classify.
 
-use super::{Condition, ObjectInfo, Page, PendingUpload, Properties, Store, Upload};
+use super::{Condition, Lock, ObjectInfo, ObjectVersion, Page, PendingUpload, Properties, Store, Upload};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use crate::unit;
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
@@ -170,6 +171,22 @@ impl Store for RetryStore {
 
     async fn abort_pending(&self, upload: &PendingUpload) -> Result<()> {
         self.policy.run("abort an upload", || self.inner.abort_pending(upload)).await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        self.policy.run("ask for the time", || self.inner.now()).await
+    }
+
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        self.policy.run("list versions", || self.inner.versions(prefix)).await
+    }
+
+    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
+        self.policy.run("ask for a lock", || self.inner.lock_of(key, version)).await
+    }
+
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        self.policy.run("list parts", || self.inner.last_part(upload)).await
     }
 
     async fn properties(&self) -> Result<Properties> {

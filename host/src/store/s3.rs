@@ -14,12 +14,15 @@ mod checksum;
 mod failure;
 mod place;
 mod upload;
+mod version;
 mod write;
 
 pub use place::{CONNECT_WAIT, S3Credentials, S3Spec, STALL_WAIT};
 
 use super::memory::{check_limit, too_short};
-use super::{Condition, ObjectInfo, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, crc64nvme};
+use super::{
+    Condition, Lock, ObjectInfo, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, crc64nvme,
+};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
 use async_trait::async_trait;
@@ -459,6 +462,22 @@ impl Store for S3Store {
 
     async fn abort_pending(&self, upload: &PendingUpload) -> Result<()> {
         self.abort_by_id(&self.full(&upload.key), &upload.id).await
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        self.server_time().await
+    }
+
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        self.all_versions(prefix).await
+    }
+
+    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
+        self.lock(key, version).await
+    }
+
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        self.youngest_part(upload).await
     }
 
     async fn properties(&self) -> Result<Properties> {
