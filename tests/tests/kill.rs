@@ -7,12 +7,13 @@
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 use strongroom::failpoint::Point;
 use strongroom_tests::documents::Documents;
 use strongroom_tests::relay::{Relay, Setup, sh};
 use strongroom_tests::s3::{self, ACCESS_KEY, S3Server, SECRET_KEY, Server};
-use strongroom_tests::{Output, Sandbox};
+use strongroom_tests::{Output, Sandbox, wait_until};
 use xtask::soak;
 
 /// Kills of one world, before the next one begins with an empty store: every one of its backups is verified
@@ -32,11 +33,23 @@ enum Deed {
     VerifyContents,
     VerifyStored,
     Restore,
+    /// Removes the records of backups that no rule keeps.
+    Prune,
+    /// Removes what killed runs left and what is old; local stores only, where a test can make it old.
+    PruneOrphans,
 }
 
 impl Deed {
-    const ALL: &[Self] =
-        &[Self::Backup, Self::SlowBackup, Self::FailedBackup, Self::VerifyContents, Self::VerifyStored, Self::Restore];
+    const ALL: &[Self] = &[
+        Self::Backup,
+        Self::SlowBackup,
+        Self::FailedBackup,
+        Self::VerifyContents,
+        Self::VerifyStored,
+        Self::Restore,
+        Self::Prune,
+        Self::PruneOrphans,
+    ];
 
     fn args(self) -> &'static [&'static str] {
         match self {
@@ -44,6 +57,8 @@ impl Deed {
             Self::VerifyContents => &["verify", "orders", "latest", "--depth", "contents"],
             Self::VerifyStored => &["verify", "orders", "latest", "--depth", "stored"],
             Self::Restore => &["restore", "orders", "latest"],
+            Self::Prune => &["prune", "orders", "--yes"],
+            Self::PruneOrphans => &["prune", "orders", "--orphans", "--yes"],
         }
     }
 
@@ -55,6 +70,10 @@ impl Deed {
     /// Whether it may add a backup.
     fn adds(self) -> bool {
         matches!(self, Self::Backup | Self::SlowBackup)
+    }
+
+    fn prunes(self) -> bool {
+        matches!(self, Self::Prune | Self::PruneOrphans)
     }
 }
 
@@ -108,13 +127,15 @@ struct World {
     known: BTreeMap<String, BTreeSet<String>>,
     /// How often each deed reaches each point, and how long it takes.
     reached: BTreeMap<Deed, (BTreeMap<&'static str, u64>, Duration)>,
+    /// What a prune may remove: backups by their ids, and files of a local store.
+    condemned: (BTreeSet<String>, BTreeSet<PathBuf>),
     /// What was killed last, for messages.
     story: String,
 }
 
 impl World {
-    /// A world whose very first run was killed at `first`, and that has one backup.
-    fn new(shape: &Shape, first: Point) -> Self {
+    /// A job with a store of this shape and nothing in it.
+    fn new_relay(shape: &Shape) -> Relay {
         let artifacts: Vec<_> = shape.artifacts.iter().map(|name| format!("{name:?}")).collect();
         let mut relay = Relay::new(Setup::default());
         relay.sandbox.set_env("ACCESS_KEY", ACCESS_KEY).set_env("SECRET_KEY", SECRET_KEY);
@@ -132,21 +153,103 @@ impl World {
             store: shape.store.into(),
             ..Setup::default()
         });
+        let config = relay.sandbox.path("strongroom.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(config, text.replace("[job.orders]\n", "[job.orders]\nkeep = { last = 1 }\n")).unwrap();
+        relay
+    }
+
+    /// A world whose very first run was killed at `first`, and that has one backup.
+    fn new(shape: &Shape, first: Point) -> Self {
         let mut world = Self {
-            relay,
+            relay: Self::new_relay(shape),
             shape: shape.clone(),
             known: BTreeMap::new(),
             reached: BTreeMap::new(),
+            condemned: Default::default(),
             story: format!("the first run, killed at {}", first.name()),
         };
         let output = world.run_killed(Deed::Backup, &When::At(first.name(), 1));
         assert_eq!(output.signal, Some(9), "{}: {output:?}", world.story);
-        world.check(Deed::Backup);
+        world.check(Deed::Backup, &When::At(first.name(), 1));
         world
     }
 
     fn sandbox(&self) -> &Sandbox {
         &self.relay.sandbox
+    }
+
+    /// Sees to it that a prune has something to do, and notes what it may remove.
+    fn condemn(&mut self, deed: Deed) {
+        while self.known.len() < 2 {
+            self.prepare(Deed::Backup);
+            self.relay.run(Deed::Backup.args()).check_code(0);
+            self.look(true, 1);
+        }
+        let mut files = BTreeSet::new();
+        if deed == Deed::PruneOrphans {
+            let before: BTreeSet<_> = self.left_over().into_iter().collect();
+            // Of the first a folder stays, of the second a file that has not got its name.
+            for point in ["segment.complete", "local.written"] {
+                let output = self.run_killed(Deed::Backup, &When::At(point, 1));
+                assert_eq!(output.signal, Some(9), "{point}: {output:?}");
+            }
+            files = self.left_over().into_iter().filter(|path| !before.contains(path)).collect();
+            assert!(!files.is_empty());
+            files.iter().for_each(|path| grow_old(path));
+        }
+        let plan = self.relay.run(&["prune", "orders", "--dry-run", "--output", "json"]);
+        let plan = plan.check_code(0).json();
+        let backups = plan["backups"].as_array().expect("backups");
+        let ids = backups.iter().filter(|backup| backup["keep"] == false).map(|backup| &backup["id"]);
+        self.condemned = (ids.map(|id| id.as_str().expect("an id").to_owned()).collect(), files);
+        assert!(!self.condemned.0.is_empty(), "{plan}");
+    }
+
+    /// Files of a local store that belong to no backup which `list` shows.
+    fn left_over(&self) -> Vec<PathBuf> {
+        let jobs = self.relay.store().join("orders");
+        let is_of_a_backup = |path: &PathBuf| self.known.keys().any(|id| path.starts_with(jobs.join(id)));
+        self.relay.stored().into_iter().filter(|path| !is_of_a_backup(path)).collect()
+    }
+
+    /// Nothing left the store but what was condemned, and all of that did.
+    fn check_pruned(&self, before: &BTreeSet<PathBuf>) {
+        let (ids, files) = &self.condemned;
+        let jobs = self.relay.store().join("orders");
+        let records: BTreeSet<_> = ids.iter().map(|id| jobs.join(id).join("record.json")).collect();
+        let after: BTreeSet<_> = self.relay.stored().into_iter().collect();
+        let condemned: BTreeSet<_> = files.union(&records).cloned().collect();
+        let gone: Vec<_> = before.difference(&after).filter(|path| !condemned.contains(*path)).collect();
+        assert!(gone.is_empty(), "{gone:?} is gone after {}", self.story);
+        let stays: Vec<_> = condemned.intersection(&after).collect();
+        assert!(stays.is_empty(), "{stays:?} is there after {}", self.story);
+    }
+
+    /// The end of a world in a local store: what is young stays, and everything that is old and no backup
+    /// goes. Returns how many files that were.
+    fn end(&mut self) -> usize {
+        self.story = "the end of a world".into();
+        self.prepare(Deed::Backup);
+        let young: BTreeSet<_> = self.left_over().into_iter().collect();
+        self.relay.run(Deed::PruneOrphans.args()).check_code(0);
+        self.forget_what_is_gone();
+        let there: BTreeSet<_> = self.relay.stored().into_iter().collect();
+        assert!(young.is_subset(&there), "young and gone: {:?}", young.difference(&there).collect::<Vec<_>>());
+        self.relay.stored().iter().for_each(|path| grow_old(path));
+        self.relay.run(Deed::PruneOrphans.args()).check_code(0);
+        self.look(false, 0);
+        assert_eq!(self.left_over(), Vec::<PathBuf>::new(), "old, and of no backup");
+        let scratch: Vec<_> = std::fs::read_dir(self.sandbox().path("tmp")).unwrap().flatten().collect();
+        assert!(scratch.is_empty(), "scratch directories of dead runs: {scratch:?}");
+        young.len()
+    }
+
+    /// After a prune: the records that it removed are not missed.
+    fn forget_what_is_gone(&mut self) {
+        let listed = self.relay.listed();
+        assert!(!listed.is_empty(), "nothing is left after {}", self.story);
+        self.known.retain(|id, _| listed.contains(id));
     }
 
     fn prepare(&self, deed: Deed) {
@@ -167,6 +270,9 @@ impl World {
     /// Runs a deed with nobody killing it: how often it reaches which point, and how long it takes.
     fn survey(&mut self, deed: Deed) {
         let trace = self.sandbox().path("trace");
+        if deed.prunes() {
+            self.condemn(deed);
+        }
         self.prepare(deed);
         let began = Instant::now();
         let fail = format!("{IN_A_HURRY},trace={}", trace.display());
@@ -182,6 +288,9 @@ impl World {
         }
         self.reached.insert(deed, (counts, took));
         self.story = format!("{deed:?}, not killed");
+        if deed.prunes() {
+            self.forget_what_is_gone();
+        }
         self.look(deed.adds(), 1);
     }
 
@@ -203,28 +312,75 @@ impl World {
     /// One kill and all checks after it; false when the run ended before.
     fn kill(&mut self, deed: Deed, when: &When) -> bool {
         self.story = format!("{deed:?} killed {when:?} in {:?}", self.shape);
+        if deed.prunes() {
+            self.condemn(deed);
+            self.story = format!("{deed:?} killed {when:?} in {:?}", self.shape);
+        }
+        let before: BTreeSet<_> = self.relay.stored().into_iter().collect();
         let output = self.run_killed(deed, when);
-        if output.signal != Some(9) {
+        let killed = output.signal == Some(9);
+        if !killed {
             output.check_code(deed.code());
+        }
+        if deed.prunes() {
+            self.check_prune(deed, &before, killed);
+            return killed;
+        }
+        if !killed {
             self.look(deed.adds(), 1);
             return false;
         }
-        self.check(deed);
+        self.check(deed, when);
         if deed == Deed::Restore {
             self.check_restored(when);
         }
         true
     }
 
-    /// What must hold after every kill.
-    fn check(&mut self, deed: Deed) {
+    /// What must hold after a prune: a backup that it was to remove is there, whole, or is not.
+    fn check_prune(&mut self, deed: Deed, before: &BTreeSet<PathBuf>, killed: bool) {
+        if killed {
+            let listed: BTreeSet<_> = self.relay.listed().into_iter().collect();
+            for id in self.known.keys().filter(|id| !self.condemned.0.contains(*id)) {
+                assert!(listed.contains(id), "{id} vanished after {}", self.story);
+            }
+            for id in &listed {
+                let output = self.relay.run(&["verify", "orders", id, "--depth", "stored"]);
+                assert_eq!(output.code, Some(0), "verify {id} after {}: {output:?}", self.story);
+            }
+            let output = self.relay.run(deed.args());
+            assert_eq!(output.code, Some(0), "the run after {}: {output:?}", self.story);
+        }
+        // Of a bucket no files are seen here.
+        if !before.is_empty() {
+            self.check_pruned(before);
+        }
+        self.forget_what_is_gone();
+        self.look(false, 0);
+    }
+
+    /// What must hold after every kill of a run that removes nothing.
+    fn check(&mut self, deed: Deed, when: &When) {
         self.look(deed.adds(), 1);
         let next = if deed == Deed::FailedBackup { Deed::Backup } else { deed };
         if next != Deed::Restore {
             self.prepare(next);
             let output = self.relay.run(next.args());
             assert_eq!(output.code, Some(0), "the run after {}: {output:?}", self.story);
+            self.check_told(deed, when, &output);
             self.look(next.adds(), if next.adds() { 1 } else { 0 });
+        }
+    }
+
+    /// After a backup that left something, the next one says so and that it begins anew.
+    fn check_told(&self, deed: Deed, when: &When, next: &Output) {
+        let left = ["segment.complete", "artifact.stored", "backup.confirmed", "record.writing"];
+        if let When::At(point, _) = when
+            && deed.adds()
+            && left.contains(point)
+        {
+            assert!(next.stderr.contains("did not end and left no backup"), "after {}: {next:?}", self.story);
+            assert!(next.stderr.contains("this one begins anew"), "after {}: {next:?}", self.story);
         }
     }
 
@@ -286,18 +442,21 @@ impl World {
     }
 }
 
-/// Points at which the first run of all can be killed: later ones do not make a key or compile the plugin.
-const FIRST: &[Point] = &[Point::KeyFlushed, Point::KeyNamed, Point::CacheWritten, Point::CacheNamed];
+/// Points at which the first run of all can be killed: later ones do not make a key, compile the plugin or keep
+/// it in the store. The last is of a local store.
+const FIRST: &[Point] =
+    &[Point::KeyFlushed, Point::KeyNamed, Point::CacheWritten, Point::CacheNamed, Point::LocalFlushed];
 
-/// Kills in worlds of these shapes until there were `kills` of them, `wanted` points first. Returns the
-/// points that a run was killed at.
-fn kill_until(shapes: &[Shape], deeds: &[Deed], wanted: &BTreeSet<&'static str>, kills: usize) -> usize {
+/// Kills in worlds of these shapes until there were `kills` of them, `wanted` points first.
+fn kill_until(shapes: &[Shape], deeds: &[Deed], wanted: &BTreeSet<&'static str>, kills: usize) {
     let mut dice = Dice::seeded();
     let mut missing: BTreeSet<&'static str> =
-        wanted.iter().copied().filter(|name| !FIRST.iter().any(|first| first.name() == *name)).collect();
-    let (mut done, mut named, mut worlds) = (0, 0, 0);
+        wanted.iter().copied().filter(|name| !FIRST[..4].iter().any(|first| first.name() == *name)).collect();
+    let (mut done, mut named, mut worlds, mut swept) = (0, 0, 0, 0);
+    let n_first = FIRST.len() - usize::from(wanted.iter().any(|name| is_of_s3(name)));
+    let first = &FIRST[..n_first];
     while done < kills || !missing.is_empty() {
-        let mut world = World::new(&shapes[worlds % shapes.len()], FIRST[worlds % FIRST.len()]);
+        let mut world = World::new(&shapes[worlds % shapes.len()], first[worlds % first.len()]);
         worlds += 1;
         done += 1;
         assert!(worlds < 20 + 2 * kills / KILLS_PER_WORLD, "never reached: {missing:?}");
@@ -314,9 +473,20 @@ fn kill_until(shapes: &[Shape], deeds: &[Deed], wanted: &BTreeSet<&'static str>,
                 }
             }
         }
+        if deeds.contains(&Deed::PruneOrphans) {
+            swept += world.end();
+        }
     }
-    println!("soak: {done} kills in {worlds} worlds, {named} of them at named points");
-    done
+    assert!(swept > 0 || !deeds.contains(&Deed::PruneOrphans), "the kills left nothing to remove");
+    println!(
+        "soak: {done} kills in {worlds} worlds, {named} of them at named points, {swept} files left and found by their age"
+    );
+}
+
+/// Makes a file of a local store eight days old, by the clock of its file system.
+fn grow_old(path: &Path) {
+    let file = std::fs::File::open(path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(8 * 24 * 3600)).unwrap();
 }
 
 /// A point that nobody was killed at yet; else any point, or any time.
@@ -395,7 +565,8 @@ async fn check_server(server: Server, wanted: &BTreeSet<&'static str>, kills: us
     let server = S3Server::start(server).await.unwrap();
     let shapes = shapes_in(server.port());
     let wanted = wanted.clone();
-    tokio::task::spawn_blocking(move || kill_until(&shapes, Deed::ALL, &wanted, kills)).await.unwrap();
+    let deeds: Vec<_> = Deed::ALL.iter().copied().filter(|deed| *deed != Deed::PruneOrphans).collect();
+    tokio::task::spawn_blocking(move || kill_until(&shapes, &deeds, &wanted, kills)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -438,4 +609,45 @@ fn killed_while_it_writes_files_a_restore_is_done_again_and_the_tree_is_whole() 
         assert!(!after.stderr.contains("interrupted"), "it was told before: {after:?}");
     }
     println!("soak: {kills} kills of restores into a bucket");
+}
+
+/// A backup of `relay` that stands still at `point`: whatever a prune is asked meanwhile, `says` on `code`, it
+/// takes nothing of it, and the backup ends well.
+fn check_left_alone(relay: &Relay, point: &str, before: impl Fn(&Relay), code: i32, says: &str) {
+    let gate = relay.sandbox.path("gate");
+    let fail = format!("{IN_A_HURRY},{point}=stop:{}", gate.display());
+    let running = relay.sandbox.strongroom(Deed::Backup.args()).env("STRONGROOM_FAIL", fail).start().unwrap();
+    wait_until("the backup to stand still", strongroom_tests::TIMEOUT, || Ok(gate.exists().then_some(()))).unwrap();
+    before(relay);
+    let prune = relay.run(Deed::PruneOrphans.args());
+    prune.check_code(code);
+    assert!(format!("{}{}", prune.stdout, prune.stderr).contains(says), "{prune:?}");
+    std::fs::remove_file(gate).unwrap();
+    running.finish(strongroom_tests::TIMEOUT).unwrap().check_code(0);
+    assert_eq!(relay.listed().len(), 1);
+    relay.run(&["verify", "orders", "latest"]).check_code(0);
+}
+
+#[test]
+fn what_a_running_backup_stored_is_never_pruned_from_a_local_store_however_old_it_looks() {
+    let place = "type = \"local\"\npath = \"store\"".to_owned();
+    let shape = Shape { place, store: "", produce: TINY.0, artifacts: TINY.1 };
+    for point in ["part.stored", "segment.complete", "record.writing"] {
+        let old = |relay: &Relay| relay.stored().iter().for_each(|path| grow_old(path));
+        check_left_alone(&World::new_relay(&shape), point, old, 1, "another run of job \"orders\" is at work");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_running_backup_stored_is_never_pruned_from_a_bucket() {
+    let server = S3Server::start(Server::Versitygw).await.unwrap();
+    let shapes = shapes_in(server.port());
+    let check = move || {
+        for (shape, point) in
+            [(&shapes[0], "segment.complete"), (&shapes[0], "record.writing"), (&shapes[1], "s3.part")]
+        {
+            check_left_alone(&World::new_relay(shape), point, |_| (), 0, "there is nothing to remove");
+        }
+    };
+    tokio::task::spawn_blocking(check).await.unwrap();
 }

@@ -15,6 +15,7 @@ pub mod command;
 pub mod fuzz;
 pub mod package;
 pub mod prerequisite;
+pub mod promise;
 pub mod quickstart;
 pub mod soak;
 pub mod stage;

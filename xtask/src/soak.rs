@@ -7,6 +7,7 @@
 use crate::cache::{self, Cache};
 use crate::command;
 use crate::fuzz;
+use crate::promise;
 use crate::stage;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
@@ -82,6 +83,18 @@ const HARNESSES: &[Harness] = &[
         what: "what may come from outside is refused with a place or gives itself back, in bounded memory: random cases",
         usual: Length::Count(20_000),
         how: How::Test { package: "strongroom-tests", program: Some("hostile"), filter: "" },
+    },
+    Harness {
+        name: "kill",
+        what: "SIGKILL to backup, verify, restore and prune at named points and random times: only whole backups are visible, and the next run succeeds",
+        usual: Length::Count(1_000),
+        how: How::Test { package: "strongroom-tests", program: Some("kill"), filter: "killed_" },
+    },
+    Harness {
+        name: "promises",
+        what: "every promise is broken on purpose, and the test that guards it fails; names behind it choose breakages",
+        usual: Length::Count(0),
+        how: How::Own(promise::run),
     },
     Harness {
         name: "fuzz",

@@ -7,7 +7,7 @@
 use super::leftover::{Fate, Folder, is_abandoned};
 use super::retention::{Candidate, Keep, Proof, Verdict, decide};
 use crate::catalog::lease::{self, Lease};
-use crate::catalog::{Catalog, HostKey, Listed, Standing, Verification};
+use crate::catalog::{Catalog, HostKey, Listed, Standing, Verification, layout};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Point};
@@ -256,11 +256,16 @@ fn proof(found: &Verification) -> Option<Proof> {
     }
 }
 
-/// Uploads of the job that were begun; those of a run that the lease names are never abandoned.
+/// Uploads of the job that were begun, and of plugins; those of a run that the lease names are never abandoned.
 async fn open_uploads(request: &Request, now: Timestamp, leased: Option<&BackupId>) -> Result<Vec<Begun>> {
     let store = request.catalog.store();
+    // What a run was killed over while it kept its plugin is of no job.
+    let mut uploads = store.pending_uploads(&format!("{}/", request.job)).await?;
+    uploads.extend(store.pending_uploads(&format!("{}/", layout::PLUGINS)).await?);
+    uploads.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
+    uploads.dedup();
     let mut found = Vec::new();
-    for upload in store.pending_uploads(&format!("{}/", request.job)).await? {
+    for upload in uploads {
         let last_part = store.last_part(&upload).await?;
         let is_leased = leased.is_some_and(|run| folder_of(&upload) == Some(run.as_str()));
         let is_abandoned = request.with_orphans && !is_leased && is_abandoned(last_part, now);

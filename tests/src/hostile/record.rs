@@ -285,6 +285,7 @@ pub(super) fn lease(input: &mut Input<'_>) {
             holder: "other (1)".to_owned(),
             duration: Duration::from_secs(60),
             lock_dir: "/nonexistent".into(),
+            pace: Arc::new(strongroom::catalog::lease::Monotonic::new()),
         };
         // Whoever would have to wait is stopped: taking over needs a whole duration, which no test sits through.
         let stopped = CancellationToken::new();

@@ -21,6 +21,9 @@ pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 /// Beside each temporary file lies one with this ending that holds the key it is for.
 const KEY_ENDING: &str = ".key";
+/// An empty note is of a process that was killed, or lost its machine, before it was written: any other
+/// writes it at once. An hour, since the file system may have another clock.
+const UNWRITTEN_NOTE_AGE: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 /// Held while an object is compared and replaced.
 const LOCK: &str = "lock";
 
@@ -307,8 +310,12 @@ pub(super) fn pending(root: &Root, prefix: &str) -> Result<Vec<PendingUpload>> {
         let Some(id) = name.to_str().and_then(|name| name.strip_suffix(KEY_ENDING)) else { continue };
         // It may be finished between the two steps; then it is not pending.
         let (Ok(key), Ok(metadata)) = (dir.read_to_string(&name), dir.metadata(&name)) else { continue };
+        let begun = modified(&metadata);
         if key.starts_with(prefix) {
-            found.push(PendingUpload { key, id: id.to_owned(), begun: modified(&metadata) });
+            found.push(PendingUpload { key, id: id.to_owned(), begun });
+        } else if key.is_empty() && clock::now().duration_since(begun) > UNWRITTEN_NOTE_AGE {
+            // Nobody knows whose it was, so everybody finds it.
+            found.push(PendingUpload { key: format!("{TEMPORARY}/{id}"), id: id.to_owned(), begun });
         }
     }
     found.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));

@@ -16,6 +16,8 @@ struct Settings {
     source_id: Option<String>,
     #[serde(default)]
     fail: bool,
+    #[serde(default)]
+    careless: bool,
 }
 
 fn one_artifact() -> Vec<String> {
@@ -47,7 +49,9 @@ impl Plugin for Relay {
         let mut bytes = 0;
         for (process, transfer) in under_way {
             bytes += transfer.wait()?.size;
-            process.wait()?.success()?;
+            if !settings.careless {
+                process.wait()?.success()?;
+            }
         }
         if settings.fail {
             return Err(Error::failed("the test told it to fail at its end"));
