@@ -8,6 +8,7 @@
 pub mod container;
 pub mod documented;
 pub mod documents;
+pub mod fixture;
 pub mod hostile;
 pub mod postgres;
 pub mod proxy;
