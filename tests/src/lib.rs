@@ -9,6 +9,7 @@ pub mod container;
 pub mod documented;
 pub mod documents;
 pub mod durable;
+pub mod fixture;
 pub mod hostile;
 pub mod postgres;
 pub mod proxy;

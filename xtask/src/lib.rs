@@ -12,6 +12,7 @@
 
 pub mod cache;
 pub mod command;
+pub mod fixture;
 pub mod fuzz;
 pub mod package;
 pub mod prerequisite;

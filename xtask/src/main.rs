@@ -5,7 +5,7 @@
 use anyhow::Result;
 use std::process::ExitCode;
 use xtask::workspace::Workspace;
-use xtask::{quickstart, soak, stage};
+use xtask::{fixture, quickstart, soak, stage};
 
 /// A command of `cargo xtask`.
 struct Task {
@@ -17,6 +17,12 @@ struct Task {
 
 /// Every command, in the order in which help shows them.
 const TASKS: &[Task] = &[
+    Task {
+        name: "fixture",
+        arguments: "",
+        help: "keep a small backup made by this version in tests/fixtures/backups, for every later one to restore",
+        run: fixture::run,
+    },
     Task {
         name: "quickstart",
         arguments: "",

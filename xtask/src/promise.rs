@@ -116,8 +116,13 @@ pub const BREACHES: &[Breach] = &[
     ),
     breach(6, "own-payload-key", "tests/tests/rest.rs", "a_backup_can_be_read_with_age_and_zstd_alone"),
     breach(7, "keep-parts", "tests/tests/producer.rs", "four_gibibytes_pass_through_with_memory_that_does_not_grow"),
-    breach(10, "other-tail", "tests/tests/format.rs", "a_backup_of_the_first_format_is_read_for_ever"),
-    breach(10, "forget-format", "tests/tests/format.rs", "a_backup_of_the_first_format_is_read_for_ever"),
+    breach(10, "other-tail", "tests/tests/fixtures.rs", "what_earlier_versions_stored_is_listed_verified_and_restored"),
+    breach(
+        10,
+        "forget-format",
+        "tests/tests/fixtures.rs",
+        "what_earlier_versions_stored_is_listed_verified_and_restored",
+    ),
 ];
 
 impl Breach {

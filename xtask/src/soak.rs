@@ -75,7 +75,7 @@ const HARNESSES: &[Harness] = &[
     Harness {
         name: "damage",
         what: "every flip, cut, swap and deletion in stored segments is found and named, and no unproven byte comes out",
-        usual: Length::Count(0),
+        usual: Length::Count(5_000),
         how: How::Test { package: "strongroom-tests", program: Some("damage"), filter: "" },
     },
     Harness {
@@ -172,7 +172,6 @@ fn list() -> String {
     let mut text = "harnesses of soak:\n".to_owned();
     for harness in HARNESSES {
         let usual = match harness.usual {
-            Length::Count(0) => "all there is".to_owned(),
             Length::Count(n) => format!("{n} turns"),
             Length::Minutes(n) => format!("{n} minutes each"),
         };
@@ -269,7 +268,7 @@ pub fn turns(short: u64, what: &'static str) -> Turns {
     let number = |name| std::env::var(name).ok().and_then(|value: String| value.parse::<u64>().ok());
     let (most, until) = match (number(COUNT), number(MINUTES)) {
         (_, Some(minutes)) => (u64::MAX, Some(Instant::now() + Duration::from_secs(60 * minutes))),
-        (Some(0), None) | (None, None) => (short, None),
+        (None, None) => (short, None),
         (Some(count), None) => (count, None),
     };
     Turns { next: 0, most, until, what }

@@ -32,7 +32,8 @@ pub async fn check_stored(
     cancel.run_until_cancelled(check).await.unwrap_or_else(|| Err(Error::cancelled("the check was cancelled")))
 }
 
-async fn check_all(
+/// As [`check_stored`], without a way to cancel it.
+pub(super) async fn check_all(
     record: &ArtifactRecord,
     segments: &dyn SealedSegments,
     budget: &Arc<Budget>,

@@ -121,29 +121,114 @@ fn with_checksums(tar: &mut [u8]) {
 }
 
 const WORDS: &[&str] = &[
-    "30 mtime=1700000000.123456789\n",
-    "51 mtime=170141183460469231731687303715.999999999\n",
-    "20 path=../../../x\n",
-    "11 path=/x\n",
-    "9 path=\n",
-    "19 size=4294967296\n",
-    "28 size=18446744073709551615\n",
     "99999999 path=x\n",
     "0 x=y\n",
     "6 x=y\n",
-    "14 linkpath=\n",
     "00000000000\0",
     "77777777777\0",
     "0000644\0",
     "ustar\x0000",
     "\0\0\0\0\0\0\0\0",
-    "20 GNU.sparse.major=1\n",
 ];
+
+const KEYWORDS: &[&str] = &[
+    "path",
+    "linkpath",
+    "size",
+    "mtime",
+    "uid",
+    "gid",
+    "SCHILY.xattr.user.x",
+    "SCHILY.xattr.",
+    "STRONGROOM.path",
+    "STRONGROOM.attribute.type",
+    "STRONGROOM.attribute.mtime-ns",
+    "GNU.sparse.major",
+];
+
+const VALUES: &[&str] = &[
+    "",
+    "a",
+    "/x",
+    "../../../x",
+    "folder/",
+    "0",
+    "512",
+    "18446744073709551615",
+    "18446744073709551616",
+    "+5",
+    "-1",
+    "-0.5",
+    "1700000000.123456789",
+    "170141183460469231731687303715.999999999",
+    "9223372036854775807.999999999",
+    "-9223372036854775808.1",
+    ".",
+    "base64:/w==",
+    "\u{10ff00}",
+    "a=b\n",
+];
+
+/// A tar with these records and fields, and with lengths and sums that hold.
+fn made_tar(input: &mut Input<'_>) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for _ in 0..=input.byte() % 3 {
+        let mut records = Vec::new();
+        for _ in 0..input.byte() % 5 {
+            let keyword = if input.byte() % 8 == 0 { input.text() } else { (*input.one(KEYWORDS)).to_owned() };
+            let value = if input.byte() % 4 == 0 { input.text() } else { (*input.one(VALUES)).to_owned() };
+            let rest = 3 + keyword.len() + value.len();
+            let len = (rest + 1..).find(|len| *len == rest + len.to_string().len()).expect("some length fits");
+            records.extend(format!("{len} {keyword}={value}\n").into_bytes());
+        }
+        if !records.is_empty() {
+            tar.extend(header(b'x', "pax", &format!("{:011o}", records.len()), input));
+            tar.extend(&records);
+            tar.resize(tar.len().next_multiple_of(BLOCK), 0);
+        }
+        let kind = *b"0250\0L"[..].get(usize::from(input.byte() % 6)).expect("six kinds");
+        let body = input.below(700);
+        let size = if kind == b'0' { body } else { 0 };
+        tar.extend(header(kind, input.one(VALUES), &format!("{size:011o}"), input));
+        tar.extend(vec![b'b'; size.next_multiple_of(BLOCK)]);
+    }
+    tar.extend([0; 2 * BLOCK]);
+    with_checksums(&mut tar);
+    tar
+}
+
+fn header(kind: u8, name: &str, size: &str, input: &mut Input<'_>) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    let octal = |input: &mut Input<'_>, digits: u32| {
+        let number = if input.byte() % 4 == 0 { input.number() } else { 0o644 };
+        format!("{:01$o}\0", number % 8_u64.pow(digits), digits as usize)
+    };
+    let fields = [
+        (0, name.to_owned()),
+        (100, octal(input, 7)),
+        (108, octal(input, 7)),
+        (116, octal(input, 7)),
+        (124, size.to_owned()),
+        (136, octal(input, 11)),
+        (157, input.one(VALUES).to_owned()),
+        (257, "ustar\x0000".to_owned()),
+        (345, if input.byte() % 8 == 0 { input.text() } else { String::new() }),
+    ];
+    for (at, text) in fields {
+        let n = text.len().min(BLOCK - at);
+        block[at..at + n].copy_from_slice(&text.as_bytes()[..n]);
+    }
+    block[156] = kind;
+    block
+}
 
 fn changed_tar(input: &mut Input<'_>) -> Vec<u8> {
     let (_, tar, _) = good();
-    let mut bytes = if input.byte() == u8::MAX {
+    let how = input.byte();
+    let mut bytes = if how == u8::MAX {
         input.rest().to_vec()
+    } else if how % 4 == 0 {
+        made_tar(input)
     } else {
         // Most of the archive is one large body; headers and records are before it.
         let mut tar = tar.clone();

@@ -110,6 +110,8 @@ fn check_placed(mistakes: &Mistakes, text: &str) {
     }
     let drawn = mistakes.draw(Drawing::Plain, 100);
     assert!(!drawn.contains(GIVEAWAY), "{drawn}");
+    let control = drawn.chars().find(|c| c.is_control() && *c != '\n');
+    assert!(control.is_none(), "{control:?} in {drawn:?}");
     for placed in mistakes.placed() {
         let place = format!("strongroom.toml:{}:", placed.line);
         assert!(drawn.contains(&place), "no {place} in\n{drawn}");
