@@ -2,6 +2,7 @@
 //! model of the disk says what a power cut at any of its steps would leave.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 use strongroom_tests::documents::Documents;
 use strongroom_tests::durable::{Event, broken_by_a_power_cut, traced};
 use strongroom_tests::relay::{Relay, Setup, sh};
@@ -69,4 +70,32 @@ fn lost_after_a_restore(broken: Option<&str>) -> Vec<PathBuf> {
 fn a_restore_that_ended_well_is_on_the_disk() {
     assert_eq!(lost_after_a_restore(None), Vec::<PathBuf>::new());
     assert!(!lost_after_a_restore(Some("skip-restore-flush")).is_empty());
+}
+
+#[test]
+fn a_power_cut_during_a_prune_brings_no_record_back_whose_data_is_gone() {
+    let relay = relay();
+    let config = relay.sandbox.path("strongroom.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(config, text.replace("[job.orders]\n", "[job.orders]\nkeep = { last = 1 }\n")).unwrap();
+    let first = relay.backup();
+    relay.backup();
+    let mut events = traced(&relay.sandbox, &["prune", "orders", "--yes"], None, 0).unwrap();
+    let record = relay.store().join("orders").join(&first).join("record.json");
+    assert!(events.contains(&Event::Remove(record)), "{events:#?}");
+    // A day and more later its data goes.
+    for path in relay.stored() {
+        let days = Duration::from_secs(8 * 24 * 3600);
+        std::fs::File::open(path).unwrap().set_modified(SystemTime::now() - days).unwrap();
+    }
+    events.extend(traced(&relay.sandbox, &["prune", "orders", "--yes"], None, 0).unwrap());
+    let data = relay.store().join("orders").join(&first).join("data");
+    let is_data = |event: &&Event| matches!(event, Event::Remove(path) if path.starts_with(&data) && *path != data);
+    assert!(events.iter().filter(is_data).count() >= 4, "{events:#?}");
+    assert_eq!(broken_by_a_power_cut(&events, &relay.store(), &[]), Vec::<String>::new());
+    // Were the flush after the removal of the record left out, it would be seen.
+    let folder = data.parent().unwrap().to_path_buf();
+    events.retain(|event| *event != Event::Flush(folder.clone()));
+    let found = broken_by_a_power_cut(&events, &relay.store(), &[]);
+    assert!(found.iter().any(|line| line.contains("may come back")), "{found:?}");
 }
