@@ -11,6 +11,7 @@ pub mod documents;
 pub mod durable;
 pub mod fixture;
 pub mod hostile;
+pub mod object_lock;
 pub mod postgres;
 pub mod proxy;
 pub mod relay;

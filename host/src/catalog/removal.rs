@@ -11,7 +11,7 @@ use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Point};
 use crate::id::{BackupId, Label, ObjectKey};
-use crate::store::{Condition, Lock, ObjectVersion, remove_for_good};
+use crate::store::{Condition, ObjectVersion, remove_for_good};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -135,8 +135,7 @@ impl Catalog {
 
     async fn note_removal(&self, job: &Label, id: &BackupId, run: &BackupId, key: &HostKey) -> Result<()> {
         let note = Removal { job: job.clone(), id: id.clone(), at: clock::now(), run: run.clone() };
-        let name = note.at.strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
-        let at = ObjectKey::parse(&format!("{}{name}.json", layout::removed(job, id)))?;
+        let at = ObjectKey::parse(&format!("{}{run}.json", layout::removed(job, id)))?;
         let bytes = Bytes::from(signed::seal(signed::REMOVAL, &note, key)?);
         self.store.put(&at, bytes, Condition::Absent).await.map(drop)
     }
@@ -152,8 +151,7 @@ impl Catalog {
     }
 
     async fn version_lock(&self, version: &ObjectVersion, now: Timestamp) -> Result<Option<String>> {
-        let lock: Lock = self.store.lock_of(&ObjectKey::parse(&version.key)?, version.id.as_deref()).await?;
-        Ok(lock.keeps(now))
+        Ok(self.store.lock_of(version).await?.keeps(now))
     }
 
     /// Removes what is in a folder without a record; its notes last, so that a removal that is

@@ -14,7 +14,7 @@ use crate::failpoint::{self, Point};
 use crate::id::{BackupId, Label};
 use crate::progress::Progress;
 use crate::record::Outcome;
-use crate::store::PendingUpload;
+use crate::store::{PendingUpload, check};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -22,6 +22,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Folders of no job, whose uploads take moments: one that is a week old was abandoned.
+const SHARED: [&str; 2] = [layout::PLUGINS, check::FOLDER];
 
 /// Folders that are looked into at the same time.
 const FOLDERS_IN_FLIGHT: usize = 8;
@@ -256,15 +259,19 @@ fn proof(found: &Verification) -> Option<Proof> {
     }
 }
 
-/// Uploads of the job that were begun, and of plugins; those of a run that the lease names are never abandoned.
+/// Uploads of the job that were begun, and with orphans those that belong to no job; those of a run that the lease names are never abandoned.
 async fn open_uploads(request: &Request, now: Timestamp, leased: Option<&BackupId>) -> Result<Vec<Begun>> {
     let store = request.catalog.store();
-    // What a run was killed over while it kept its plugin is of no job.
-    let mut uploads = store.pending_uploads(&format!("{}/", request.job)).await?;
-    uploads.extend(store.pending_uploads(&format!("{}/", layout::PLUGINS)).await?);
-    uploads.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
-    uploads.dedup();
     let mut found = Vec::new();
+    let mut uploads = store.pending_uploads(&format!("{}/", request.job)).await?;
+    if request.with_orphans {
+        for folder in SHARED {
+            uploads.extend(store.pending_uploads(&format!("{folder}/")).await?);
+        }
+        // One that noted no key is found under every prefix.
+        uploads.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
+        uploads.dedup();
+    }
     for upload in uploads {
         let last_part = store.last_part(&upload).await?;
         let is_leased = leased.is_some_and(|run| folder_of(&upload) == Some(run.as_str()));
@@ -365,3 +372,6 @@ impl Pruned {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,7 +61,7 @@ impl Note {
     pub fn earlier(&self) -> Option<String> {
         let file = File::open(&self.path).ok()?;
         flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
-        let mut lines = BufReader::new(file.take(MAX_BYTES)).lines().map_while(|line| line.ok());
+        let mut lines = BufReader::new(file.take(MAX_BYTES)).lines().map_while(std::result::Result::ok);
         let head: Option<Head> = lines.next().and_then(|line| serde_json::from_str(&line).ok());
         let what = head.map_or_else(
             || "an earlier restore".to_owned(),
