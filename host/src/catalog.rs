@@ -17,6 +17,7 @@ pub use key::{HostKey, PublicKey, Trust};
 pub use verified::Verification;
 
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Breakage, Point};
 use crate::id::{BackupId, Label};
 use crate::record::{BackupRecord, FORMAT, Outcome};
 use crate::store::{Condition, Store};
@@ -286,7 +287,7 @@ impl Catalog {
             Err(error) => return (Standing::Unreadable(error.to_string()), None),
         };
         let record = &opened.content;
-        if record.format > FORMAT {
+        if record.format > FORMAT || failpoint::is_broken(Breakage::ForgetFormat) {
             let reason = format!("it has format {}, and this version reads up to {FORMAT}", record.format);
             return (Standing::Unreadable(reason), None);
         }
@@ -345,10 +346,15 @@ impl Catalog {
         let at = layout::record(&record.job, &record.id).map_err(NotCommitted::Refused)?;
         let bytes = signed::seal(signed::RECORD, record, key).map_err(NotCommitted::Refused)?;
         let bytes = Bytes::from(bytes);
+        failpoint::reach(Point::RecordWriting);
         let put = self.store.put(&at, bytes.clone(), Condition::Absent).await;
+        failpoint::reach(Point::RecordWritten);
         let what = format!("could not write the record of backup {}", record.id);
         match (put, self.store.get(&at, MAX_RECORD_BYTES).await) {
-            (_, Ok((there, _))) if there == bytes => Ok(()),
+            (_, Ok((there, _))) if there == bytes => {
+                failpoint::reach(Point::RecordRead);
+                Ok(())
+            }
             (put, Ok(_)) => {
                 let error = Error::conflict(format!("another record lies at \"{at}\" in {}", self.store.describe()))
                     .hint("ids are random: somebody else writes into this job's folder; run `strongroom list` to see whose it is");

@@ -12,6 +12,7 @@ pub mod retention;
 pub mod scratch;
 pub mod source;
 pub mod trend;
+pub mod unfinished;
 pub mod verify;
 
 use crate::bucket::SharedBucket;
@@ -72,6 +73,8 @@ pub struct Job {
     pub scratch_root: PathBuf,
     /// Where file locks of this machine are.
     pub lock_dir: PathBuf,
+    /// Where it is noted that a restore has begun to change its target.
+    pub restore_notes: PathBuf,
     /// How long a lease must stand still before it is taken over.
     pub lease_duration: Duration,
     /// The identity of a source that the operator confirmed as a new one, for this run.

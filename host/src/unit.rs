@@ -36,7 +36,7 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let bad = || {
-        Error::invalid(format!("\"{text}\" is not a duration"))
+        Error::invalid(format!("\"{}\" is not a duration", shown(text)))
             .fact("expected", "a number and ms, s, m, h or d, such as 30s")
     };
     let n: u64 = number.parse().map_err(|_| bad())?;
@@ -51,12 +51,17 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     n.checked_mul(ms).map(Duration::from_millis).ok_or_else(bad)
 }
 
+/// Text from outside for a message: escaped, and cut where no size or duration is that long.
+fn shown(text: &str) -> String {
+    text.chars().take(80).flat_map(char::escape_debug).collect()
+}
+
 /// Parses `65536`, `64KiB`, `8MiB`, `2GiB`.
 pub fn parse_bytes(text: &str) -> Result<u64> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let bad = || {
-        Error::invalid(format!("\"{text}\" is not a size"))
+        Error::invalid(format!("\"{}\" is not a size", shown(text)))
             .fact("expected", "a number and B, KiB, MiB, GiB or TiB, such as 8MiB")
     };
     let n: u64 = number.parse().map_err(|_| bad())?;

@@ -8,6 +8,9 @@
 pub mod container;
 pub mod documented;
 pub mod documents;
+pub mod durable;
+pub mod fixture;
+pub mod hostile;
 pub mod object_lock;
 pub mod postgres;
 pub mod proxy;

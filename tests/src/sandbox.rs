@@ -17,6 +17,9 @@ use std::time::Duration;
 /// How long a command may take unless a test says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(120);
 
+/// The variable that names steps to be left out; see `strongroom::failpoint`.
+const BREAK: &str = "STRONGROOM_BREAK";
+
 /// A scratch folder with its own home, state and cache, and an environment made from nothing.
 ///
 /// Everything in it is removed when it is dropped.
@@ -52,6 +55,10 @@ impl Sandbox {
             ("AWS_EC2_METADATA_DISABLED", "true"),
         ] {
             sandbox.env.insert(name.into(), value.into());
+        }
+        // What `cargo xtask soak promises` takes away, to see the test fail.
+        if let Some(broken) = std::env::var_os(BREAK) {
+            sandbox.env.insert(BREAK.into(), broken);
         }
         sandbox
     }

@@ -51,6 +51,27 @@ fn a_program_that_exits_3_after_10_mb_is_no_backup() {
 }
 
 #[test]
+fn a_program_that_fails_is_no_backup_when_its_plugin_does_not_look() {
+    let careless = Setup { settings: "careless = true".into(), ..Setup::default() };
+    check_fails(sh("seq 1 1000; echo boom >&2; exit 3"), careless, &["3", "boom"]);
+}
+
+#[test]
+fn what_the_store_lost_before_the_record_is_written_is_no_backup() {
+    let relay = Relay::new(Setup::default());
+    let gate = relay.sandbox.path("gate");
+    let fail = format!("artifact.stored=stop:{}", gate.display());
+    let running = relay.sandbox.strongroom(["backup", "orders"]).env("STRONGROOM_FAIL", fail).start().unwrap();
+    wait_until("the artifact", Duration::from_secs(60), || Ok(gate.exists().then_some(()))).unwrap();
+    for segment in relay.stored() {
+        std::fs::remove_file(segment).unwrap();
+    }
+    std::fs::remove_file(gate).unwrap();
+    let output = running.finish(Duration::from_secs(60)).unwrap();
+    check_failed(&relay, &output, 1, &["out", "does not have it now"]);
+}
+
+#[test]
 fn a_program_that_is_killed_is_no_backup() {
     check_fails(sh("head -c 5000000 /dev/urandom; kill -9 $$"), Setup::default(), &["SIGKILL"]);
 }

@@ -13,11 +13,15 @@
 pub mod bench;
 pub mod cache;
 pub mod command;
+pub mod fixture;
 pub mod foreign;
+pub mod fuzz;
 pub mod package;
 pub mod prerequisite;
+pub mod promise;
 pub mod quickstart;
 pub mod release;
+pub mod soak;
 pub mod stage;
 pub mod summary;
 pub mod workspace;

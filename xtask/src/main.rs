@@ -5,7 +5,7 @@
 use anyhow::Result;
 use std::process::ExitCode;
 use xtask::workspace::Workspace;
-use xtask::{bench, quickstart, release, stage};
+use xtask::{bench, fixture, quickstart, release, soak, stage};
 
 /// A command of `cargo xtask`.
 struct Task {
@@ -18,10 +18,22 @@ struct Task {
 /// Every command, in the order in which help shows them.
 const TASKS: &[Task] = &[
     Task {
+        name: "fixture",
+        arguments: "",
+        help: "keep a small backup made by this version in tests/fixtures/backups, for every later one to restore",
+        run: fixture::run,
+    },
+    Task {
         name: "quickstart",
         arguments: "",
         help: "build host and plugins, then back up, verify, damage, diagnose and restore real files",
         run: quickstart::run,
+    },
+    Task {
+        name: "soak",
+        arguments: "[NAME …] [--count N | --minutes N] [--list]",
+        help: "run the long harnesses, or those named, and write what came of them into docs/reliability.md",
+        run: soak::run,
     },
     Task {
         name: "test",

@@ -33,6 +33,7 @@ pub const PACKAGES: &[Package] = &[
     program("jq", "jq"),
     program("minisign", "minisign"),
     program("podman", "podman"),
+    program("strace", "strace"),
     program("runc", "runc"),
     program("busybox-static", "busybox"),
     program("python3", "python3"),

@@ -1,6 +1,7 @@
 //! Host keys: who signed a record, and whom this host believes.
 
 use crate::error::{Error, IoContext, Result};
+use crate::failpoint::{self, Point};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -127,9 +128,11 @@ impl HostKey {
             let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
+            failpoint::reach(Point::KeyFlushed);
             // A link never replaces a key that another process has just made.
             std::fs::hard_link(&temporary, path)?;
-            std::fs::File::open(folder)?.sync_all()
+            failpoint::reach(Point::KeyNamed);
+            flush_up(folder)
         })();
         // Only the temporary name goes; the key has its own.
         let removed = std::fs::remove_file(&temporary);
@@ -152,6 +155,17 @@ impl HostKey {
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         self.pair.sign(message).as_ref().to_vec()
     }
+}
+
+/// Returns once the names in a folder are on the disk, and those of the folders above it as far as this
+/// user may read them: whoever made those, in this run or before, did not flush them.
+fn flush_up(folder: &Path) -> std::io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()?;
+    for above in folder.ancestors().skip(1) {
+        let Ok(dir) = std::fs::File::open(above) else { break };
+        dir.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Whose records are believed.

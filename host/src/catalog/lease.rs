@@ -17,6 +17,7 @@ pub use pace::{Monotonic, Pace};
 
 use super::layout;
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::failpoint::{self, Breakage, Point};
 use crate::id::{BackupId, Label};
 use crate::store::{Condition, Store};
 use bytes::Bytes;
@@ -232,6 +233,9 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
                 false
             }
         };
+        if stood_still && failpoint::is_broken(Breakage::NeverTakeOver) {
+            return Err(busy(&request.job));
+        }
         if free || stood_still {
             mine.counter = seen.as_ref().map_or(0, |lease| lease.counter).wrapping_add(1);
             let etag = match store.put(&key, encode(&mine)?, Condition::Unchanged(stale.clone())).await {
@@ -292,7 +296,10 @@ async fn renew(
         }
         lease.counter = lease.counter.wrapping_add(1);
         match store.put(&key, encode(&lease)?, Condition::Unchanged(etag.clone())).await {
-            Ok(info) => etag = info.etag.ok_or_else(no_conditions)?,
+            Ok(info) => {
+                etag = info.etag.ok_or_else(no_conditions)?;
+                failpoint::reach(Point::LeaseRenewed);
+            }
             Err(error) if error.kind() == Kind::Conflict => {
                 // Either the answer to an earlier renewal was lost, or somebody else has it.
                 let (bytes, info) = match store.get(&key, MAX_BYTES).await {

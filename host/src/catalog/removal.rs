@@ -9,6 +9,7 @@ use super::key::{HostKey, Trust};
 use super::{Catalog, layout, signed};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Point};
 use crate::id::{BackupId, Label, ObjectKey};
 use crate::store::{Condition, ObjectVersion, remove_for_good};
 use bytes::Bytes;
@@ -114,12 +115,14 @@ impl Catalog {
     pub async fn remove_record(&self, job: &Label, id: &BackupId, run: &BackupId, key: &HostKey) -> Result<()> {
         let record = layout::record(job, id)?;
         self.note_removal(job, id, run, key).await?;
+        failpoint::reach(Point::PruneNoted);
         let mut versions = self.store.versions(record.as_str()).await?;
         versions.retain(|version| version.key == record.as_str());
         // The newest last: until then the record is there for everybody.
         versions.sort_by_key(|version| version.modified);
         for version in versions {
             self.store.delete(&record, version.id.as_deref()).await?;
+            failpoint::reach(Point::PruneRecord);
         }
         match self.store.head(&record).await {
             Err(error) if error.kind() == Kind::NotFound => Ok(()),
@@ -179,6 +182,7 @@ impl Catalog {
                         return Ok(None);
                     }
                     self.store.delete(&ObjectKey::parse(&version.key)?, version.id.as_deref()).await?;
+                    failpoint::reach(Point::PruneObject);
                     Ok::<_, Error>(Some(version.size))
                 })
                 .buffer_unordered(IN_FLIGHT);
@@ -211,6 +215,7 @@ impl Catalog {
         }
         for version in self.store.versions(&folder).await?.iter().filter(|version| !version.is_marker) {
             remove_for_good(&self.store, &ObjectKey::parse(&version.key)?, version.id.as_deref()).await?;
+            failpoint::reach(Point::DiscardRemoved);
             removed += 1;
         }
         Ok(removed)

@@ -6,6 +6,7 @@
 
 use super::key::{HostKey, PublicKey};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Breakage};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -48,7 +49,8 @@ pub fn open<T: DeserializeOwned>(purpose: &str, bytes: &[u8]) -> Result<Opened<T
     let at = text.rfind(MARK).ok_or_else(|| damaged("the document does not end in one"))?;
     let (unsigned, ending) = text.split_at(at);
     let (key, signature) = parse_tail(ending).ok_or_else(|| damaged("its last member is malformed"))?;
-    if !key.verifies(&message(purpose, unsigned), &signature) {
+    let is_good = key.verifies(&message(purpose, unsigned), &signature);
+    if !is_good && !failpoint::is_broken(Breakage::IgnoreSignature) {
         return Err(Error::damaged("the signature is not of these bytes").fact("signer named", key.to_string()));
     }
     let content = serde_json::from_str(&format!("{unsigned}\n}}")).map_err(|e| {

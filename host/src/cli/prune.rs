@@ -7,6 +7,7 @@ use super::table::{Align, Table};
 use super::{Globals, ask};
 use crate::catalog::lease;
 use crate::error::Error;
+use crate::failpoint;
 use crate::record::Outcome;
 use crate::run::leftover::{Fate, Why};
 use crate::run::prune::{self, Left, Plan, Planned, Request};
@@ -88,7 +89,7 @@ async fn request(session: &Session, args: &PruneArgs) -> anyhow::Result<Request>
         with_orphans: args.orphans,
         host_key: Arc::new(session.host_key()?),
         lock_dir: session.directories.state.join("locks"),
-        lease_duration: lease::DURATION,
+        lease_duration: failpoint::lease_duration(lease::DURATION),
         progress: session.progress.clone(),
         cancel: session.cancel.clone(),
     })

@@ -101,7 +101,8 @@ pub async fn run(args: RestoreArgs, globals: &Globals, cancel: CancellationToken
     if of_target.is_null() {
         of_target = serde_json::json!({});
     }
-    let needs = Needs { identity: true, target: target.map(|(label, _)| label.clone()) };
+    let into = target.map(|(label, _)| label.clone());
+    let needs = Needs { identity: true, target: into.clone() };
     let mut job = session.job(&args.job, needs).await?;
     if let Some(key) = &args.trust_signer {
         job.catalog = job.catalog.trusting(key.parse()?);
@@ -109,7 +110,7 @@ pub async fn run(args: RestoreArgs, globals: &Globals, cancel: CancellationToken
     let plugin = args.options_over(&of_target);
     job.plugin.component().manifest.check_options(&plugin)?;
     let listed = job.catalog.find(&job.name, &args.id).await?;
-    let options = restore::Options { plan_only: args.plan, allow_incomplete: args.allow_incomplete, plugin };
+    let options = restore::Options { plan_only: args.plan, allow_incomplete: args.allow_incomplete, into, plugin };
     let restored = restore::restore(&job, &listed, options).await?;
     drop(session);
     let Some(record) = listed.trusted() else {

@@ -9,6 +9,7 @@ use crate::config::place::Directories;
 use crate::config::{BucketConfig, Config, JobConfig, SecretRef, StoreConfig, StorePlace, environment, secret};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::exec::Place;
+use crate::failpoint;
 use crate::id::Label;
 use crate::plugin::{Cache, Plugin, component};
 use crate::progress::Progress;
@@ -155,7 +156,8 @@ impl Session {
             budget: Self::budget(store)?,
             scratch_root: std::env::temp_dir(),
             lock_dir: self.directories.state.join("locks"),
-            lease_duration: lease::DURATION,
+            restore_notes: self.directories.state.join("restores"),
+            lease_duration: failpoint::lease_duration(lease::DURATION),
             new_source: None,
             progress: self.progress.clone(),
             cancel: self.cancel.clone(),

@@ -91,16 +91,20 @@ impl Mistakes {
             at..at + rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(rest.len())
         });
         self.masked.extend(identities);
-        let shown: String = self
-            .source
-            .char_indices()
-            .flat_map(|(at, c)| {
-                let hidden = c != '\n' && self.masked.iter().any(|span| span.contains(&at));
-                // As many bytes as before, so that every other place stays where it is.
-                let (c, n) = if hidden { ('*', c.len_utf8()) } else { (c, 1) };
-                std::iter::repeat_n(c, n)
-            })
-            .collect();
+        let mut shown = String::with_capacity(self.source.len());
+        let mut rest = self.source.char_indices().peekable();
+        while let Some((at, c)) = rest.next() {
+            let ends_line = c == '\n' || (c == '\r' && rest.peek().is_some_and(|(_, next)| *next == '\n'));
+            let hidden = self.masked.iter().any(|span| span.contains(&at));
+            // A lone carriage return, which an excerpt would count as a line, or what commands a terminal.
+            let is_control = c.is_control() && c != '\t';
+            match c {
+                c if ends_line => shown.push(c),
+                c if hidden => shown.push(blot(c, '*')),
+                c if is_control => shown.push(blot(c, '?')),
+                c => shown.push(c),
+            }
+        }
         self.source = shown;
         self.masked.clear();
         self
@@ -180,6 +184,17 @@ impl Mistakes {
             text.push('\n');
             text
         })
+    }
+}
+
+/// What stands for a character that is not shown: as long in bytes, so that every other place stays where it is,
+/// and one character, so that columns do.
+fn blot(c: char, ascii: char) -> char {
+    match c.len_utf8() {
+        1 => ascii,
+        2 => '\u{b7}',
+        3 => '\u{2022}',
+        _ => '\u{1f512}',
     }
 }
 

@@ -6,6 +6,7 @@
 use super::TICK;
 use super::supervise::{Input, Kill, Shared};
 use crate::error::{Error, IoContext, Result};
+use crate::failpoint::{self, Breakage};
 use crate::stream::Source;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -44,6 +45,7 @@ fn feed(shared: &Shared, pipe: OwnedFd, food: Food) {
         Ok(Fed::All) if hold => shared.hold(pipe),
         Ok(Fed::All) => shared.set_input(Input::Done),
         Ok(Fed::Stopped) => shared.set_input(Input::StoppedEarly),
+        Err(_) if failpoint::is_broken(Breakage::AcceptBrokenInput) => shared.set_input(Input::Done),
         Err(error) => {
             shared.set_input(Input::Failed(Arc::new(error)));
             shared.kill(Kill::Now, "its standard input failed");

@@ -6,6 +6,7 @@
 
 use super::engine;
 use crate::error::{Error, IoContext, Result};
+use crate::failpoint::{self, Point};
 use std::fs::{self, OpenOptions};
 use std::hash::{Hash, Hasher};
 use std::io::{Read, Write};
@@ -106,7 +107,9 @@ impl Place {
         file.write_all(mac.as_bytes())
             .and_then(|()| file.write_all(code))
             .doing(|| format!("write \"{}\"", path.display()))?;
+        failpoint::reach(Point::CacheWritten);
         file.persist(path).map_err(|e| e.error).doing(|| format!("write \"{}\"", path.display()))?;
+        failpoint::reach(Point::CacheNamed);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use crate::catalog::lease::Lease;
 use crate::catalog::{Listed, NotCommitted, Survey, layout};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Breakage, Point};
 use crate::id::BackupId;
 use crate::plugin::verb::BackupRequest;
 use crate::policy::Verb;
@@ -24,6 +25,7 @@ pub async fn backup(job: &Job) -> Result<BackupRecord> {
     let id = BackupId::generate(clock::now())?;
     let cancel = job.cancel.child_token();
     let lease = Lease::take(&job.store, job.lease_request(&id), &cancel).await?;
+    failpoint::reach(Point::LeaseTaken);
     if let Some(warning) = &lease.warning {
         job.progress.warn(warning);
     }
@@ -32,7 +34,10 @@ pub async fn backup(job: &Job) -> Result<BackupRecord> {
         Err(Unmade::Unknown(error)) => Err(leave(job, &id, error)),
         Err(Unmade::Failed(error)) => Err(clean_up(job, &id, error).await),
     };
-    match (result, lease.release().await) {
+    failpoint::reach(Point::LeaseReleasing);
+    let released = lease.release().await;
+    failpoint::reach(Point::LeaseReleased);
+    match (result, released) {
         // The lease was taken over, which cancelled the run: that is what happened, and not that
         // the operator stopped it.
         (Err(error), Err(lost)) if error.kind() == Kind::Cancelled && !job.cancel.is_cancelled() => Err(lost),
@@ -77,18 +82,39 @@ async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> std::resu
     say_what_was_interrupted(job, &survey).await;
     let earlier = survey.backups;
     job.catalog.keep_plugin(&job.plugin.identity().sha256, &job.plugin_bytes).await?;
+    failpoint::reach(Point::PluginKept);
+    if failpoint::is_broken(Breakage::RecordFirst) {
+        record_first(job, id, &earlier).await?;
+    }
 
     let (record, artifacts) = collect(job, id, &earlier, cancel).await?;
 
-    artifacts.confirm().await?;
+    if !failpoint::is_broken(Breakage::SkipConfirm) {
+        artifacts.confirm().await?;
+    }
+    failpoint::reach(Point::BackupConfirmed);
     if cancel.is_cancelled() {
         return Err(Error::cancelled(format!("backup {id} was cancelled before its record was written")).into());
+    }
+    if failpoint::is_broken(Breakage::RecordFirst) {
+        job.store.delete(&layout::record(&job.name, id)?, None).await?;
     }
     match job.catalog.commit(&record, &job.host_key).await {
         Ok(()) => Ok(record),
         Err(NotCommitted::Refused(error)) => Err(Unmade::Failed(error)),
         Err(NotCommitted::Unknown(error)) => Err(Unmade::Unknown(error)),
     }
+}
+
+/// What a system does that updates its records: one that names what the last backup had, before
+/// anything of it is there. Never called but to see a test fail.
+async fn record_first(job: &Job, id: &BackupId, earlier: &[Listed]) -> Result<()> {
+    let Some(last) = earlier.iter().rev().find_map(Listed::trusted) else { return Ok(()) };
+    let early = BackupRecord { id: id.clone(), ..last.clone() };
+    job.catalog
+        .commit(&early, &job.host_key)
+        .await
+        .map_err(|(NotCommitted::Refused(error) | NotCommitted::Unknown(error))| error)
 }
 
 /// Runs the plugin, and gathers what it stored and said into a record that is not yet written.

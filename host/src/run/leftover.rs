@@ -3,6 +3,7 @@
 //! Its age is that of the youngest thing in it by the store's clock, so a run that is still at work
 //! keeps its own folder young.
 
+use crate::failpoint::{self, Breakage};
 use crate::id::BackupId;
 use jiff::{SignedDuration, Timestamp};
 
@@ -63,7 +64,7 @@ impl Folder {
             return if due < now { Fate::Remove(Why::Pruned) } else { Fate::Wait(Why::Pruned, due) };
         }
         let due = self.youngest.map_or(Timestamp::MIN, |youngest| after(youngest, ORPHAN_AGE));
-        match (due < now, with_orphans) {
+        match (due < now || failpoint::is_broken(Breakage::IgnoreAge), with_orphans) {
             (false, _) => Fate::Wait(Why::Orphan, due),
             (true, true) => Fate::Remove(Why::Orphan),
             (true, false) => Fate::Ask,
@@ -73,7 +74,8 @@ impl Folder {
 
 /// Whether an upload whose last part is of this time is abandoned at `now`, by the store's clock.
 pub fn is_abandoned(last_part: Timestamp, now: Timestamp) -> bool {
-    last_part.saturating_add(ORPHAN_AGE).unwrap_or(Timestamp::MAX) < now
+    let due = last_part.saturating_add(ORPHAN_AGE).unwrap_or(Timestamp::MAX);
+    due < now || failpoint::is_broken(Breakage::IgnoreAge)
 }
 
 #[cfg(test)]

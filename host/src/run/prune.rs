@@ -10,6 +10,7 @@ use crate::catalog::lease::{self, Lease};
 use crate::catalog::{Catalog, HostKey, Listed, Standing, Verification, layout};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Point};
 use crate::id::{BackupId, Label};
 use crate::progress::Progress;
 use crate::record::Outcome;
@@ -162,7 +163,10 @@ pub async fn prune(request: &Request, shown: &Plan) -> Result<Pruned> {
         request.progress.warn(warning);
     }
     let result = match draw_up(request, lease.taken_from.as_ref()).await {
-        Ok(plan) => Ok(carry_out(request, shown, &plan, &run, &cancel).await),
+        Ok(plan) => {
+            failpoint::reach(Point::PrunePlanned);
+            Ok(carry_out(request, shown, &plan, &run, &cancel).await)
+        }
         Err(error) => Err(error),
     };
     if let Err(error) = lease.release().await {
@@ -264,6 +268,9 @@ async fn open_uploads(request: &Request, now: Timestamp, leased: Option<&BackupI
         for folder in SHARED {
             uploads.extend(store.pending_uploads(&format!("{folder}/")).await?);
         }
+        // One that noted no key is found under every prefix.
+        uploads.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
+        uploads.dedup();
     }
     for upload in uploads {
         let last_part = store.last_part(&upload).await?;
@@ -334,7 +341,10 @@ async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, run: &BackupId,
             continue;
         }
         match catalog.store().abort_pending(upload).await {
-            Ok(()) => done.n_uploads += 1,
+            Ok(()) => {
+                done.n_uploads += 1;
+                failpoint::reach(Point::PruneUpload);
+            }
             Err(error) => done.fail(error.while_doing(format!("could not abort the upload of \"{}\"", upload.key))),
         }
     }

@@ -1,11 +1,13 @@
 //! Bringing a backup back, or saying what that would do.
 
 use super::artifact::StoredArtifacts;
+use super::unfinished::Note;
 use super::{Job, made, readable};
 use crate::catalog::Listed;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
-use crate::id::BackupId;
+use crate::failpoint::{self, Breakage, Point};
+use crate::id::{BackupId, Label};
 use crate::plugin::Observer;
 use crate::plugin::context::{CheckOutcome, Level, Step};
 use crate::plugin::verb::RestoreRequest;
@@ -24,6 +26,8 @@ pub struct Options {
     pub plan_only: bool,
     /// Restore a backup that is not whole.
     pub allow_incomplete: bool,
+    /// The target that was named; `None` for where the job's commands run.
+    pub into: Option<Label>,
     /// Options of the plugin: those of the target, then those of the command line.
     pub plugin: serde_json::Value,
 }
@@ -56,7 +60,11 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     let run = BackupId::generate(clock::now())?;
     let cancel = job.cancel.child_token();
     let plan_only = options.plan_only;
-    let steps = Arc::new(Steps { inner: job.progress.clone(), plan_only, seen: Mutex::default() });
+    let note = Arc::new(Note::new(&job.restore_notes, &job.name, options.into.as_ref()));
+    if let Some(earlier) = note.earlier() {
+        job.progress.warn(&earlier);
+    }
+    let steps = Arc::new(Steps { inner: job.progress.clone(), plan_only, seen: Mutex::default(), note: note.clone() });
     let mut job = job.clone();
     job.progress = steps.clone();
 
@@ -66,9 +74,12 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     let (context, scratch) = job.context(Verb::Restore, options.plan_only, &run, artifacts, &cancel)?;
     let effects = Arc::new(Effects {
         grants: job.grants.clone(),
+        backup: id.clone(),
+        note: note.clone(),
         began: AtomicBool::new(false),
         pending: AtomicBool::new(false),
     });
+    failpoint::reach(Point::RestoreBegun);
     let result = job.plugin.start_observed(context, effects.clone()).await?.restore(request).await;
     drop(scratch);
     let result = match result {
@@ -77,10 +88,13 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
         }
         other => other,
     };
+    failpoint::reach(Point::RestoreReturned);
     let result = match result {
-        Ok(()) if !options.plan_only => flush(&job).await,
+        Ok(()) if !options.plan_only && !failpoint::is_broken(Breakage::SkipRestoreFlush) => flush(&job).await,
         other => other,
     };
+    failpoint::reach(Point::RestoreFlushed);
+    note.end();
     let taken = std::mem::take(&mut *steps.seen.lock().unwrap_or_else(PoisonError::into_inner));
     // The host knows by itself what may have changed something; a plugin's word can only add to it.
     let done = |step: &Step| matches!(step.outcome, CheckOutcome::Passed | CheckOutcome::Warned);
@@ -100,6 +114,8 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
 /// Notices the first call that may have changed the target, whatever the plugin says of it.
 struct Effects {
     grants: Grants,
+    backup: BackupId,
+    note: Arc<Note>,
     began: AtomicBool,
     /// The call that is being made may change something. A guest makes one call at a time.
     pending: AtomicBool,
@@ -116,6 +132,13 @@ impl Observer for Effects {
             Call::Artifact(_) | Call::Read { .. } => false,
         };
         self.pending.store(decision.allowed && changes, Ordering::Release);
+        if decision.allowed && changes {
+            // A restore is needed most where a disk is full: it is not refused for a note.
+            if let Err(error) = self.note.begin(&self.backup) {
+                tracing::warn!(%error, "if this restore is interrupted, the next one will not say so");
+            }
+            failpoint::reach(Point::RestoreChanging);
+        }
         Ok(())
     }
 
@@ -144,6 +167,7 @@ struct Steps {
     inner: Arc<dyn Progress>,
     plan_only: bool,
     seen: Mutex<Vec<Step>>,
+    note: Arc<Note>,
 }
 
 impl Progress for Steps {
@@ -165,6 +189,7 @@ impl Progress for Steps {
     fn step(&self, step: &Step) {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(step.clone());
         if !self.plan_only {
+            self.note.step(step);
             self.inner.step(step);
         }
     }

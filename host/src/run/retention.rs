@@ -5,6 +5,7 @@
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Breakage};
 use crate::id::BackupId;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan, Zoned};
@@ -211,6 +212,9 @@ pub fn decide(keep: &Keep, zone: &TimeZone, now: Timestamp, candidates: &[Candid
             reasons[*newest].insert(Reason::LastGood);
         }
         for proof in Proof::ALL {
+            if failpoint::is_broken(Breakage::ForgetVerified) {
+                break;
+            }
             if let Some(newest) = group.iter().find(|n| candidates[**n].proof >= Some(proof)) {
                 reasons[*newest].insert(Reason::LastVerified(proof));
             }
@@ -219,7 +223,9 @@ pub fn decide(keep: &Keep, zone: &TimeZone, now: Timestamp, candidates: &[Candid
     for (candidate, reasons) in candidates.iter().zip(&mut reasons) {
         reasons.extend(candidate.locked.clone().map(Reason::Locked));
     }
-    keep_what_is_needed(candidates, &mut reasons);
+    if !failpoint::is_broken(Breakage::ForgetNeeds) {
+        keep_what_is_needed(candidates, &mut reasons);
+    }
 
     let verdict = |(candidate, reasons): (&Candidate, BTreeSet<Reason>)| Verdict { id: candidate.id.clone(), reasons };
     Ok(candidates.iter().zip(reasons).map(verdict).collect())

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, IoContext, Result};
 use crate::exec::RunIn;
+use crate::failpoint::{self, Point};
 use crate::id::BackupId;
 use rustix::fs::{Mode, OFlags};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -38,6 +39,7 @@ impl Scratch {
         let path = root.join(name);
         std::fs::DirBuilder::new().mode(0o700).create(&path).doing(|| format!("make \"{}\"", path.display()))?;
         let scratch = Self { path, _lock: lock };
+        failpoint::reach(Point::ScratchMade);
         if let RunIn::Local { user: Some(user) } = run_in {
             let (uid, gid) = crate::exec::user_ids(user)?;
             std::os::unix::fs::chown(&scratch.path, Some(uid), Some(gid))

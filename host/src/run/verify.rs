@@ -10,6 +10,7 @@ use super::{Job, made, readable};
 use crate::catalog::{Catalog, HostKey, Listed, Verification, verified};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Point};
 use crate::id::BackupId;
 use crate::plugin::context::{Check, CheckOutcome};
 use crate::plugin::verb::{Depth, VerifyRequest};
@@ -67,6 +68,7 @@ pub async fn verify_stored(
             Err(_) => progress.artifact_dropped(name),
         }
         checks.push(artifact_check("host.stored", "stored bytes", artifact, found)?);
+        failpoint::reach(Point::VerifyRead);
     }
     let verdict = Verdict { id: record.id.clone(), depth: "stored", checks };
     keep(catalog, key, record, &verdict).await;
@@ -84,6 +86,7 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
 
     let request = VerifyRequest { settings: job.settings.clone(), depth, backup: made(&record), options };
     let (context, scratch) = job.context(Verb::Verify, false, &run, Arc::new(artifacts.clone()), &cancel)?;
+    failpoint::reach(Point::VerifyBegun);
     let answer = job.plugin.start(context).await?.verify(request).await;
     drop(scratch);
     if job.cancel.is_cancelled() {
@@ -95,6 +98,7 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
     for artifact in &record.artifacts {
         let proven = if artifacts.is_proven(&artifact.name) { Ok(()) } else { artifacts.read_through(artifact).await };
         checks.push(artifact_check("host.artifact", "decrypted, decoded and compared", artifact, proven)?);
+        failpoint::reach(Point::VerifyRead);
     }
     let damaged = checks.iter().any(|check| check.outcome == CheckOutcome::Failed);
     let looked = |checks: &[Check]| checks.iter().any(|check| check.outcome != CheckOutcome::Skipped);
@@ -197,7 +201,9 @@ async fn keep(catalog: &Catalog, key: &HostKey, record: &BackupRecord, verdict: 
         findings: verdict.checks.iter().filter(worth_keeping).map(|c| (c.id.clone(), c.evidence.clone())).collect(),
     };
     // What was found is said all the same: verifying needs no right to write.
+    failpoint::reach(Point::VerifyWriting);
     if let Err(error) = verified::write(catalog.store(), &found, key).await {
         tracing::warn!(%error, "could not keep what the verification found");
     }
+    failpoint::reach(Point::VerifyWritten);
 }

@@ -346,7 +346,7 @@ impl Store for LocalStore {
     /// The clock of the file system, which is another machine's where it is mounted from one.
     async fn now(&self) -> Result<Timestamp> {
         self.blocking(|root| {
-            let key = ObjectKey::parse("strongroom-clock")?;
+            let key = ObjectKey::parse(&format!("{}/clock", super::check::FOLDER))?;
             let temporary = Temporary::create(root, &key)?;
             let metadata =
                 temporary.file().metadata().doing(|| format!("ask \"{}\" for the time", root.path.display()))?;

@@ -7,6 +7,7 @@ use super::digest::{self, PieceDigest, Tree};
 use super::index::{at, read_exactly, segment_number};
 use super::segment::SealedSegments;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Breakage};
 use crate::record::ArtifactRecord;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use std::sync::Arc;
@@ -31,7 +32,8 @@ pub async fn check_stored(
     cancel.run_until_cancelled(check).await.unwrap_or_else(|| Err(Error::cancelled("the check was cancelled")))
 }
 
-async fn check_all(
+/// As [`check_stored`], without a way to cancel it.
+pub(super) async fn check_all(
     record: &ArtifactRecord,
     segments: &dyn SealedSegments,
     budget: &Arc<Budget>,
@@ -102,7 +104,8 @@ async fn check_segment(
     }
     let blake3 = tree.finish().map_or_else(String::new, |digest| digest.to_string());
     let crc = digest::show_crc(crc);
-    if blake3 == expected.blake3 && crc == expected.crc64nvme {
+    let is_right = blake3 == expected.blake3 && crc == expected.crc64nvme;
+    if is_right || failpoint::is_broken(Breakage::IgnoreStoredDigest) {
         return Ok(());
     }
     let cause = Error::damaged("its bytes are not the recorded ones")

@@ -19,6 +19,7 @@ use super::seal::Identity;
 use super::segment::SealedSegments;
 use super::source::{ByteSource, SourceInfo};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Breakage};
 use crate::record::ArtifactRecord;
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
@@ -246,7 +247,8 @@ impl Running {
 /// Compares what was read of a whole segment with its record.
 fn check_stored_crc(index: &Index, i: usize, crc: u64, bytes: u64) -> Result<()> {
     let (expected, got) = (&index.record.segments[i].crc64nvme, digest::show_crc(crc));
-    if *expected == got && index.record.segments[i].stored_bytes == bytes {
+    let is_right = *expected == got && index.record.segments[i].stored_bytes == bytes;
+    if is_right || failpoint::is_broken(Breakage::IgnoreStoredDigest) {
         return Ok(());
     }
     let cause = Error::damaged("the stored bytes are not those that were recorded")
@@ -469,7 +471,8 @@ fn decode(index: &Arc<Index>, run: Arc<Run>, i: usize, permit: Permit) -> onesho
             let number = run.segment.first_frame + i as u64;
             let digest = digest::piece(number * FRAME_BYTES as u64, &buffer[..len]);
             let is_alone = index.n_frames() == 1;
-            if digest.chaining == entry.chaining && (!is_alone || digest.alone == index.blake3) {
+            let is_right = digest.chaining == entry.chaining && (!is_alone || digest.alone == index.blake3);
+            if is_right || failpoint::is_broken(Breakage::IgnoreFrameDigest) {
                 return Ok(());
             }
             Err(Error::damaged(format!("frame {number} does not have the digest that the record proves")))

@@ -6,6 +6,7 @@
 //! module never stores a key and never prints one.
 
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Breakage};
 use age_core::format::{FileKey, Stanza};
 use age_core::secrecy::ExposeSecret;
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -136,7 +137,8 @@ pub struct PayloadKey(LessSafeKey);
 
 impl PayloadKey {
     fn derive(file_key: &[u8; 16], nonce: &[u8]) -> Result<Self> {
-        let key = Zeroizing::new(age_core::primitives::hkdf(nonce, b"payload", file_key));
+        let label: &[u8] = if failpoint::is_broken(Breakage::OwnPayloadKey) { b"parcel" } else { b"payload" };
+        let key = Zeroizing::new(age_core::primitives::hkdf(nonce, label, file_key));
         let key = UnboundKey::new(&CHACHA20_POLY1305, key.as_slice())
             .map_err(|_| Error::failed("the cipher did not take the payload key"))?;
         Ok(Self(LessSafeKey::new(key)))

@@ -12,6 +12,7 @@
 use super::digest::Chaining;
 use super::frame::{FRAME_BYTES, MAX_FRAME_STORED_BYTES};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Breakage};
 
 /// Skippable frame with the BLAKE3 chaining value of each frame, 32 bytes each.
 const CHAINING_MAGIC: u32 = 0x184D_2A5B;
@@ -90,7 +91,7 @@ impl Tail {
         let table_bytes = u32::try_from(ENTRY_BYTES * (n + 1) + FOOTER_BYTES).map_err(too_many)?;
         let n_entries = u32::try_from(n + 1).map_err(too_many)?;
         let mut out = Vec::with_capacity(usize::try_from(Self::len_for(n)).unwrap_or(0));
-        out.extend(CHAINING_MAGIC.to_le_bytes());
+        out.extend(chaining_magic().to_le_bytes());
         out.extend(chaining_bytes.to_le_bytes());
         for frame in &self.frames {
             out.extend(frame.chaining);
@@ -122,7 +123,7 @@ impl Tail {
                 .fact("got", format!("{} bytes", bytes.len())));
         }
         let mut rest = Rest(bytes);
-        rest.expect_u32(CHAINING_MAGIC.into(), "magic number of the chaining values")?;
+        rest.expect_u32(chaining_magic().into(), "magic number of the chaining values")?;
         rest.expect_u32(32 * n_frames, "length of the chaining values")?;
         let mut chainings = Rest(rest.take(32 * n_frames)?);
         rest.expect_u32(SEEK_TABLE_MAGIC.into(), "magic number of the seek table")?;
@@ -155,6 +156,10 @@ impl Tail {
         }
         Ok(tail)
     }
+}
+
+fn chaining_magic() -> u32 {
+    if failpoint::is_broken(Breakage::OtherTail) { CHAINING_MAGIC + 1 } else { CHAINING_MAGIC }
 }
 
 struct Rest<'a>(&'a [u8]);

@@ -7,6 +7,7 @@ use super::budget::worker_failed;
 use super::digest::{self, PieceDigest, Tree};
 use super::segment::{SegmentWrite, Segments};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Breakage, Point};
 use crate::record::SegmentRecord;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -137,6 +138,7 @@ impl Upload {
                 },
                 Some((segment, begun)) = self.beginnings.next() => {
                     let write = begun.map_err(|error| error.while_doing(format!("could not begin segment {segment:04}")))?;
+                    failpoint::reach(Point::SegmentBegun);
                     let state = self.under_way.entry(segment).or_default();
                     state.write = Some(write);
                     for (number, sealed) in std::mem::take(&mut state.early) {
@@ -181,9 +183,11 @@ impl Upload {
             self.under_way.iter().map(|(number, segment)| segment.add_up(*number)).collect::<Result<_>>()?;
         let mut records = Vec::with_capacity(segments.len());
         for (i, segment) in segments.into_iter().enumerate() {
+            failpoint::reach(Point::SegmentCompleting);
             let completed =
                 segment.write.complete(segment.n_parts, segment.record.stored_bytes, segment.crc64nvme).await;
             completed.map_err(|error| error.while_doing(format!("could not complete segment {:04}", i + 1)))?;
+            failpoint::reach(Point::SegmentComplete);
             records.push(segment.record);
         }
         Ok(records)
@@ -239,8 +243,12 @@ impl Segment {
 async fn store_part(write: Arc<dyn SegmentWrite>, segment: u32, number: u32, sealed: Sealed) -> Result<StoredPart> {
     let SealedPart { body, crc64nvme, digest, is_only } = sealed.await.map_err(worker_failed)??;
     let bytes = body.len() as u64;
+    if failpoint::is_broken(Breakage::KeepParts) && number.is_multiple_of(16) {
+        std::mem::forget(body.clone());
+    }
     let stored = write.part(number, body, crc64nvme, is_only).await;
     stored.map_err(|error| error.while_doing(format!("could not store part {number} of segment {segment:04}")))?;
+    failpoint::reach(Point::PartStored);
     Ok(StoredPart { segment, number, bytes, crc64nvme, digest })
 }
 

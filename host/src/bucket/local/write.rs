@@ -18,6 +18,7 @@ use super::beneath::{Identity, KeyPath, refused};
 use super::listing::object_of;
 use crate::bucket::Object;
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Point};
 use crate::stream::Source;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, fstat, openat, renameat_with, statat};
 use rustix::io::Errno;
@@ -92,7 +93,10 @@ impl Place<'_> {
         if !self.shared.on_root_file_system(&stat) {
             rustix::fs::fsync(&fd).map_err(|errno| self.refuse(errno))?;
         }
-        self.rename(dir, temporary)
+        failpoint::reach(Point::BucketWritten);
+        self.rename(dir, temporary)?;
+        failpoint::reach(Point::BucketNamed);
+        Ok(())
     }
 
     /// Copies the body to its proven end.

@@ -1,6 +1,7 @@
 //! Artifacts being made: each on a task of its own, none visible before it is whole.
 
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Point};
 use crate::id::{ArtifactName, BackupId, Label, ObjectKey};
 use crate::plugin::context::{ArchiveReader, ArchiveWriter, Artifacts, PutOptions, Transfer};
 use crate::progress::Progress;
@@ -222,6 +223,7 @@ impl Shared {
                     index: None,
                 };
                 self.progress.artifact_done(&shown, record.size, record.stored_bytes());
+                failpoint::reach(Point::ArtifactStored);
                 Ok(record)
             }
             Err(error) => {

@@ -3,6 +3,7 @@
 use super::{Root, describe_io, modified};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Breakage, Point};
 use crate::id::ObjectKey;
 use crate::store::PendingUpload;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, File, FileExt, OpenOptions, OpenOptionsExt};
@@ -20,6 +21,9 @@ pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 /// Beside each temporary file lies one with this ending that holds the key it is for.
 const KEY_ENDING: &str = ".key";
+/// An empty note is of a process that was killed, or lost its machine, before it was written: any other
+/// writes it at once. An hour, since the file system may have another clock.
+const UNWRITTEN_NOTE_AGE: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 /// Held while an object is compared and replaced.
 const LOCK: &str = "lock";
 
@@ -47,7 +51,10 @@ impl Temporary {
         let note = create_new(&dir, &format!("{id}{KEY_ENDING}")).map_err(failed)?;
         let file = note.write_all_at(key.as_str().as_bytes(), 0).and_then(|()| create_new(&dir, &id));
         match file {
-            Ok(file) => Ok(Self { root: Arc::clone(root), dir, id, file, what }),
+            Ok(file) => {
+                failpoint::reach(Point::LocalBegun);
+                Ok(Self { root: Arc::clone(root), dir, id, file, what })
+            }
             Err(error) => {
                 remove_if_there(&dir, &format!("{id}{KEY_ENDING}")).map_err(failed)?;
                 Err(failed(error))
@@ -61,7 +68,9 @@ impl Temporary {
 
     /// Writes all of `bytes` at `offset`.
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        self.file.write_all_at(bytes, offset).map_err(|error| describe_io(error, &self.what))
+        self.file.write_all_at(bytes, offset).map_err(|error| describe_io(error, &self.what))?;
+        failpoint::reach(Point::LocalWritten);
+        Ok(())
     }
 
     /// Cuts or extends it to exactly `size` bytes.
@@ -71,7 +80,11 @@ impl Temporary {
 
     /// Returns once the bytes are on the disk.
     pub(super) fn flush(&self) -> Result<()> {
-        self.file.sync_all().map_err(|error| describe_io(error, &self.what))
+        if !failpoint::is_broken(Breakage::SkipFileFlush) {
+            self.file.sync_all().map_err(|error| describe_io(error, &self.what))?;
+        }
+        failpoint::reach(Point::LocalFlushed);
+        Ok(())
     }
 
     /// Gives it its name unless something is there; then says `false`.
@@ -104,10 +117,15 @@ impl Temporary {
             let (parent, name) = root.make_parent(key).map_err(failed)?;
             match act(&parent, name) {
                 Ok(()) => {
+                    failpoint::reach(Point::LocalNamed);
+                    if failpoint::is_broken(Breakage::SkipNameFlush) {
+                        return Ok(true);
+                    }
                     if let Err(error) = self.root.flush_dir(&parent) {
                         let error = failed(error);
                         return Err(if is_new { take_back(&parent, name, error) } else { error });
                     }
+                    failpoint::reach(Point::LocalDurable);
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
@@ -187,8 +205,9 @@ impl Root {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => self.flushed().remove(path),
             };
+            failpoint::reach(Point::LocalFolder);
         }
-        if !self.flushed().contains(path) {
+        if !self.flushed().contains(path) && !failpoint::is_broken(Breakage::SkipFolderFlush) {
             self.flush_dir(parent)?;
             self.flushed().insert(path.to_owned());
         }
@@ -267,6 +286,7 @@ impl Root {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             removed => removed.map_err(failed)?,
         }
+        failpoint::reach(Point::LocalRemoved);
         self.flush_dir(&parent).map_err(failed)?;
         let mut left = parents;
         while !left.is_empty() && self.dir.remove_dir(left).is_ok() {
@@ -290,8 +310,12 @@ pub(super) fn pending(root: &Root, prefix: &str) -> Result<Vec<PendingUpload>> {
         let Some(id) = name.to_str().and_then(|name| name.strip_suffix(KEY_ENDING)) else { continue };
         // It may be finished between the two steps; then it is not pending.
         let (Ok(key), Ok(metadata)) = (dir.read_to_string(&name), dir.metadata(&name)) else { continue };
+        let begun = modified(&metadata);
         if key.starts_with(prefix) {
-            found.push(PendingUpload { key, id: id.to_owned(), begun: modified(&metadata) });
+            found.push(PendingUpload { key, id: id.to_owned(), begun });
+        } else if key.is_empty() && clock::now().duration_since(begun) > UNWRITTEN_NOTE_AGE {
+            // Nobody knows whose it was, so everybody finds it.
+            found.push(PendingUpload { key: format!("{TEMPORARY}/{id}"), id: id.to_owned(), begun });
         }
     }
     found.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));

@@ -107,6 +107,24 @@ async fn a_finished_write_leaves_no_temporary_file_and_a_dropped_one_neither() {
 }
 
 #[tokio::test]
+async fn a_process_that_was_killed_before_it_noted_the_key_left_what_everybody_finds_after_an_hour() {
+    let (dir, store) = scratch();
+    put(&store, "a", b"one").await.unwrap();
+    let note = dir.path().join(".tmp/1700000000000-0011223344556677.key");
+    std::fs::write(&note, "").unwrap();
+    assert!(store.pending_uploads("job/").await.unwrap().is_empty(), "it may be written at any moment");
+    let old = std::time::Duration::from_secs(3601);
+    let modified = std::fs::metadata(&note).unwrap().modified().unwrap() - old;
+    std::fs::File::open(&note).unwrap().set_modified(modified).unwrap();
+    for prefix in ["", "job/", "plugins/"] {
+        assert_eq!(store.pending_uploads(prefix).await.unwrap().len(), 1, "{prefix}");
+    }
+    let pending = store.pending_uploads("job/").await.unwrap();
+    store.abort_pending(&pending[0]).await.unwrap();
+    assert!(!note.exists());
+}
+
+#[tokio::test]
 async fn what_a_killed_process_left_is_pending_with_its_key() {
     let (dir, store) = scratch();
     let upload = store.begin_upload(&key("job/id/data/x.0001.zst")).await.unwrap();

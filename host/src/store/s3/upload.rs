@@ -6,6 +6,7 @@ use super::failure::Failure;
 use super::write::Found;
 use super::{COMPLETE_WAIT, S3Store};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Point};
 use crate::id::ObjectKey;
 use crate::store::memory::upload_gone;
 use crate::store::{Condition, ObjectInfo, Store, Upload, len_of, wrong_checksum};
@@ -98,6 +99,7 @@ impl S3Upload {
                 Ok(id) => {
                     let begun = Begun { id, algorithm };
                     state.begun = Some(begun.clone());
+                    failpoint::reach(Point::S3Begun);
                     return Ok(begun);
                 }
                 Err(failure) if failure.is_unsupported() && !self.store.known().is_proven(algorithm) => {
@@ -166,6 +168,7 @@ impl S3Upload {
             match sums.judge(self.store.known(), output.checksum_crc64_nvme(), output.checksum_crc32_c()) {
                 Verdict::Proven => {
                     let crc32c = sums.crc32c.as_deref().and_then(decode32);
+                    failpoint::reach(Point::S3Part);
                     return Ok(Sent { etag: output.e_tag.as_deref().map(Etag::parse), crc64nvme: crc, crc32c });
                 }
                 Verdict::Open => {}
@@ -231,6 +234,7 @@ impl S3Upload {
             .set_checksum_crc64_nvme(full.then(|| encode64(crc)))
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
         self.store.send(&doing, &Progress::new(), COMPLETE_WAIT, request.send()).await?;
+        failpoint::reach(Point::S3Completed);
         Ok(())
     }
 

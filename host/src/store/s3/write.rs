@@ -6,6 +6,7 @@ use super::checksum::{Sums, Verdict, decode64};
 use super::failure::Failure;
 use crate::clock;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Point};
 use crate::id::ObjectKey;
 use crate::store::{Condition, ObjectInfo, Store, len_of};
 use bytes::Bytes;
@@ -100,6 +101,7 @@ impl S3Store {
                     .fact("got", "others, by their checksum"),
             )
         };
+        failpoint::reach(Point::S3Put);
         match sums.judge(self.known(), output.checksum_crc64_nvme(), output.checksum_crc32_c()) {
             Verdict::Proven => {}
             Verdict::Wrong => return Err(wrong()),

@@ -363,7 +363,7 @@ fn nanoseconds(text: &str) -> Option<i128> {
     if part.len() > 9 || !whole.bytes().chain(part.bytes()).all(|b| b.is_ascii_digit()) {
         return None;
     }
-    let ns: i128 = sign
-        * (whole.parse::<i128>().ok()?.checked_mul(1_000_000_000)? + format!("{part:0<9}").parse::<i128>().ok()?);
+    let whole = whole.parse::<i128>().ok()?.checked_mul(1_000_000_000)?;
+    let ns = sign * whole.checked_add(format!("{part:0<9}").parse().ok()?)?;
     in_time(ns).then_some(ns)
 }

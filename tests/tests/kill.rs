@@ -1,0 +1,656 @@
+//! SIGKILL at every named point and at random times: nothing half-made is visible, what is listed is whole,
+//! and the next run succeeds.
+//!
+//! The short form kills at every point once, the long one (`cargo xtask soak kill`) as often as it is told.
+//! `STRONGROOM_SEED` repeats a run.
+
+use rustix::process::Signal;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+use strongroom::failpoint::Point;
+use strongroom_tests::documents::Documents;
+use strongroom_tests::relay::{Relay, Setup, sh};
+use strongroom_tests::s3::{self, ACCESS_KEY, S3Server, SECRET_KEY, Server};
+use strongroom_tests::{Output, Sandbox, wait_until};
+use xtask::soak;
+
+/// Kills of one world, before the next one begins with an empty store: every one of its backups is verified
+/// after every kill.
+const KILLS_PER_WORLD: usize = 8;
+/// A lease that stood still for this long is taken over: the shortest that a lease may ask for is 200 ms.
+const IN_A_HURRY: &str = "lease=300";
+
+/// What is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Deed {
+    Backup,
+    /// Its producer stands still long enough for the lease to be renewed.
+    SlowBackup,
+    /// Its plugin fails at the end, so what was stored is removed again.
+    FailedBackup,
+    VerifyContents,
+    VerifyStored,
+    Restore,
+    /// Removes the records of backups that no rule keeps.
+    Prune,
+    /// Removes what killed runs left and what is old; local stores only, where a test can make it old.
+    PruneOrphans,
+}
+
+impl Deed {
+    const ALL: &[Self] = &[
+        Self::Backup,
+        Self::SlowBackup,
+        Self::FailedBackup,
+        Self::VerifyContents,
+        Self::VerifyStored,
+        Self::Restore,
+        Self::Prune,
+        Self::PruneOrphans,
+    ];
+
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Backup | Self::SlowBackup | Self::FailedBackup => &["backup", "orders"],
+            Self::VerifyContents => &["verify", "orders", "latest", "--depth", "contents"],
+            Self::VerifyStored => &["verify", "orders", "latest", "--depth", "stored"],
+            Self::Restore => &["restore", "orders", "latest"],
+            Self::Prune => &["prune", "orders", "--yes"],
+            Self::PruneOrphans => &["prune", "orders", "--orphans", "--yes"],
+        }
+    }
+
+    /// Exit code of a run that nobody kills.
+    fn code(self) -> i32 {
+        i32::from(self == Self::FailedBackup)
+    }
+
+    /// Whether it may add a backup.
+    fn adds(self) -> bool {
+        matches!(self, Self::Backup | Self::SlowBackup)
+    }
+
+    fn prunes(self) -> bool {
+        matches!(self, Self::Prune | Self::PruneOrphans)
+    }
+}
+
+/// When it is killed.
+#[derive(Clone, Debug)]
+enum When {
+    /// At this point, reached for this time.
+    At(&'static str, u64),
+    After(Duration),
+}
+
+/// Which store, and how large the artifacts are.
+#[derive(Clone, Debug)]
+struct Shape {
+    place: String,
+    store: &'static str,
+    produce: &'static str,
+    artifacts: &'static [&'static str],
+}
+
+/// Three artifacts of one part each.
+const TINY: (&str, &[&str]) = ("seq 1 2000", &["a", "b", "c"]);
+
+/// Numbers that look random and can be repeated (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn seeded() -> Self {
+        let seed = std::env::var("STRONGROOM_SEED").ok().map_or(20_261_121, |text| text.parse().expect("a number"));
+        Self(seed)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[usize::try_from(self.below(from.len() as u64)).expect("an index")]
+    }
+}
+
+/// A job with its store, and what is known to be in it.
+struct World {
+    relay: Relay,
+    shape: Shape,
+    /// Backups that `list` showed, with the digests of their artifacts.
+    known: BTreeMap<String, BTreeSet<String>>,
+    /// How often each deed reaches each point, and how long it takes.
+    reached: BTreeMap<Deed, (BTreeMap<&'static str, u64>, Duration)>,
+    /// What a prune may remove: backups by their ids, and files of a local store.
+    condemned: (BTreeSet<String>, BTreeSet<PathBuf>),
+    /// What was killed last, for messages.
+    story: String,
+}
+
+impl World {
+    /// A job with a store of this shape and nothing in it.
+    fn new_relay(shape: &Shape) -> Relay {
+        let artifacts: Vec<_> = shape.artifacts.iter().map(|name| format!("{name:?}")).collect();
+        let mut relay = Relay::new(Setup::default());
+        relay.sandbox.set_env("ACCESS_KEY", ACCESS_KEY).set_env("SECRET_KEY", SECRET_KEY);
+        relay.sandbox.set_env("STRONGROOM_FAIL", IN_A_HURRY);
+        let dir = relay.sandbox.dir().display().to_string();
+        // A world is alone in its store: another host's backups would be of an unknown signer.
+        let name = relay.sandbox.dir().file_name().expect("a name").to_string_lossy().into_owned();
+        let place = shape.place.replace("WORLD", &name);
+        relay.configure(&Setup {
+            produce: sh(&format!("test ! -e {dir}/slow || sleep 0.3; {}", shape.produce)),
+            // Each restore into a place of its own: what a killed one started may live on for a moment.
+            consume: sh(&format!("b3sum >> {dir}/restored-$PPID")),
+            settings: format!("artifacts = [{}]\nfail = false", artifacts.join(", ")),
+            place,
+            store: shape.store.into(),
+            ..Setup::default()
+        });
+        let config = relay.sandbox.path("strongroom.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(config, text.replace("[job.orders]\n", "[job.orders]\nkeep = { last = 1 }\n")).unwrap();
+        relay
+    }
+
+    /// A world whose very first run was killed at `first`, and that has one backup.
+    fn new(shape: &Shape, first: Point) -> Self {
+        let mut world = Self {
+            relay: Self::new_relay(shape),
+            shape: shape.clone(),
+            known: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            condemned: Default::default(),
+            story: format!("the first run, killed at {}", first.name()),
+        };
+        let output = world.run_killed(Deed::Backup, &When::At(first.name(), 1));
+        assert_eq!(output.signal, Some(9), "{}: {output:?}", world.story);
+        world.check(Deed::Backup, &When::At(first.name(), 1));
+        world
+    }
+
+    fn sandbox(&self) -> &Sandbox {
+        &self.relay.sandbox
+    }
+
+    /// Sees to it that a prune has something to do, and notes what it may remove.
+    fn condemn(&mut self, deed: Deed) {
+        while self.known.len() < 2 {
+            self.prepare(Deed::Backup);
+            self.relay.run(Deed::Backup.args()).check_code(0);
+            self.look(true, 1);
+        }
+        let mut files = BTreeSet::new();
+        if deed == Deed::PruneOrphans {
+            let before: BTreeSet<_> = self.left_over().into_iter().collect();
+            // Of the first a folder stays, of the second a file that has not got its name.
+            for point in ["segment.complete", "local.written"] {
+                let output = self.run_killed(Deed::Backup, &When::At(point, 1));
+                assert_eq!(output.signal, Some(9), "{point}: {output:?}");
+            }
+            files = self.left_over().into_iter().filter(|path| !before.contains(path)).collect();
+            assert!(!files.is_empty());
+            files.iter().for_each(|path| grow_old(path));
+        }
+        let plan = self.relay.run(&["prune", "orders", "--dry-run", "--output", "json"]);
+        let plan = plan.check_code(0).json();
+        let backups = plan["backups"].as_array().expect("backups");
+        let ids = backups.iter().filter(|backup| backup["keep"] == false).map(|backup| &backup["id"]);
+        self.condemned = (ids.map(|id| id.as_str().expect("an id").to_owned()).collect(), files);
+        assert!(!self.condemned.0.is_empty(), "{plan}");
+    }
+
+    /// Files of a local store that belong to no backup which `list` shows.
+    fn left_over(&self) -> Vec<PathBuf> {
+        let jobs = self.relay.store().join("orders");
+        let is_of_a_backup = |path: &PathBuf| self.known.keys().any(|id| path.starts_with(jobs.join(id)));
+        self.relay.stored().into_iter().filter(|path| !is_of_a_backup(path)).collect()
+    }
+
+    /// Nothing left the store but what was condemned, and all of that did.
+    fn check_pruned(&self, before: &BTreeSet<PathBuf>) {
+        let (ids, files) = &self.condemned;
+        let jobs = self.relay.store().join("orders");
+        let records: BTreeSet<_> = ids.iter().map(|id| jobs.join(id).join("record.json")).collect();
+        let after: BTreeSet<_> = self.relay.stored().into_iter().collect();
+        let condemned: BTreeSet<_> = files.union(&records).cloned().collect();
+        let gone: Vec<_> = before.difference(&after).filter(|path| !condemned.contains(*path)).collect();
+        assert!(gone.is_empty(), "{gone:?} is gone after {}", self.story);
+        let stays: Vec<_> = condemned.intersection(&after).collect();
+        assert!(stays.is_empty(), "{stays:?} is there after {}", self.story);
+    }
+
+    /// The end of a world in a local store: what is young stays, and everything that is old and no backup
+    /// goes. Returns how many files that were.
+    fn end(&mut self) -> usize {
+        self.story = "the end of a world".into();
+        self.prepare(Deed::Backup);
+        let young: BTreeSet<_> = self.left_over().into_iter().collect();
+        self.relay.run(Deed::PruneOrphans.args()).check_code(0);
+        self.forget_what_is_gone();
+        let there: BTreeSet<_> = self.relay.stored().into_iter().collect();
+        assert!(young.is_subset(&there), "young and gone: {:?}", young.difference(&there).collect::<Vec<_>>());
+        self.relay.stored().iter().for_each(|path| grow_old(path));
+        self.relay.run(Deed::PruneOrphans.args()).check_code(0);
+        self.look(false, 0);
+        assert_eq!(self.left_over(), Vec::<PathBuf>::new(), "old, and of no backup");
+        // The next run with a scratch directory removes those of the dead ones.
+        self.relay.run(Deed::Backup.args()).check_code(0);
+        let scratch: Vec<_> = std::fs::read_dir(self.sandbox().path("tmp")).unwrap().flatten().collect();
+        assert!(scratch.is_empty(), "scratch directories of dead runs: {scratch:?}");
+        young.len()
+    }
+
+    /// After a prune: the records that it removed are not missed.
+    fn forget_what_is_gone(&mut self) {
+        let listed = self.relay.listed();
+        assert!(!listed.is_empty(), "nothing is left after {}", self.story);
+        self.known.retain(|id, _| listed.contains(id));
+    }
+
+    fn prepare(&self, deed: Deed) {
+        let slow = self.sandbox().path("slow");
+        if deed == Deed::SlowBackup {
+            std::fs::write(slow, "").unwrap();
+        } else if slow.exists() {
+            std::fs::remove_file(slow).unwrap();
+        }
+        let config = self.sandbox().path("strongroom.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let fails = deed == Deed::FailedBackup;
+        if !text.contains(&format!("fail = {fails}")) {
+            std::fs::write(config, text.replace(&format!("fail = {}", !fails), &format!("fail = {fails}"))).unwrap();
+        }
+    }
+
+    /// Runs a deed with nobody killing it: how often it reaches which point, and how long it takes.
+    fn survey(&mut self, deed: Deed) {
+        let trace = self.sandbox().path("trace");
+        if deed.prunes() {
+            self.condemn(deed);
+        }
+        self.prepare(deed);
+        let began = Instant::now();
+        let fail = format!("{IN_A_HURRY},trace={}", trace.display());
+        let output = self.sandbox().strongroom(deed.args()).env("STRONGROOM_FAIL", fail).run();
+        let took = began.elapsed();
+        output.check_code(deed.code());
+        let text = std::fs::read_to_string(&trace).unwrap();
+        std::fs::remove_file(trace).unwrap();
+        let mut counts = BTreeMap::new();
+        for line in text.lines() {
+            let point = Point::ALL.iter().find(|point| point.name() == line).expect("a point");
+            *counts.entry(point.name()).or_insert(0) += 1;
+        }
+        self.reached.insert(deed, (counts, took));
+        self.story = format!("{deed:?}, not killed");
+        if deed.prunes() {
+            self.forget_what_is_gone();
+        }
+        self.look(deed.adds(), 1);
+    }
+
+    fn run_killed(&self, deed: Deed, when: &When) -> Output {
+        self.prepare(deed);
+        let fail = match when {
+            When::At(point, n) => format!("{IN_A_HURRY},{point}@{n}=kill"),
+            When::After(_) => IN_A_HURRY.to_owned(),
+        };
+        let running = self.sandbox().strongroom(deed.args()).env("STRONGROOM_FAIL", fail).start().unwrap();
+        if let When::After(time) = when {
+            std::thread::sleep(*time);
+            // It may have ended by itself; then this is no kill, and is not counted.
+            drop(running.signal(Signal::KILL));
+        }
+        running.finish(strongroom_tests::TIMEOUT).unwrap()
+    }
+
+    /// One kill and all checks after it; false when the run ended before.
+    fn kill(&mut self, deed: Deed, when: &When) -> bool {
+        self.story = format!("{deed:?} killed {when:?} in {:?}", self.shape);
+        if deed.prunes() {
+            self.condemn(deed);
+            self.story = format!("{deed:?} killed {when:?} in {:?}", self.shape);
+        }
+        let before: BTreeSet<_> = self.relay.stored().into_iter().collect();
+        let output = self.run_killed(deed, when);
+        let killed = output.signal == Some(9);
+        if !killed {
+            output.check_code(deed.code());
+        }
+        if deed.prunes() {
+            self.check_prune(deed, &before, killed);
+            return killed;
+        }
+        if !killed {
+            self.look(deed.adds(), 1);
+            return false;
+        }
+        self.check(deed, when);
+        if deed == Deed::Restore {
+            self.check_restored(when);
+        }
+        true
+    }
+
+    /// What must hold after a prune: a backup that it was to remove is there, whole, or is not.
+    fn check_prune(&mut self, deed: Deed, before: &BTreeSet<PathBuf>, killed: bool) {
+        if killed {
+            let listed: BTreeSet<_> = self.relay.listed().into_iter().collect();
+            for id in self.known.keys().filter(|id| !self.condemned.0.contains(*id)) {
+                assert!(listed.contains(id), "{id} vanished after {}", self.story);
+            }
+            for id in &listed {
+                let output = self.relay.run(&["verify", "orders", id, "--depth", "stored"]);
+                assert_eq!(output.code, Some(0), "verify {id} after {}: {output:?}", self.story);
+            }
+            let output = self.relay.run(deed.args());
+            assert_eq!(output.code, Some(0), "the run after {}: {output:?}", self.story);
+        }
+        // Of a bucket no files are seen here.
+        if !before.is_empty() {
+            self.check_pruned(before);
+        }
+        self.forget_what_is_gone();
+        self.look(false, 0);
+    }
+
+    /// What must hold after every kill of a run that removes nothing.
+    fn check(&mut self, deed: Deed, when: &When) {
+        self.look(deed.adds(), 1);
+        let next = if deed == Deed::FailedBackup { Deed::Backup } else { deed };
+        if next != Deed::Restore {
+            self.prepare(next);
+            let output = self.relay.run(next.args());
+            assert_eq!(output.code, Some(0), "the run after {}: {output:?}", self.story);
+            self.check_told(deed, when, &output);
+            self.look(next.adds(), if next.adds() { 1 } else { 0 });
+        }
+    }
+
+    /// After a backup that left something, the next one says so and that it begins anew.
+    fn check_told(&self, deed: Deed, when: &When, next: &Output) {
+        let left = ["segment.complete", "artifact.stored", "backup.confirmed", "record.writing"];
+        if let When::At(point, _) = when
+            && deed.adds()
+            && left.contains(point)
+        {
+            assert!(next.stderr.contains("did not end and left no backup"), "after {}: {next:?}", self.story);
+            assert!(next.stderr.contains("this one begins anew"), "after {}: {next:?}", self.story);
+        }
+    }
+
+    /// `list` shows what it showed, and of a backup at most one more; `verify` passes on all of them.
+    fn look(&mut self, may_add: bool, most: usize) {
+        let output = self.relay.run(&["list", "orders", "--output", "json"]);
+        assert_eq!(output.code, Some(0), "list after {}: {output:?}", self.story);
+        let listed = output.json();
+        assert_eq!(listed["unreadable"], Value::Array(Vec::new()), "after {}", self.story);
+        let backups = listed["backups"].as_array().expect("a list");
+        let ids: BTreeSet<String> = backups.iter().map(|b| b["id"].as_str().expect("an id").to_owned()).collect();
+        let gone: Vec<_> = self.known.keys().filter(|id| !ids.contains(*id)).collect();
+        assert!(gone.is_empty(), "{gone:?} vanished after {}", self.story);
+        let new: Vec<_> = ids.iter().filter(|id| !self.known.contains_key(*id)).collect();
+        assert!(new.len() <= if may_add { most } else { 0 }, "{new:?} appeared after {}", self.story);
+        for backup in backups {
+            assert_eq!(backup["outcome"], "complete", "after {}: {backup}", self.story);
+        }
+        for id in &ids {
+            // What was not looked at yet is decrypted and decoded, the rest compared with its record.
+            let depth = if self.known.contains_key(id) { "stored" } else { "contents" };
+            let output = self.relay.run(&["verify", "orders", id, "--depth", depth]);
+            assert_eq!(output.code, Some(0), "verify {id} after {}: {output:?}", self.story);
+        }
+        let new: Vec<String> = new.into_iter().cloned().collect();
+        for id in new {
+            let digests = self.digests(&id);
+            self.known.insert(id, digests);
+        }
+    }
+
+    /// Digests of a backup's artifacts, as its record names them: as many as there should be.
+    fn digests(&self, id: &str) -> BTreeSet<String> {
+        let shown = self.relay.run(&["show", "orders", id, "--output", "json"]);
+        let shown = shown.check_code(0).json();
+        let artifacts = shown["record"]["artifacts"].as_array().expect("artifacts");
+        let names: Vec<_> = artifacts.iter().map(|artifact| artifact["name"].as_str().expect("a name")).collect();
+        assert_eq!(names, self.shape.artifacts, "{id} after {}", self.story);
+        artifacts.iter().map(|artifact| artifact["blake3"].as_str().expect("a digest").to_owned()).collect()
+    }
+
+    /// After a killed restore the next one says so where the target may have changed, and restores all.
+    fn check_restored(&self, when: &When) {
+        // By its id: within one second, ids do not sort by time.
+        let id = self.known.keys().next_back().expect("a backup");
+        let running = self.sandbox().strongroom(["restore", "orders", id]).start().unwrap();
+        let restored = self.sandbox().path(format!("restored-{}", running.pid()));
+        let output = running.finish(strongroom_tests::TIMEOUT).unwrap();
+        assert_eq!(output.code, Some(0), "the run after {}: {output:?}", self.story);
+        let text = std::fs::read_to_string(restored).unwrap();
+        let digests: BTreeSet<_> =
+            text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+        assert_eq!(digests, self.known[id], "after {}", self.story);
+        let says = output.stderr.contains("was interrupted after it had begun to change");
+        if let When::At(point, _) = when {
+            let had_begun = ["restore.changing", "restore.returned", "restore.flushed"].contains(point);
+            assert_eq!(says, had_begun, "after {}: {output:?}", self.story);
+        }
+    }
+}
+
+/// Points at which the first run of all can be killed: later ones do not make a key, compile the plugin or keep
+/// it in the store. The last is of a local store.
+const FIRST: &[Point] =
+    &[Point::KeyFlushed, Point::KeyNamed, Point::CacheWritten, Point::CacheNamed, Point::LocalFlushed];
+
+/// Kills in worlds of these shapes until there were `kills` of them, `wanted` points first.
+fn kill_until(shapes: &[Shape], deeds: &[Deed], wanted: &BTreeSet<&'static str>, kills: usize) {
+    let mut dice = Dice::seeded();
+    let mut missing: BTreeSet<&'static str> =
+        wanted.iter().copied().filter(|name| !FIRST[..4].iter().any(|first| first.name() == *name)).collect();
+    let (mut done, mut named, mut worlds, mut swept) = (0, 0, 0, 0);
+    let n_first = FIRST.len() - usize::from(wanted.iter().any(|name| is_of_s3(name)));
+    let first = &FIRST[..n_first];
+    while done < kills || !missing.is_empty() {
+        let mut world = World::new(&shapes[worlds % shapes.len()], first[worlds % first.len()]);
+        worlds += 1;
+        done += 1;
+        assert!(worlds < 20 + 2 * kills / KILLS_PER_WORLD, "never reached: {missing:?}");
+        for deed in deeds {
+            world.survey(*deed);
+        }
+        for _ in 1..KILLS_PER_WORLD {
+            let (deed, when) = choose(&world, &mut dice, &missing, deeds);
+            if world.kill(deed, &when) {
+                done += 1;
+                if let When::At(point, _) = when {
+                    missing.remove(point);
+                    named += 1;
+                }
+            }
+        }
+        if deeds.contains(&Deed::PruneOrphans) {
+            swept += world.end();
+        }
+    }
+    assert!(swept > 0 || !deeds.contains(&Deed::PruneOrphans), "the kills left nothing to remove");
+    println!(
+        "soak: {done} kills in {worlds} worlds, {named} of them at named points, {swept} files left and found by their age"
+    );
+}
+
+/// Makes a file of a local store eight days old, by the clock of its file system.
+fn grow_old(path: &Path) {
+    let file = std::fs::File::open(path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(8 * 24 * 3600)).unwrap();
+}
+
+/// A point that nobody was killed at yet; else any point, or any time.
+fn choose(world: &World, dice: &mut Dice, missing: &BTreeSet<&'static str>, deeds: &[Deed]) -> (Deed, When) {
+    let mut open = Vec::new();
+    let mut any = Vec::new();
+    for (deed, (counts, _)) in world.reached.iter().filter(|(deed, _)| deeds.contains(deed)) {
+        for (point, n) in counts {
+            any.push((*deed, *point, *n));
+            if missing.contains(point) {
+                open.push((*deed, *point, *n));
+            }
+        }
+    }
+    if dice.below(if open.is_empty() { 2 } else { 6 }) == 0 {
+        let deed = *dice.pick(deeds);
+        let took = u64::try_from(world.reached[&deed].1.as_micros()).expect("a duration");
+        return (deed, When::After(Duration::from_micros(dice.below(took.max(1)))));
+    }
+    let (deed, point, n) = *dice.pick(if open.is_empty() { &any } else { &open });
+    // Threads and times differ between runs: of what comes often, one of the first is there for sure.
+    (deed, When::At(point, 1 + dice.below(n.div_ceil(2))))
+}
+
+/// How many kills to do: of those that the long form was told, this share in percent; `short` in the short one.
+fn share(percent: usize, short: usize) -> usize {
+    let told: usize = std::env::var(soak::COUNT).map_or(0, |text| text.parse().expect("a number of kills"));
+    if told > 0 { told * percent / 100 } else { short }
+}
+
+/// Names of the points that `wanted` says yes to.
+fn points(wanted: impl Fn(&str) -> bool) -> BTreeSet<&'static str> {
+    Point::ALL.iter().map(|point| point.name()).filter(|name| wanted(name)).collect()
+}
+
+fn is_of_s3(name: &str) -> bool {
+    name.starts_with("s3.") || name == "lease.renewed"
+}
+
+#[test]
+fn killed_anywhere_a_local_store_shows_only_whole_backups_and_the_next_run_succeeds() {
+    let place = "type = \"local\"\npath = \"store\"".to_owned();
+    let shapes = [
+        Shape { place: place.clone(), store: "", produce: TINY.0, artifacts: TINY.1 },
+        Shape {
+            place,
+            store: "part_bytes = \"1MiB\"\nparts_per_segment = 4",
+            produce: "head -c 5000000 /dev/urandom",
+            artifacts: &["large"],
+        },
+    ];
+    let deeds: Vec<_> = Deed::ALL.iter().copied().filter(|deed| *deed != Deed::SlowBackup).collect();
+    let wanted = points(|name| !is_of_s3(name) && !name.starts_with("bucket."));
+    kill_until(&shapes, &deeds, &wanted, share(65, 40));
+}
+
+/// Shapes of worlds in a bucket: tiny artifacts, and one of two segments that are uploaded in parts.
+fn shapes_in(port: u16) -> [Shape; 2] {
+    let place = format!(
+        "type = \"s3\"\nbucket = \"{}\"\nendpoint = \"http://127.0.0.1:{port}\"\nregion = \"us-east-1\"\n\
+         prefix = \"WORLD\"\naccess_key = {{ env = \"ACCESS_KEY\" }}\nsecret_key = {{ env = \"SECRET_KEY\" }}",
+        s3::BUCKET
+    );
+    [
+        Shape { place: place.clone(), store: "", produce: TINY.0, artifacts: TINY.1 },
+        Shape {
+            place,
+            store: "part_bytes = \"8MiB\"\nparts_per_segment = 2",
+            produce: "head -c 18000000 /dev/urandom",
+            artifacts: &["large"],
+        },
+    ]
+}
+
+async fn check_server(server: Server, wanted: &BTreeSet<&'static str>, kills: usize) {
+    let server = S3Server::start(server).await.unwrap();
+    let shapes = shapes_in(server.port());
+    let wanted = wanted.clone();
+    let deeds: Vec<_> = Deed::ALL.iter().copied().filter(|deed| *deed != Deed::PruneOrphans).collect();
+    tokio::task::spawn_blocking(move || kill_until(&shapes, &deeds, &wanted, kills)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_anywhere_a_bucket_shows_only_whole_backups_and_the_next_run_succeeds() {
+    let wanted = points(|name| is_of_s3(name) || name.starts_with("lease.") || name.starts_with("record."));
+    check_server(Server::Versitygw, &wanted, share(20, 16)).await;
+    // Four seconds to start: the long form only.
+    let kills = share(10, 0);
+    if kills > 0 {
+        check_server(Server::Minio, &wanted, kills).await;
+    }
+}
+
+#[test]
+fn killed_while_it_writes_files_a_restore_is_done_again_and_the_tree_is_whole() {
+    let documents = Documents::new();
+    for n in 0..6 {
+        std::fs::write(documents.source().join(format!("file-{n}")), format!("{n}\n").repeat(10_000)).unwrap();
+    }
+    let id = documents.backup(0);
+    let kills = share(5, 4);
+    for n in 0..kills {
+        let point = ["bucket.written", "bucket.named"][n % 2];
+        let fail = format!("{point}@{}=kill", 1 + n / 2 % 5);
+        let args = ["restore", "documents", &id, "--target", "found", "--option", "overwrite=true"];
+        let killed = documents.sandbox.strongroom(args).env("STRONGROOM_FAIL", &fail).run();
+        assert_eq!(killed.signal, Some(9), "{fail}: {killed:?}");
+        // A plan says it as well, and changes nothing of it.
+        let plan = documents.run(&["restore", "documents", &id, "--target", "found", "--plan"]);
+        plan.check_stderr(&id).check_stderr("target \"found\", which may hold a part of it");
+        let again = documents.run(&args);
+        again.check_code(0).check_stderr("was interrupted after it had begun to change");
+        for entry in std::fs::read_dir(documents.source()).unwrap() {
+            let path = entry.unwrap().path();
+            let copy = documents.found().join(path.file_name().unwrap());
+            assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(copy).unwrap(), "{fail}");
+        }
+        let after = documents.run(&args);
+        after.check_code(0);
+        assert!(!after.stderr.contains("interrupted"), "it was told before: {after:?}");
+    }
+    println!("soak: {kills} kills of restores into a bucket");
+}
+
+/// A backup of `relay` that stands still at `point`: whatever a prune is asked meanwhile, `says` on `code`, it
+/// takes nothing of it, and the backup ends well.
+fn check_left_alone(relay: &Relay, point: &str, before: impl Fn(&Relay), code: i32, says: &str) {
+    let gate = relay.sandbox.path("gate");
+    let fail = format!("{IN_A_HURRY},{point}=stop:{}", gate.display());
+    let running = relay.sandbox.strongroom(Deed::Backup.args()).env("STRONGROOM_FAIL", fail).start().unwrap();
+    wait_until("the backup to stand still", strongroom_tests::TIMEOUT, || Ok(gate.exists().then_some(()))).unwrap();
+    before(relay);
+    let prune = relay.run(Deed::PruneOrphans.args());
+    prune.check_code(code);
+    assert!(format!("{}{}", prune.stdout, prune.stderr).contains(says), "{prune:?}");
+    std::fs::remove_file(gate).unwrap();
+    running.finish(strongroom_tests::TIMEOUT).unwrap().check_code(0);
+    assert_eq!(relay.listed().len(), 1);
+    relay.run(&["verify", "orders", "latest"]).check_code(0);
+}
+
+#[test]
+fn what_a_running_backup_stored_is_never_pruned_from_a_local_store_however_old_it_looks() {
+    let place = "type = \"local\"\npath = \"store\"".to_owned();
+    // One artifact: what another one writes meanwhile would be young again.
+    let shape = Shape { place, store: "", produce: TINY.0, artifacts: &["a"] };
+    for point in ["part.stored", "segment.complete", "record.writing"] {
+        let old = |relay: &Relay| relay.stored().iter().for_each(|path| grow_old(path));
+        check_left_alone(&World::new_relay(&shape), point, old, 1, "another run of job \"orders\" is at work");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_running_backup_stored_is_never_pruned_from_a_bucket() {
+    let server = S3Server::start(Server::Versitygw).await.unwrap();
+    let shapes = shapes_in(server.port());
+    let check = move || {
+        for (shape, point) in
+            [(&shapes[0], "segment.complete"), (&shapes[0], "record.writing"), (&shapes[1], "s3.part")]
+        {
+            check_left_alone(&World::new_relay(shape), point, |_| (), 0, "there is nothing to remove");
+        }
+    };
+    tokio::task::spawn_blocking(check).await.unwrap();
+}

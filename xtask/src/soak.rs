@@ -1,0 +1,338 @@
+//! `cargo xtask soak`: the long forms of harnesses that `cargo xtask test` runs in their short form.
+//!
+//! A harness is one line of [`HARNESSES`]. The test behind it takes its turns from [`turns`], which gives a few in
+//! an ordinary run and as many as were asked for under soak; so there is one test and not two. What a
+//! harness did last is a row in `docs/reliability.md`, written here and nowhere else.
+
+use crate::cache::{self, Cache};
+use crate::command;
+use crate::fuzz;
+use crate::promise;
+use crate::stage;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How many turns a test under soak takes.
+pub const COUNT: &str = "STRONGROOM_SOAK_COUNT";
+/// For how many minutes a test under soak begins new turns.
+pub const MINUTES: &str = "STRONGROOM_SOAK_MINUTES";
+/// What a test says at its end stands behind this, anywhere in a line.
+const SAID: &str = "soak: ";
+/// The page with the table of last results.
+const PAGE: &str = "docs/reliability.md";
+/// The lines around the table.
+const MARKS: (&str, &str) = ("<!-- soak: written by cargo xtask soak -->", "<!-- soak: end -->");
+/// Head of the table.
+const HEAD: &str = "| harness | what it shows | result | how much | took | on | commit |\n| --- | --- | --- | --- | --- | --- | --- |\n";
+
+/// How long a harness runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// This many turns.
+    Count(u64),
+    /// New turns are begun for this many minutes, for each part of the harness.
+    Minutes(u64),
+}
+
+/// A long harness.
+struct Harness {
+    name: &'static str,
+    /// What it shows, for help and for the page.
+    what: &'static str,
+    /// How long it runs when nothing else is said.
+    usual: Length,
+    how: How,
+}
+
+/// What a harness starts.
+enum How {
+    /// Tests of one test program whose turns come from [`turns`], or that read [`COUNT`] and [`MINUTES`].
+    Test {
+        /// The package that has it.
+        package: &'static str,
+        /// The test program: a name for `--test`, or `None` for the library's own tests.
+        program: Option<&'static str>,
+        /// Part of the names of the tests.
+        filter: &'static str,
+    },
+    /// Something of this crate: gets the names behind the harness's own, and says how much it did.
+    Own(fn(&Workspace, &[String], Length) -> Result<Outcome>),
+}
+
+/// What came of a harness.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether nothing failed.
+    pub passed: bool,
+    /// How much was done, such as `1000 kills`.
+    pub done: String,
+}
+
+/// Every long harness. To add one: a line here, and a test that takes its turns from [`turns`].
+const HARNESSES: &[Harness] = &[
+    Harness {
+        name: "damage",
+        what: "every flip, cut, swap and deletion in stored segments is found and named, and no unproven byte comes out",
+        usual: Length::Count(5_000),
+        how: How::Test { package: "strongroom-tests", program: Some("damage"), filter: "" },
+    },
+    Harness {
+        name: "properties",
+        what: "what may come from outside is refused with a place or gives itself back, in bounded memory: random cases",
+        usual: Length::Count(20_000),
+        how: How::Test { package: "strongroom-tests", program: Some("hostile"), filter: "" },
+    },
+    Harness {
+        name: "kill",
+        what: "SIGKILL to backup, verify, restore and prune at named points and random times: only whole backups are visible, and the next run succeeds",
+        usual: Length::Count(1_000),
+        how: How::Test { package: "strongroom-tests", program: Some("kill"), filter: "killed_" },
+    },
+    Harness {
+        name: "promises",
+        what: "every promise is broken on purpose, and the test that guards it fails; names behind it choose breakages",
+        usual: Length::Count(0),
+        how: How::Own(promise::run),
+    },
+    Harness {
+        name: "fuzz",
+        what: "the same functions, looked for by coverage; names behind it choose targets",
+        usual: Length::Minutes(3),
+        how: How::Own(fuzz::run),
+    },
+];
+
+/// Runs the harnesses that are named, or all of them. Returns whether all of them passed.
+///
+/// `fuzz TARGET…` chooses targets; `--count N` and `--minutes N` are the length; `--list` shows what there is.
+pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
+    let asked = parse(arguments)?;
+    if asked.list {
+        print!("{}", list());
+        return Ok(true);
+    }
+    let mut all_passed = true;
+    for (harness, rest) in asked.harnesses {
+        let length = asked.length.unwrap_or(harness.usual);
+        println!("== soak {}: {}", harness.name, harness.what);
+        let begun = Instant::now();
+        let outcome = match &harness.how {
+            How::Test { package, program, filter } => test(workspace, package, *program, filter, length),
+            How::Own(own) => own(workspace, &rest, length),
+        };
+        let outcome = outcome.unwrap_or_else(|error| Outcome { passed: false, done: format!("{error:#}") });
+        let took = minutes_and_seconds(begun.elapsed());
+        let result = if outcome.passed { "passed" } else { "FAILED" };
+        println!("== soak {}: {result}, {}, {took}", harness.name, outcome.done);
+        let row = row(workspace, harness, &outcome, &took)?;
+        write_row(&workspace.root.join(PAGE), harness.name, &row)?;
+        all_passed &= outcome.passed;
+    }
+    Ok(all_passed)
+}
+
+/// What the command line asks for.
+struct Asked {
+    /// Each with the names behind it.
+    harnesses: Vec<(&'static Harness, Vec<String>)>,
+    length: Option<Length>,
+    list: bool,
+}
+
+fn parse(arguments: &[String]) -> Result<Asked> {
+    let mut asked = Asked { harnesses: Vec::new(), length: None, list: false };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--list" => asked.list = true,
+            "--count" | "--minutes" => {
+                let number = arguments.next().with_context(|| format!("{argument} needs a number"))?;
+                let number = number.parse().with_context(|| format!("{argument} needs a number, got {number:?}"))?;
+                let length = if argument == "--count" { Length::Count(number) } else { Length::Minutes(number) };
+                if asked.length.replace(length).is_some() {
+                    bail!("--count and --minutes contradict each other");
+                }
+            }
+            name => match (HARNESSES.iter().find(|harness| harness.name == name), asked.harnesses.last_mut()) {
+                (Some(harness), _) => asked.harnesses.push((harness, Vec::new())),
+                (None, Some((Harness { how: How::Own(_), .. }, rest))) => rest.push(name.to_owned()),
+                (None, _) => bail!("\"{name}\" is not a harness\n\n{}", list()),
+            },
+        }
+    }
+    if asked.harnesses.is_empty() {
+        asked.harnesses = HARNESSES.iter().map(|harness| (harness, Vec::new())).collect();
+    }
+    Ok(asked)
+}
+
+fn list() -> String {
+    let mut text = "harnesses of soak:\n".to_owned();
+    for harness in HARNESSES {
+        let usual = match harness.usual {
+            Length::Count(n) => format!("{n} turns"),
+            Length::Minutes(n) => format!("{n} minutes each"),
+        };
+        text.push_str(&format!("  {} ({usual})\n      {}\n", harness.name, harness.what));
+    }
+    text
+}
+
+/// Runs tests in their long form, one after another so that they do not slow one another down.
+fn test(workspace: &Workspace, package: &str, program: Option<&str>, filter: &str, length: Length) -> Result<Outcome> {
+    stage::host(workspace)?;
+    stage::plugins(workspace)?;
+    let (variable, value) = match length {
+        Length::Count(n) => (COUNT, n),
+        Length::Minutes(n) => (MINUTES, n),
+    };
+    let mut arguments = vec!["test", "--locked", "--package", package];
+    match program {
+        Some(program) => arguments.extend(["--test", program]),
+        None => arguments.push("--lib"),
+    }
+    arguments.extend(["--", "--nocapture", "--test-threads=1"]);
+    if !filter.is_empty() {
+        arguments.push(filter);
+    }
+    let mut summary = crate::summary::Summary::default();
+    let mut done = Vec::new();
+    let succeeded = command::run("cargo")
+        .args(&arguments)
+        .dir(&workspace.root)
+        .env("CARGO_TARGET_DIR", &workspace.target)
+        .env("STRONGROOM_BIN", workspace.host())
+        .env("STRONGROOM_PLUGINS", workspace.plugins())
+        .env(cache::VARIABLE, Cache::locate()?.root())
+        .env("INSTA_UPDATE", "no")
+        .env(variable, value.to_string())
+        .lines(|line| {
+            println!("{line}");
+            summary.see(line);
+            done.extend(line.split_once(SAID).map(|(_, said)| said.to_owned()));
+        })?;
+    if summary.passed == 0 {
+        bail!("no test was run");
+    }
+    done.push(format!("{summary}"));
+    Ok(Outcome { passed: succeeded && summary.failed == 0, done: done.join("; ") })
+}
+
+fn row(workspace: &Workspace, harness: &Harness, outcome: &Outcome, took: &str) -> Result<String> {
+    let git = |arguments: &[&str]| command::run("git").args(arguments).dir(&workspace.root).read();
+    // A checkout without its history can be soaked too.
+    let commit = git(&["describe", "--always", "--dirty=+"]).unwrap_or_else(|_| "unknown".to_owned());
+    let on = command::run("date").args(["-u", "+%Y-%m-%d"]).read()?;
+    let result = if outcome.passed { "passed" } else { "**failed**" };
+    let cells = [harness.name, harness.what, result, &outcome.done, took, &on, &commit];
+    let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "/").replace('\n', " ")).collect();
+    Ok(format!("| {} |\n", cells.join(" | ")))
+}
+
+fn minutes_and_seconds(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    format!("{} min {} s", seconds / 60, seconds % 60)
+}
+
+/// Puts the row of `name` into the page's table; the other rows stay as they are.
+fn write_row(page: &Path, name: &str, row: &str) -> Result<()> {
+    let text = std::fs::read_to_string(page).with_context(|| format!("could not read {}", page.display()))?;
+    let new = with_row(&text, name, row).with_context(|| format!("could not update {}", page.display()))?;
+    std::fs::write(page, new).with_context(|| format!("could not write {}", page.display()))
+}
+
+/// The page with this row, which stands where the harness's last one stood, or at the end.
+fn with_row(text: &str, name: &str, row: &str) -> Result<String> {
+    let (before, rest) = text.split_once(MARKS.0).with_context(|| format!("the page has no line {:?}", MARKS.0))?;
+    let (table, after) = rest.split_once(MARKS.1).with_context(|| format!("the page has no line {:?}", MARKS.1))?;
+    let begins = format!("| {name} |");
+    let mut rows: Vec<String> = table
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| harness |") && !line.starts_with("| --- |"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    match rows.iter_mut().find(|old| old.starts_with(&begins)) {
+        Some(old) => row.clone_into(old),
+        None => rows.push(row.to_owned()),
+    }
+    Ok(format!("{before}{}\n\n{HEAD}{}\n{}{after}", MARKS.0, rows.concat(), MARKS.1))
+}
+
+/// The turns of a test: `short` of them in an ordinary run; under `cargo xtask soak` as many as were asked
+/// for, or as many as begin within the minutes. `what` names one turn in the plural, such as `kills`.
+///
+/// Says at its end how many there were, which is what soak shows.
+pub fn turns(short: u64, what: &'static str) -> Turns {
+    let number = |name| std::env::var(name).ok().and_then(|value: String| value.parse::<u64>().ok());
+    let (most, until) = match (number(COUNT), number(MINUTES)) {
+        (_, Some(minutes)) => (u64::MAX, Some(Instant::now() + Duration::from_secs(60 * minutes))),
+        (None, None) => (short, None),
+        (Some(count), None) => (count, None),
+    };
+    Turns { next: 0, most, until, what }
+}
+
+/// What [`turns`] gives: the number of each turn, from 0.
+#[derive(Debug)]
+pub struct Turns {
+    next: u64,
+    most: u64,
+    until: Option<Instant>,
+    what: &'static str,
+}
+
+impl Iterator for Turns {
+    type Item = u64;
+
+    fn next(&mut self) -> Option<u64> {
+        // One turn at least: a length of nothing is no result.
+        let is_over = self.next > 0 && self.until.is_some_and(|until| Instant::now() >= until);
+        if self.next >= self.most || is_over {
+            println!("{SAID}{} {}", self.next, self.what);
+            return None;
+        }
+        self.next += 1;
+        Some(self.next - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(arguments: &[&str]) -> Result<Asked> {
+        parse(&arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn harnesses_targets_and_a_length_are_told_apart() {
+        let both = asked(&["damage", "fuzz", "record", "tail", "--minutes", "7"]).unwrap();
+        let names: Vec<_> = both.harnesses.iter().map(|(harness, rest)| (harness.name, rest.len())).collect();
+        assert_eq!((names, both.length), (vec![("damage", 0), ("fuzz", 2)], Some(Length::Minutes(7))));
+        assert_eq!(asked(&[]).unwrap().harnesses.len(), HARNESSES.len());
+        for (wrong, why) in [
+            (&["record"][..], "\"record\" is not a harness"),
+            (&["damage", "record"], "\"record\" is not a harness"),
+            (&["--count"], "--count needs a number"),
+            (&["--count", "x"], "--count needs a number, got \"x\""),
+            (&["--count", "1", "--minutes", "1"], "contradict"),
+        ] {
+            let error = asked(wrong).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains(why), "{wrong:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_row_replaces_the_harness_s_own_and_no_other() {
+        let page = format!("# Page\n\n{}\n\n{}\n\nAfter.\n", MARKS.0, MARKS.1);
+        let once = with_row(&page, "damage", "| damage | one |\n").unwrap();
+        let twice = with_row(&once, "fuzz", "| fuzz | one |\n").unwrap();
+        let again = with_row(&twice, "damage", "| damage | two |\n").unwrap();
+        let expected =
+            format!("# Page\n\n{}\n\n{HEAD}| damage | two |\n| fuzz | one |\n\n{}\n\nAfter.\n", MARKS.0, MARKS.1);
+        assert_eq!(again, expected);
+        assert!(with_row("# Page\n", "damage", "| damage |\n").is_err());
+    }
+}
