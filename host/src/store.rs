@@ -9,11 +9,13 @@ pub mod conformance;
 pub mod discard;
 pub mod faulty;
 pub mod local;
+pub mod lock;
 pub mod memory;
 pub mod retry;
 pub mod s3;
 pub mod segments;
 
+pub use lock::{LockMode, ObjectLock};
 pub use segments::StoreSegments;
 
 use crate::error::{Error, Result};
@@ -22,6 +24,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -115,6 +118,41 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// One version of an object, or the mark that its name was deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectVersion {
+    /// Its key.
+    pub key: String,
+    /// The store's name for the version.
+    pub id: String,
+    /// Its size in bytes; 0 for a delete marker.
+    pub size: u64,
+    /// When it came to be, by the store's clock.
+    pub modified: Timestamp,
+    /// Whether it is what the name stands for now.
+    pub is_latest: bool,
+    /// Whether it only says that the name was deleted.
+    pub is_marker: bool,
+}
+
+/// One page of a listing of versions: keys in order, the newest version of a key first.
+#[derive(Clone, Debug, Default)]
+pub struct VersionPage {
+    /// Versions of this page.
+    pub versions: Vec<ObjectVersion>,
+    /// Give it back as `after` for the next page; `None` at the end.
+    pub next: Option<VersionMark>,
+}
+
+/// Where the next page of a listing of versions begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionMark {
+    /// The key that was listed last.
+    pub key: String,
+    /// The version of it that was listed last, where the store says.
+    pub id: Option<String>,
+}
+
 /// An upload that was begun and neither completed nor aborted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingUpload {
@@ -181,6 +219,44 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// What the store says of itself; `None` where it does not say.
     async fn properties(&self) -> Result<Properties> {
         Ok(Properties::default())
+    }
+
+    /// Versions of objects under `prefix` and marks of deleted names, at most 1,000 a page. Empty
+    /// where the store keeps none.
+    async fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
+        let _ = (prefix, after);
+        Ok(VersionPage::default())
+    }
+
+    /// As [`Store::folders`], and those whose every object has a deleted name as well.
+    async fn folders_of_versions(&self, prefix: &str) -> Result<Vec<String>> {
+        self.folders(prefix).await
+    }
+
+    /// The same store, in which reading one of these keys reads this version of it (`get`, `read`
+    /// and `head`; nothing else changes). `None` where the store keeps no versions.
+    fn pinned(&self, versions: BTreeMap<String, String>) -> Option<Arc<dyn Store>> {
+        let _ = versions;
+        None
+    }
+
+    /// How objects are locked when they are written; `None` when they are not. What is written over
+    /// ([`Condition::Unchanged`]), leases and the probes of `store check` never are.
+    fn lock(&self) -> Option<ObjectLock> {
+        None
+    }
+
+    /// Locks an object that is there for as long as if it were written now; a lock that lasts longer
+    /// stays. Does nothing where [`Store::lock`] is `None`.
+    async fn extend_lock(&self, key: &ObjectKey) -> Result<()> {
+        let _ = key;
+        Ok(())
+    }
+
+    /// Until when an object, or one version of it, cannot be removed; `None` when it can.
+    async fn locked_until(&self, key: &ObjectKey, version: Option<&str>) -> Result<Option<Timestamp>> {
+        let _ = (key, version);
+        Ok(None)
     }
 }
 

@@ -164,6 +164,7 @@ pub fn spec(port: u16) -> S3Spec {
         }),
         allow_plaintext: false,
         stall: Duration::from_secs(5),
+        lock: None,
     }
 }
 

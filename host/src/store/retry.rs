@@ -3,12 +3,16 @@
 //! Bodies are [`Bytes`], so sending one again costs no copy. Only what [`Error::is_retryable`]
 //! says is tried again: it never guesses, backends classify.
 
-use super::{Condition, ObjectInfo, Page, PendingUpload, Properties, Store, Upload};
+use super::{
+    Condition, ObjectInfo, ObjectLock, Page, PendingUpload, Properties, Store, Upload, VersionMark, VersionPage,
+};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use crate::unit;
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
@@ -174,6 +178,30 @@ impl Store for RetryStore {
 
     async fn properties(&self) -> Result<Properties> {
         self.policy.run("ask for properties", || self.inner.properties()).await
+    }
+
+    async fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
+        self.policy.run("list versions", || self.inner.versions(prefix, after)).await
+    }
+
+    async fn folders_of_versions(&self, prefix: &str) -> Result<Vec<String>> {
+        self.policy.run("list folders of versions", || self.inner.folders_of_versions(prefix)).await
+    }
+
+    fn pinned(&self, versions: BTreeMap<String, String>) -> Option<Arc<dyn Store>> {
+        Some(Arc::new(Self { inner: self.inner.pinned(versions)?, policy: self.policy }))
+    }
+
+    fn lock(&self) -> Option<ObjectLock> {
+        self.inner.lock()
+    }
+
+    async fn extend_lock(&self, key: &ObjectKey) -> Result<()> {
+        self.policy.run("extend a lock", || self.inner.extend_lock(key)).await
+    }
+
+    async fn locked_until(&self, key: &ObjectKey, version: Option<&str>) -> Result<Option<Timestamp>> {
+        self.policy.run("ask for a lock", || self.inner.locked_until(key, version)).await
     }
 }
 

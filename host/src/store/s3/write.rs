@@ -75,6 +75,11 @@ impl S3Store {
             Condition::Unchanged(etag) => (None, Some(etag.clone())),
         };
         let size = len_of(&body);
+        // What is written over cannot be locked.
+        let (mode, until) = match condition {
+            Condition::Absent => self.locked(key).map_err(plain)?,
+            Condition::Unchanged(_) => (None, None),
+        };
         let progress = Progress::new();
         let request = self
             .client()
@@ -83,6 +88,8 @@ impl S3Store {
             .key(self.full_key(key))
             .set_if_none_match(absent)
             .set_if_match(unchanged)
+            .set_object_lock_mode(mode)
+            .set_object_lock_retain_until_date(until)
             .content_length(Self::signed_len(&body).map_err(plain)?)
             .set_checksum_crc64_nvme(sums.crc64nvme.clone())
             .set_checksum_crc32_c(sums.crc32c.clone())
