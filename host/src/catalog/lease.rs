@@ -9,7 +9,7 @@
 
 use super::layout;
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::id::{BackupId, Label};
+use crate::id::{BackupId, Label, ObjectKey};
 use crate::store::{Condition, Store};
 use bytes::Bytes;
 use rustix::fs::FlockOperation;
@@ -153,7 +153,7 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
     };
     match store.put(&key, encode(&mine)?, Condition::Absent).await {
         Ok(info) => return with_etag(mine, info.etag),
-        Err(error) if error.kind() == Kind::Conflict => {}
+        Err(error) if error.kind() == Kind::Conflict => bring_back(store, &key).await?,
         Err(error) => return Err(error.while_doing(format!("could not take the lease of job \"{}\"", request.job))),
     }
     let mut watched: Option<(Bytes, Instant)> = None;
@@ -190,6 +190,21 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
             () = tokio::time::sleep(patience / 8) => {}
         }
     }
+}
+
+/// Undoes the deletion of a lease's name under versioning: some servers take a deleted name for one that
+/// is there, so that it could be neither made nor replaced.
+async fn bring_back(store: &Arc<dyn Store>, key: &ObjectKey) -> Result<()> {
+    if !store.head(key).await.is_err_and(|error| error.kind() == Kind::NotFound) {
+        return Ok(());
+    }
+    for version in store.versions(key.as_str(), None).await?.versions {
+        if version.key == key.as_str() && version.is_marker {
+            tracing::warn!(%key, "somebody deleted the name of the lease; it is brought back");
+            store.delete(key, Some(&version.id)).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn renew(
