@@ -171,27 +171,22 @@ impl Catalog {
         Ok(backups)
     }
 
-    /// One backup by its id; `NotFound` when there is no record.
+    /// One backup by its id; `NotFound` when there is no record. A record that may not be read is
+    /// listed as such: one of them must not keep a job from its next backup.
     pub async fn read(&self, job: &Label, id: &BackupId) -> Result<Listed> {
-        let key = layout::record(job, id)?;
-        let (bytes, _) = match self.store.get(&key, MAX_RECORD_BYTES).await {
-            Ok(read) => read,
-            // One record that cannot be read must not keep a job from its next backup.
-            Err(error) if matches!(error.kind(), Kind::Limit | Kind::Damaged | Kind::Denied) => {
-                let standing = Standing::Unreadable(error.to_string());
-                return Ok(Listed {
-                    job: job.clone(),
-                    id: id.clone(),
-                    standing,
-                    signer: None,
-                    record: None,
-                    verified: Vec::new(),
-                    tampered: Vec::new(),
-                });
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(self.listed(job, id, &bytes))
+        match self.read_or_denied(job, id).await {
+            Err(error) if error.kind() == Kind::Denied => Ok(unreadable(job, id, &error)),
+            read => read,
+        }
+    }
+
+    /// As [`Catalog::read`], for whoever asks for this very record: `Denied` stays an error.
+    async fn read_or_denied(&self, job: &Label, id: &BackupId) -> Result<Listed> {
+        match self.store.get(&layout::record(job, id)?, MAX_RECORD_BYTES).await {
+            Ok((bytes, _)) => Ok(self.listed(job, id, &bytes)),
+            Err(error) if matches!(error.kind(), Kind::Limit | Kind::Damaged) => Ok(unreadable(job, id, &error)),
+            Err(error) => Err(error),
+        }
     }
 
     /// These bytes as the record of one backup, judged.
@@ -215,6 +210,10 @@ impl Catalog {
         let all = self.backups(job).await?;
         if wanted == "latest" {
             let unknown = all.iter().filter(|b| matches!(b.standing, Standing::UnknownSigner(_))).count();
+            let lost = all.iter().rev().find_map(|b| match &b.standing {
+                Standing::Unreadable(reason) | Standing::Forged(reason) => Some(format!("{}: {reason}", b.id)),
+                _ => None,
+            });
             let latest = all.into_iter().rev().find(|b| b.trusted().is_some());
             let hidden = self.hidden(job, latest.as_ref().map(|latest| &latest.id)).await?;
             let hidden: Vec<_> = hidden.iter().filter(|b| b.trusted().is_some()).map(|b| b.id.to_string()).collect();
@@ -238,6 +237,10 @@ impl Catalog {
                     error
                         .fact("found", format!("{unknown} signed by a key that is not trusted"))
                         .hint("compare the key that `strongroom list` shows with your recovery sheet, then name a backup and add --trust-signer KEY, or add the key to trusted_hosts")
+                } else if let Some(lost) = lost {
+                    error
+                        .fact("not readable", lost)
+                        .hint(format!("`strongroom list {job}` shows every record and why it is not read"))
                 } else {
                     error.hint(format!("make one with `strongroom backup {job}`"))
                 }
@@ -435,6 +438,12 @@ impl Catalog {
             }
         }
     }
+}
+
+fn unreadable(job: &Label, id: &BackupId, error: &Error) -> Listed {
+    let standing = Standing::Unreadable(error.to_string());
+    let (job, id) = (job.clone(), id.clone());
+    Listed { job, id, standing, signer: None, record: None, verified: Vec::new(), tampered: Vec::new() }
 }
 
 fn jobs_in(folders: &[String]) -> Vec<Label> {

@@ -2,7 +2,7 @@
 //! credentials do to it, and it is said what they did.
 
 use aws_sdk_s3::types::ObjectLockMode;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use strongroom_tests::behind::{TWO_PARTS, at, relay_with, setup_at};
 use strongroom_tests::relay::{Relay, Setup, private, sh};
@@ -66,18 +66,15 @@ enum Deed {
 async fn tamper(server: &S3Server, prefix: &str, deed: Deed) -> usize {
     let client = s3::client(server.port());
     let there = versions(server, prefix).await;
-    let mut kept = BTreeSet::new();
-    for Version { key, id, .. } in &there {
-        // What an earlier deed put there is not locked.
-        let is_ours = client.head_object().bucket(LOCKING).key(key).version_id(id).send().await;
-        let is_ours = is_ours.is_ok_and(|head| head.object_lock_mode() == Some(&ObjectLockMode::Compliance));
-        let removed = client.delete_object().bucket(LOCKING).key(key).version_id(id).send().await;
-        assert!(!is_ours || removed.is_err(), "{key} was removed although it is locked");
-        if is_ours {
-            kept.insert(key.clone());
-        }
+    // Versions come newest first: the oldest of each name is what was backed up, and is locked.
+    let ours: BTreeMap<&str, &str> =
+        there.iter().filter(|version| !version.is_marker).map(|found| (found.key.as_str(), found.id.as_str())).collect();
+    for (key, id) in &ours {
+        let removed = client.delete_object().bucket(LOCKING).key(*key).version_id(*id).send().await;
+        assert!(removed.is_err(), "{key} was removed although it is locked");
     }
-    for key in &kept {
+    let kept: Vec<&str> = ours.into_keys().collect();
+    for key in kept.iter().copied() {
         if matches!(deed, Deed::Overwrite | Deed::OverwriteAndDelete) {
             let body = b"not what was here".to_vec().into();
             client.put_object().bucket(LOCKING).key(key).body(body).send().await.unwrap();
@@ -157,12 +154,12 @@ async fn check_a_locked_backup(kind: Server) {
         check_listing(&relay, &id, deed);
     }
     // What happened to one is no obstacle to the next, not even when lease and plugin are gone.
-    tamper(&server, "plugins/", Deed::OverwriteAndDelete).await;
+    assert_eq!(tamper(&server, "plugins/", Deed::OverwriteAndDelete).await, 1);
     s3::client(server.port()).delete_object().bucket(LOCKING).key("orders/lease.json").send().await.unwrap();
     let next = relay.backup();
     relay.run(&["verify", "orders", &next]).check_code(0);
     // Servers differ in whether that run could store the plugin again.
-    tamper(&server, "plugins/", Deed::OverwriteAndDelete).await;
+    assert_eq!(tamper(&server, "plugins/", Deed::OverwriteAndDelete).await, 1);
     check_a_lost_machine(&relay, &server, &id);
     assert!(versions(&server, &folder).await.len() > 3);
 }

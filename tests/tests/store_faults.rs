@@ -198,7 +198,7 @@ async fn a_fault_that_stays_ends_a_backup_with_its_cause_and_leaves_no_record() 
         Ends(Put, always(SEGMENT, busy(500)), 1, &["InternalError", "attempts"], Nothing),
         Ends(Put, always(LEASE, busy(500)), 1, &["lease", "InternalError"], Nothing),
         Ends(Parts, always(PART, Act::ResetInRequest(1_000_000)), 1, &["the connection broke", "attempts"], Nothing),
-        Ends(Parts, always(PART, Act::Stall(FOR_EVER)), 1, &["no progress for 1 s", "stands still"], Nothing),
+        Ends(Parts, always(PART, Act::Stall(FOR_EVER)), 1, &["no progress for 1.0 s", "stands still"], Nothing),
         // It is not known whether the record will be there.
         Ends(Put, always(RECORD, busy(500)), 1, &["it is not known whether", "strongroom show"], Everything),
         // Acknowledged and dropped, at each step.
@@ -341,7 +341,7 @@ async fn a_fault_that_stays_ends_a_reader_with_its_cause_and_is_not_taken_for_da
     let cases = [
         Stops(always(READ_DATA, busy(503)), 1, &["SlowDown", "attempts"]),
         Stops(always(READ_DATA, Act::TruncateResponse(1000)), 1, &["broke in the middle of the answer", "attempts"]),
-        Stops(always(READ_DATA, Act::Stall(FOR_EVER)), 1, &["no progress for 1 s"]),
+        Stops(always(READ_DATA, Act::Stall(FOR_EVER)), 1, &["no progress for 1.0 s"]),
         Stops(Rule { after: 1, ..always(READ_DATA, expired.clone()) }, 4, &["ExpiredToken", "get new credentials"]),
         Stops(always(READ_RECORD, Act::OldDate), 4, &["RequestTimeTooSkewed", "set the clock"]),
     ];

@@ -183,7 +183,7 @@ impl Catalog {
     /// One backup by its id, whatever the name of its record stands for now; `NotFound` when there is
     /// no version of a record.
     pub async fn read_any(&self, job: &Label, id: &BackupId) -> Result<Listed> {
-        let named = self.read(job, id).await;
+        let named = self.read_or_denied(job, id).await;
         if named.as_ref().is_err_and(|error| error.kind() != Kind::NotFound) {
             return named;
         }

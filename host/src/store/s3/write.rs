@@ -104,7 +104,15 @@ impl S3Store {
                 Error::damaged(format!("could not {doing}"))
                     .fact("store", self.describe())
                     .fact("expected", "the bytes that were sent")
-                    .fact("got", "others, by their checksum"),
+                    .fact("got", "others, by their checksum")
+                    .hint("something between here and the store changes bytes"),
+            )
+        };
+        let dropped = || {
+            plain(
+                Error::damaged(format!("\"{key}\" is not there after it was acknowledged"))
+                    .fact("store", self.describe())
+                    .hint("the server acknowledges what it does not keep: do not use it for backups"),
             )
         };
         match sums.judge(self.known(), output.checksum_crc64_nvme(), output.checksum_crc32_c()) {
@@ -113,7 +121,8 @@ impl S3Store {
             Verdict::Open => {
                 return match self.find(key, size, crc).await.map_err(plain)? {
                     Found::Same(info) => Ok(info),
-                    Found::Other(_) | Found::Nothing => Err(wrong()),
+                    Found::Other(_) => Err(wrong()),
+                    Found::Nothing => Err(dropped()),
                 };
             }
         }
