@@ -4,6 +4,7 @@
 //! digest of the signed record or there is no index. A frame that matches its chaining value is
 //! thereby proven, at any offset, before a byte of it is handed on. This module never reads a frame.
 
+use super::check::check_stored;
 use super::budget::{Budget, worker_failed};
 use super::digest::Tree;
 use super::frame::{FRAME_BYTES, MAX_FRAME_STORED_BYTES};
@@ -151,9 +152,16 @@ impl Index {
         if is_proven {
             return Ok(fingerprints);
         }
-        Err(Error::damaged(format!("the segments of artifact \"{}\" are not those of its record", self.record.name))
-            .fact("expected", format!("chaining values that merge into {}", self.blake3))
-            .hint("`verify --depth stored` tells which segment was changed, swapped or put back"))
+        let changed =
+            Error::damaged(format!("the segments of artifact \"{}\" are not those of its record", self.record.name))
+                .fact("expected", format!("chaining values that merge into {}", self.blake3));
+        // Each is whole and was once somebody's: only its stored bytes tell which one is not this record's.
+        let stored = check_stored(&self.record, self.segments.as_ref(), &self.budget, |_| (), self.cancel.clone());
+        Err(match stored.await {
+            Ok(()) => changed.hint("every segment is stored as it was recorded: the record itself is wrong"),
+            Err(named) if named.kind() == Kind::Damaged => named.because(changed),
+            Err(error) => error,
+        })
     }
 
     pub(super) fn n_frames(&self) -> u64 {
