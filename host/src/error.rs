@@ -113,6 +113,16 @@ impl Error {
         self
     }
 
+    /// Adds the I/O error that caused this one, and what to do where it says something about the machine:
+    /// that replaces a hint about what was attempted.
+    #[must_use]
+    pub fn because_of_io(self, source: std::io::Error) -> Self {
+        match hint_of_io(&source) {
+            Some(hint) => self.hint(hint).because(source),
+            None => self.because(source),
+        }
+    }
+
     /// Adds how long the other side asked to be left alone (`Retry-After`, `SlowDown`).
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
@@ -220,7 +230,12 @@ pub fn hint_of_io(error: &std::io::Error) -> Option<&'static str> {
         (Io::StorageFull, _) => Some("the disk is full: free some space on it"),
         (Io::QuotaExceeded, _) => Some("the quota of this user is spent: raise it, or free some space"),
         (Io::ReadOnlyFilesystem, _) => Some("the file system is mounted read-only"),
-        (Io::OutOfMemory, _) => Some("there is too little memory: give this process more"),
+        (Io::OutOfMemory, _) => Some(
+            "there is too little memory: raise the limit of this process (`ulimit -v` counts address space, of which a plugin reserves some GiB)",
+        ),
+        (Io::WouldBlock, _) => {
+            Some("the system gives this process no more threads: too little memory, or too many of them (`ulimit -u`)")
+        }
         (_, Some(Errno::MFILE)) => Some("too many files are open: raise the limit of this process (`ulimit -n`)"),
         (_, Some(Errno::NFILE)) => Some("too many files are open on this machine: raise `fs.file-max`"),
         (_, Some(Errno::IO)) => {
@@ -238,14 +253,7 @@ pub trait IoContext<T> {
 
 impl<T> IoContext<T> for std::io::Result<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| {
-            let (kind, hint) = (kind_of_io(&error), hint_of_io(&error));
-            let error = Error::new(kind, format!("could not {}", what())).because(error);
-            match hint {
-                Some(hint) => error.hint(hint),
-                None => error,
-            }
-        })
+        self.map_err(|error| Error::new(kind_of_io(&error), format!("could not {}", what())).because_of_io(error))
     }
 }
 

@@ -87,7 +87,8 @@ impl Seen {
             }
         }
         let id = |key: &str| key.split('/').nth(1).unwrap_or_default().to_owned();
-        let recorded: BTreeSet<_> = keys.iter().filter(|key| key.ends_with("/record.json")).map(|key| id(key)).collect();
+        let recorded: BTreeSet<_> =
+            keys.iter().filter(|key| key.ends_with("/record.json")).map(|key| id(key)).collect();
         let is_orphan = |key: &String| key.matches('/').count() > 1 && !recorded.contains(&id(key));
         let orphans = keys.iter().filter(|key| is_orphan(key)).cloned().collect();
         let pending = store.pending_uploads("").await.expect("uploads").into_iter().map(|upload| upload.key).collect();

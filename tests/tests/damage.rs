@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use strongroom_tests::relay::{Relay, Setup, sh};
 use strongroom_tests::Output;
+use strongroom_tests::relay::{Relay, Setup, sh};
 
 /// Flips that a plain run does.
 const FLIPS: u64 = 100;
@@ -37,7 +37,8 @@ impl Seeded {
 }
 
 fn from_env(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+    std::env::var(name)
+        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }
 
 /// A relay with backups, and what is told of its restores.
@@ -117,7 +118,8 @@ fn check_named(output: &Output, artifact: &str, number: u32, what: &str) -> Opti
     let evidence = failed[0]["evidence"].as_str().unwrap();
     let named = format!("artifact \"{artifact}\" segment {number:04} ");
     let Some((_, rest)) = evidence.split_once(&named) else { panic!("{what}: {evidence}") };
-    let offset = rest.strip_prefix("at stored offset ").and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    let offset =
+        rest.strip_prefix("at stored offset ").and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
     assert!(offset.is_some() || rest.starts_with("is missing"), "{what}: {evidence}");
     offset.and_then(|digits| digits.parse().ok())
 }
@@ -261,7 +263,8 @@ fn segments_in_each_others_place_are_found_and_named() {
 fn no_byte_of_a_frame_leaves_the_host_before_it_is_proven() {
     let stored = Stored::new();
     let id = stored.relay.backup();
-    let (artifact, number, path) = stored.segments(&id).into_iter().find(|(name, n, _)| name == "a" && *n == 2).unwrap();
+    let (artifact, number, path) =
+        stored.segments(&id).into_iter().find(|(name, n, _)| name == "a" && *n == 2).unwrap();
     // What a consumer has seen when the damage is met is a beginning of what was backed up.
     let whole = stored.relay.sandbox.path("whole");
     let seen = stored.relay.sandbox.path("seen");
@@ -283,5 +286,9 @@ fn no_byte_of_a_frame_leaves_the_host_before_it_is_proven() {
     // The consumer is ended, perhaps before it could rename what it has.
     let seen = [seen.clone(), seen.with_extension("0")].into_iter().find(|path| path.exists());
     let seen = seen.map_or_else(Vec::new, |path| std::fs::read(path).unwrap());
-    assert!(seen.len() < whole.len() && whole.starts_with(&seen), "{} bytes left that were never backed up", seen.len());
+    assert!(
+        seen.len() < whole.len() && whole.starts_with(&seen),
+        "{} bytes left that were never backed up",
+        seen.len()
+    );
 }

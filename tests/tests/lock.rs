@@ -67,8 +67,11 @@ async fn tamper(server: &S3Server, prefix: &str, deed: Deed) -> usize {
     let client = s3::client(server.port());
     let there = versions(server, prefix).await;
     // Versions come newest first: the oldest of each name is what was backed up, and is locked.
-    let ours: BTreeMap<&str, &str> =
-        there.iter().filter(|version| !version.is_marker).map(|found| (found.key.as_str(), found.id.as_str())).collect();
+    let ours: BTreeMap<&str, &str> = there
+        .iter()
+        .filter(|version| !version.is_marker)
+        .map(|found| (found.key.as_str(), found.id.as_str()))
+        .collect();
     for (key, id) in &ours {
         let removed = client.delete_object().bucket(LOCKING).key(*key).version_id(*id).send().await;
         assert!(removed.is_err(), "{key} was removed although it is locked");
@@ -171,10 +174,8 @@ fn check_listing(relay: &Relay, id: &str, deed: Deed) {
         let listed = relay.run(args).check_code(0).json();
         listed["backups"].as_array().unwrap().iter().find(|row| row["id"] == id).cloned()
     };
-    let (shown, hidden) = (
-        row(&["list", "orders", "--output", "json"]),
-        row(&["list", "orders", "--hidden", "--output", "json"]),
-    );
+    let (shown, hidden) =
+        (row(&["list", "orders", "--output", "json"]), row(&["list", "orders", "--hidden", "--output", "json"]));
     if matches!(deed, Deed::Overwrite) {
         let shown = shown.expect("an overwritten record is listed");
         assert!(shown["tampered"][0].as_str().unwrap().contains("overwritten"), "{shown:#}");

@@ -168,7 +168,9 @@ async fn check_ends(behind: &Behind, case: Ends) {
     match leaves {
         Leaves::Nothing => assert_eq!(left, 0, "left after {shown}: {after:#?}"),
         Leaves::Named => assert!(left > 0 && output.stderr.contains("left behind"), "{shown}\n{output:#?}"),
-        Leaves::Everything => assert!(left > 0 && output.stderr.contains("nothing was removed"), "{shown}\n{output:#?}"),
+        Leaves::Everything => {
+            assert!(left > 0 && output.stderr.contains("nothing was removed"), "{shown}\n{output:#?}")
+        }
     }
 }
 
@@ -301,14 +303,7 @@ fn readers(id: &str) -> [Vec<String>; 4] {
 async fn a_fault_that_passes_is_ridden_out_by_whoever_reads() {
     let (behind, id) = with_a_backup().await;
     let copy = behind.relay.sandbox.path("copy");
-    let acts = [
-        busy(500),
-        busy(503),
-        Act::LoseAnswer,
-        Act::Drop,
-        Act::TruncateResponse(1000),
-        Act::Stall(FOR_EVER),
-    ];
+    let acts = [busy(500), busy(503), Act::LoseAnswer, Act::Drop, Act::TruncateResponse(1000), Act::Stall(FOR_EVER)];
     for act in acts {
         for of in [LISTING, READ_RECORD, READ_DATA] {
             for args in readers(&id) {

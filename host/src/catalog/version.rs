@@ -143,13 +143,8 @@ impl Catalog {
     pub async fn whereabouts(&self, record: &BackupRecord) -> Result<Whereabouts> {
         let mut expected = BTreeMap::new();
         for artifact in &record.artifacts {
-            let segments = StoreSegments::new(
-                self.store.clone(),
-                &record.job,
-                &record.id,
-                &artifact.name,
-                artifact.encrypted,
-            )?;
+            let segments =
+                StoreSegments::new(self.store.clone(), &record.job, &record.id, &artifact.name, artifact.encrypted)?;
             for (number, segment) in (1..).zip(&artifact.segments) {
                 expected.insert(segments.key(number)?.as_str().to_owned(), segment);
             }

@@ -4,8 +4,8 @@
 //! digest of the signed record or there is no index. A frame that matches its chaining value is
 //! thereby proven, at any offset, before a byte of it is handed on. This module never reads a frame.
 
-use super::check::check_stored;
 use super::budget::{Budget, worker_failed};
+use super::check::check_stored;
 use super::digest::Tree;
 use super::frame::{FRAME_BYTES, MAX_FRAME_STORED_BYTES};
 use super::seal::{self, CHUNK_BYTES, Identity, PayloadKey, SEALED_CHUNK_BYTES};

@@ -12,8 +12,7 @@ const SLOW_DOWN: Duration = Duration::from_secs(1);
 const QUOTED_CHARS: usize = 1024;
 
 /// What to do about a server that answers, and does not do it for now.
-const IN_TROUBLE: &str =
-    "the server is overloaded or restarting: look at its own log, then try again; a lower `parts_in_flight` asks less of it";
+const IN_TROUBLE: &str = "the server is overloaded or restarting: look at its own log, then try again; a lower `parts_in_flight` asks less of it";
 
 /// A request that failed.
 #[derive(Debug)]

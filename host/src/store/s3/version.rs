@@ -9,9 +9,7 @@ use crate::id::ObjectKey;
 use crate::store::{LockMode, ObjectVersion, PAGE_OBJECTS, VersionMark, VersionPage};
 use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{
-    ObjectLockLegalHoldStatus, ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode,
-};
+use aws_sdk_s3::types::{ObjectLockLegalHoldStatus, ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode};
 use jiff::Timestamp;
 
 /// Mode and end of the lock of an object that is about to be written; nothing for one that is not locked.
