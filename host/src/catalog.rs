@@ -6,6 +6,7 @@
 pub mod key;
 pub mod layout;
 pub mod lease;
+pub mod removal;
 pub mod signed;
 pub mod verified;
 pub mod version;
@@ -23,6 +24,7 @@ use crate::record::{BackupRecord, FORMAT, Outcome};
 use crate::store::{Condition, Store};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Longest record that is read: a record with 10,000 artifacts of a dozen segments fits many times.
@@ -107,6 +109,16 @@ impl Listed {
     }
 }
 
+/// The folders of a job.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Those with a record, oldest first.
+    pub backups: Vec<Listed>,
+    /// Those without one that can be seen, in the order of their ids: a run that is at work or was
+    /// interrupted, or a backup that was removed.
+    pub without_record: Vec<BackupId>,
+}
+
 /// Why a record was not committed, or may not have been.
 #[derive(Debug)]
 pub enum NotCommitted {
@@ -146,29 +158,54 @@ impl Catalog {
 
     /// Every backup of `job`, oldest first: those whose record exists, whatever its standing.
     pub async fn backups(&self, job: &Label) -> Result<Vec<Listed>> {
+        Ok(self.survey(job).await?.backups)
+    }
+
+    /// Every folder of `job`: its backups, oldest first, and the folders in which no record is seen.
+    pub async fn survey(&self, job: &Label) -> Result<Survey> {
         let folders = self.store.folders(&format!("{job}/")).await?;
         let ids = folders.into_iter().filter_map(|name| name.parse::<BackupId>().ok());
         let mut found = stream::iter(ids)
             .map(|id| async move {
-                match self.read(job, &id).await {
+                let listed = match self.read(job, &id).await {
                     // Perhaps somebody put it over the one that is believed.
                     Ok(listed) if listed.standing != Standing::Trusted => {
                         Ok(Some(self.older(job, &id).await?.unwrap_or(listed)))
                     }
                     read => read.map_or_else(absent_is_none, |listed| Ok(Some(listed))),
-                }
+                };
+                listed.map(|listed| (id, listed))
             })
             .buffered(RECORDS_IN_FLIGHT);
-        let mut backups = Vec::new();
+        let mut survey = Survey::default();
         while let Some(next) = found.next().await {
-            backups.extend(next?);
+            match next? {
+                (_, Some(listed)) => survey.backups.push(listed),
+                (id, None) => survey.without_record.push(id),
+            }
         }
         // Ids have whole seconds: within one, the records know better.
         let started = |listed: &Listed| listed.trusted().map(|record| record.started);
-        backups.sort_by(|a, b| {
+        survey.backups.sort_by(|a, b| {
             a.id.second().cmp(b.id.second()).then_with(|| started(a).cmp(&started(b))).then_with(|| a.id.cmp(&b.id))
         });
-        Ok(backups)
+        Ok(survey)
+    }
+
+    /// Runs of `job` that left something and no backup, oldest first: folders without a record that
+    /// no prune emptied of it, and uploads that were begun.
+    pub async fn interrupted(&self, job: &Label, survey: &Survey) -> Result<Vec<BackupId>> {
+        let mut left = BTreeSet::new();
+        for id in &survey.without_record {
+            if !self.was_removed(job, id).await? {
+                left.insert(id.clone());
+            }
+        }
+        for upload in self.store.pending_uploads(&format!("{job}/")).await? {
+            let id = upload.key.split('/').nth(1).and_then(|name| name.parse::<BackupId>().ok());
+            left.extend(id.filter(|id| survey.backups.iter().all(|listed| listed.id != *id)));
+        }
+        Ok(left.into_iter().collect())
     }
 
     /// One backup by its id; `NotFound` when there is no record. A record that may not be read is
@@ -389,53 +426,6 @@ impl Catalog {
             // It may be there, or still be on its way: nothing that it names may be removed.
             (Err(answer), Err(_)) => Err(NotCommitted::Unknown(answer.while_doing(what))),
             (Ok(_), Err(unread)) => Err(NotCommitted::Unknown(unread.while_doing(what))),
-        }
-    }
-
-    /// Removes everything under the folder of a run that made no backup. The record is asked for
-    /// first: a folder with one is never touched.
-    pub async fn discard(&self, job: &Label, id: &BackupId) -> Result<u64> {
-        match self.store.head(&layout::record(job, id)?).await {
-            Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => return Err(error),
-            Ok(_) => return Err(Error::conflict(format!("backup {id} of job \"{job}\" exists and is kept"))),
-        }
-        let folder = format!("{job}/{id}/");
-        let mut removed = 0;
-        for upload in self.store.pending_uploads(&folder).await? {
-            self.store.abort_pending(&upload).await?;
-            removed += 1;
-        }
-        let mut after = None;
-        loop {
-            let page = self.store.list(&folder, after.as_deref()).await?;
-            for object in &page.objects {
-                self.store.delete(&crate::id::ObjectKey::parse(&object.key)?, object.version.as_deref()).await?;
-                removed += 1;
-            }
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
-        Ok(removed + self.discard_versions(&folder).await?)
-    }
-
-    /// Removes the versions that a removal by name only hid. What is locked stays and is an error.
-    async fn discard_versions(&self, folder: &str) -> Result<u64> {
-        let (mut removed, mut first, mut after) = (0, None, None);
-        loop {
-            let page = self.store.versions(folder, after.as_ref()).await?;
-            for version in &page.versions {
-                match self.store.delete(&crate::id::ObjectKey::parse(&version.key)?, Some(&version.id)).await {
-                    Ok(()) => removed += 1,
-                    Err(error) => first = first.or(Some(error)),
-                }
-            }
-            after = page.next;
-            if after.is_none() {
-                return first.map_or(Ok(removed), Err);
-            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The only place that prints. A verb is one file in `cli/` with its arguments, its run and its
 //! printing; adding one is that file, one line in [`Command`] and one arm in [`run`].
 
+mod ask;
 pub mod backup;
 pub mod check;
 pub mod completions;
@@ -17,6 +18,7 @@ pub mod plugin;
 pub mod process;
 pub mod progress;
 mod propose;
+pub mod prune;
 pub mod report;
 pub mod restore;
 pub mod session;
@@ -188,6 +190,8 @@ pub enum Command {
     List(list::ListArgs),
     /// Shows everything that is recorded of a backup
     Show(show::ShowArgs),
+    /// Removes the backups that the job's rules do not keep, after showing which and why
+    Prune(prune::PruneArgs),
     /// The key of this host, which signs its records
     Key(key::KeyArgs),
     /// Stores: prepare one, or find out what it can do
@@ -235,6 +239,7 @@ pub async fn run(cli: Cli, cancel: CancellationToken) -> Exit {
         Command::Diagnose(args) => Box::pin(diagnose::run(args, &globals, cancel)).await,
         Command::List(args) => Box::pin(list::run(args, &globals, cancel)).await,
         Command::Show(args) => Box::pin(show::run(args, &globals, cancel)).await,
+        Command::Prune(args) => Box::pin(prune::run(args, &globals, cancel)).await,
         Command::Key(args) => Box::pin(key::run(args, &globals, cancel)).await,
         Command::Store(args) => Box::pin(store::run(args, &globals, cancel)).await,
         Command::Plugin(args) => Box::pin(plugin::run(args, &globals, cancel)).await,

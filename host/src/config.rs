@@ -29,7 +29,9 @@ use crate::exec::RunIn;
 use crate::id::Label;
 use crate::plugin::limits::Limits;
 use crate::policy::Grants;
+use crate::run::retention::Keep;
 use fields::Fields;
+use jiff::tz::TimeZone;
 use mistake::Mistakes;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -121,6 +123,10 @@ pub struct JobConfig {
     pub verify: VerifyConfig,
     /// `objective`: how old the last good backup may be before `diagnose` fails.
     pub objective: Option<Duration>,
+    /// `keep`: which backups `prune` keeps.
+    pub keep: Option<Keep>,
+    /// `timezone` of the periods of `keep`; UTC unless set.
+    pub timezone: TimeZone,
 }
 
 /// `verify = { … }` of a job.
@@ -159,7 +165,7 @@ impl Config {
     }
 
     /// Checks the text of a configuration. `name` is the file as the operator named it, `base` the
-    /// absolute directory that relative paths start from. No I/O.
+    /// absolute directory that relative paths start from. No I/O, but for the system's time zones.
     ///
     /// Errors: as [`Self::load`], without those of the file.
     pub fn parse(text: &str, name: &Path, base: &Path) -> Result<Self> {

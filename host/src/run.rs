@@ -5,8 +5,12 @@
 pub mod artifact;
 pub mod backup;
 pub mod diagnose;
+pub mod leftover;
+pub mod prune;
 pub mod restore;
+pub mod retention;
 pub mod scratch;
+pub mod source;
 pub mod trend;
 pub mod verify;
 
@@ -28,7 +32,7 @@ use crate::store::Store;
 use crate::stream::{Budget, Identity, Recipients};
 use scratch::Scratch;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +74,8 @@ pub struct Job {
     pub lock_dir: PathBuf,
     /// How long a lease must stand still before it is taken over.
     pub lease_duration: Duration,
+    /// The identity of a source that the operator confirmed as a new one, for this run.
+    pub new_source: Option<String>,
     /// Who watches.
     pub progress: Arc<dyn Progress>,
     /// Ends everything.
@@ -118,13 +124,19 @@ impl Job {
     }
 
     fn lease_request(&self, run: &BackupId) -> lease::Request {
-        lease::Request {
-            job: self.name.clone(),
-            run: run.clone(),
-            holder: format!("{} process {}", machine(), std::process::id()),
-            duration: self.lease_duration,
-            lock_dir: self.lock_dir.clone(),
-        }
+        lease_request(&self.name, run, self.lease_duration, &self.lock_dir)
+    }
+}
+
+/// Asks for the lease of a job in the name of this process.
+fn lease_request(job: &Label, run: &BackupId, duration: Duration, lock_dir: &Path) -> lease::Request {
+    lease::Request {
+        job: job.clone(),
+        run: run.clone(),
+        holder: format!("{} process {}", machine(), std::process::id()),
+        duration,
+        lock_dir: lock_dir.to_owned(),
+        pace: Arc::new(lease::Monotonic::new()),
     }
 }
 

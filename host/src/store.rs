@@ -14,9 +14,11 @@ pub mod memory;
 pub mod retry;
 pub mod s3;
 pub mod segments;
+mod version;
 
 pub use lock::{LockMode, ObjectLock};
 pub use segments::StoreSegments;
+pub use version::{Lock, ObjectVersion, remove_for_good};
 
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
@@ -118,41 +120,6 @@ pub struct Page {
     pub next: Option<String>,
 }
 
-/// One version of an object, or the mark that its name was deleted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectVersion {
-    /// Its key.
-    pub key: String,
-    /// The store's name for the version.
-    pub id: String,
-    /// Its size in bytes; 0 for a delete marker.
-    pub size: u64,
-    /// When it came to be, by the store's clock.
-    pub modified: Timestamp,
-    /// Whether it is what the name stands for now.
-    pub is_latest: bool,
-    /// Whether it only says that the name was deleted.
-    pub is_marker: bool,
-}
-
-/// One page of a listing of versions: keys in order, the newest version of a key first.
-#[derive(Clone, Debug, Default)]
-pub struct VersionPage {
-    /// Versions of this page.
-    pub versions: Vec<ObjectVersion>,
-    /// Give it back as `after` for the next page; `None` at the end.
-    pub next: Option<VersionMark>,
-}
-
-/// Where the next page of a listing of versions begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VersionMark {
-    /// The key that was listed last.
-    pub key: String,
-    /// The version of it that was listed last, where the store says.
-    pub id: Option<String>,
-}
-
 /// An upload that was begun and neither completed nor aborted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingUpload {
@@ -216,16 +183,23 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Aborts one of them. Aborting what is not there succeeds.
     async fn abort_pending(&self, upload: &PendingUpload) -> Result<()>;
 
+    /// The time by the store's own clock, to the second: what ages are measured against.
+    async fn now(&self) -> Result<Timestamp>;
+
+    /// Every version of every object under `prefix`, delete markers too, in no order; where no
+    /// versions are kept, every object. Memory: some 200 bytes for each.
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>>;
+
+    /// What keeps one version of an object from being removed. An object that is not there is free.
+    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock>;
+
+    /// When the last part of a pending upload was stored, by the store's clock; its beginning when
+    /// it has none yet.
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp>;
+
     /// What the store says of itself; `None` where it does not say.
     async fn properties(&self) -> Result<Properties> {
         Ok(Properties::default())
-    }
-
-    /// Versions of objects under `prefix` and marks of deleted names, at most 1,000 a page. Empty
-    /// where the store keeps none.
-    async fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
-        let _ = (prefix, after);
-        Ok(VersionPage::default())
     }
 
     /// As [`Store::folders`], and those whose every object has a deleted name as well.
@@ -242,21 +216,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// How objects are locked when they are written; `None` when they are not. What is written over
     /// ([`Condition::Unchanged`]), leases and the probes of `store check` never are.
-    fn lock(&self) -> Option<ObjectLock> {
+    fn object_lock(&self) -> Option<ObjectLock> {
         None
     }
 
     /// Locks an object that is there for as long as if it were written now; a lock that lasts longer
-    /// stays. Does nothing where [`Store::lock`] is `None`.
+    /// stays. Does nothing where [`Store::object_lock`] is `None`.
     async fn extend_lock(&self, key: &ObjectKey) -> Result<()> {
         let _ = key;
         Ok(())
-    }
-
-    /// Until when an object, or one version of it, cannot be removed; `None` when it can.
-    async fn locked_until(&self, key: &ObjectKey, version: Option<&str>) -> Result<Option<Timestamp>> {
-        let _ = (key, version);
-        Ok(None)
     }
 }
 

@@ -21,6 +21,11 @@ pub fn verified(job: &Label, id: &BackupId) -> String {
     format!("{job}/{id}/verified/")
 }
 
+/// `<job>/<id>/removed/`
+pub fn removed(job: &Label, id: &BackupId) -> String {
+    format!("{job}/{id}/removed/")
+}
+
 /// `<job>/lease.json`
 pub fn lease(job: &Label) -> Result<ObjectKey> {
     ObjectKey::parse(&format!("{job}/{}", crate::store::lock::LEASE))

@@ -6,6 +6,14 @@
 //! only if absent, renewed and released only over the object that was seen, never deleted. It is
 //! taken over only after its counter stood still for a whole duration on the taker's own monotonic
 //! clock, so no two clocks are ever compared.
+//!
+//! A store that does not keep the condition of a replacement (it ignores `If-Match`, or does not
+//! know it) is found out by asking for one that must be refused, in every run. Then only runs on
+//! this machine are kept apart, by a file lock, and every run warns.
+
+mod pace;
+
+pub use pace::{Monotonic, Pace};
 
 use super::layout;
 use crate::error::{Error, IoContext, Kind, Result};
@@ -17,11 +25,13 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long a counter must stand still before a lease is taken over; renewed every third of it.
 pub const DURATION: Duration = Duration::from_secs(60);
+
+/// An entity tag that no object has: a replacement of it must be refused.
+const NOBODYS_TAG: &str = "\"00000000000000000000000000000000\"";
 
 /// Longest `lease.json` that is read, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
@@ -55,6 +65,8 @@ pub struct Request {
     pub duration: Duration,
     /// Directory for file locks of jobs whose store cannot hold a lease.
     pub lock_dir: PathBuf,
+    /// The clock that stands between two readings of a counter.
+    pub pace: Arc<dyn Pace>,
 }
 
 /// A lease that is held. [`Lease::release`] gives it back; dropping it stops renewing it, and
@@ -64,6 +76,15 @@ pub struct Lease {
     kind: Held,
     /// What the operator should know, such as that only this machine is kept out.
     pub warning: Option<String>,
+    /// The run that it was taken over from, which may be at work still without knowing that it was.
+    pub taken_from: Option<BackupId>,
+}
+
+/// How a lease in the store was had.
+struct Taken {
+    mine: LeaseFile,
+    etag: String,
+    from: Option<BackupId>,
 }
 
 #[derive(Debug)]
@@ -80,13 +101,13 @@ impl Lease {
         if let Some(root) = store.local_root() {
             // Beside the temporary files, which no listing shows.
             let path = root.join(crate::store::local::TEMPORARY).join(format!("lease-{}", request.job));
-            return Ok(Self { kind: lock_file(&path, &request.job)?, warning: None });
+            return Ok(Self { kind: lock_file(&path, &request.job)?, warning: None, taken_from: None });
         }
         match acquire(store, &request, lost).await {
-            Ok((file, etag)) => {
+            Ok(Taken { mine, etag, from }) => {
                 let stop = CancellationToken::new();
-                let renewing = tokio::spawn(renew(store.clone(), request, file, etag, stop.clone(), lost.clone()));
-                Ok(Self { kind: Held::Object { renewing, stop }, warning: None })
+                let renewing = tokio::spawn(renew(store.clone(), request, mine, etag, stop.clone(), lost.clone()));
+                Ok(Self { kind: Held::Object { renewing, stop }, warning: None, taken_from: from })
             }
             Err(error) if error.kind() == Kind::Invalid => {
                 let path = request.lock_dir.join(format!("{}.lock", request.job));
@@ -94,7 +115,12 @@ impl Lease {
                     "{} cannot hold a lease ({error}): only runs on this machine are kept from overlapping",
                     store.describe()
                 );
-                Ok(Self { kind: lock_file(&path, &request.job)?, warning: Some(warning) })
+                let kind = lock_file(&path, &request.job)?;
+                // Nobody could take it over by its counter: the next run would wait for nothing.
+                if let Err(error) = store.delete(&layout::lease(&request.job)?, None).await {
+                    tracing::debug!(job = %request.job, %error, "could not remove a lease that nobody can hold");
+                }
+                Ok(Self { kind, warning: Some(warning), taken_from: None })
             }
             Err(error) => Err(error),
         }
@@ -142,7 +168,24 @@ fn busy(job: &Label) -> Error {
         .hint("wait until it has ended, then run this again")
 }
 
-async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &CancellationToken) -> Result<(LeaseFile, String)> {
+/// The run that holds the lease of a job by what `lease.json` says, without taking it. `None` when
+/// it is free or there is none, and for a local store, whose locks end with their run.
+pub async fn held_by(store: &Arc<dyn Store>, job: &Label) -> Result<Option<BackupId>> {
+    if store.local_root().is_some() {
+        return Ok(None);
+    }
+    match store.get(&layout::lease(job)?, MAX_BYTES).await {
+        Ok((bytes, _)) => Ok(read(&bytes).filter(|lease| lease.state == State::Held).map(|lease| lease.run)),
+        Err(error) if error.kind() == Kind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<LeaseFile> {
+    serde_json::from_slice(bytes).ok()
+}
+
+async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &CancellationToken) -> Result<Taken> {
     let key = layout::lease(&request.job)?;
     let mut mine = LeaseFile {
         state: State::Held,
@@ -152,42 +195,48 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
         duration_ms: u64::try_from(request.duration.as_millis()).unwrap_or(u64::MAX),
     };
     match store.put(&key, encode(&mine)?, Condition::Absent).await {
-        Ok(info) => return with_etag(mine, info.etag),
+        Ok(info) => {
+            let etag = info.etag.ok_or_else(no_conditions)?;
+            refuses_others(store, request, &mine, NOBODYS_TAG.to_owned()).await?;
+            return Ok(Taken { mine, etag, from: None });
+        }
         Err(error) if error.kind() == Kind::Conflict => bring_back(store, &key).await?,
         Err(error) => return Err(error.while_doing(format!("could not take the lease of job \"{}\"", request.job))),
     }
-    let mut watched: Option<(Bytes, Instant)> = None;
+    let mut watched: Option<(Bytes, Duration)> = None;
     loop {
         let (bytes, info) = store.get(&key, MAX_BYTES).await?;
-        let etag = info.etag.ok_or_else(no_conditions)?;
-        let seen: Option<LeaseFile> = serde_json::from_slice(&bytes).ok();
+        let stale = info.etag.ok_or_else(no_conditions)?;
+        let seen = read(&bytes);
         let free = seen.as_ref().is_some_and(|lease| lease.state == State::Free);
         let patience = seen.as_ref().map_or(request.duration, |lease| {
             Duration::from_millis(lease.duration_ms).clamp(Duration::from_millis(200), Duration::from_secs(600))
         });
         let stood_still = match &watched {
-            Some((before, since)) if *before == bytes => since.elapsed() >= patience,
+            Some((before, since)) if *before == bytes => request.pace.now().saturating_sub(*since) >= patience,
             Some(_) => {
                 let holder =
                     seen.map_or_else(|| "unknown".to_owned(), |lease| format!("{} (run {})", lease.holder, lease.run));
                 return Err(busy(&request.job).fact("holder", holder));
             }
             None => {
-                watched = Some((bytes.clone(), Instant::now()));
+                watched = Some((bytes.clone(), request.pace.now()));
                 false
             }
         };
         if free || stood_still {
-            mine.counter = seen.map_or(0, |lease| lease.counter).wrapping_add(1);
-            match store.put(&key, encode(&mine)?, Condition::Unchanged(etag)).await {
-                Ok(info) => return with_etag(mine, info.etag),
+            mine.counter = seen.as_ref().map_or(0, |lease| lease.counter).wrapping_add(1);
+            let etag = match store.put(&key, encode(&mine)?, Condition::Unchanged(stale.clone())).await {
+                Ok(info) => info.etag.ok_or_else(no_conditions)?,
                 Err(error) if error.kind() == Kind::Conflict => return Err(busy(&request.job).because(error)),
-                Err(error) => return Err(error),
-            }
+                Err(error) => return Err(not_kept(error)),
+            };
+            refuses_others(store, request, &mine, stale).await?;
+            return Ok(Taken { mine, etag, from: seen.filter(|_| !free).map(|lease| lease.run) });
         }
         tokio::select! {
             () = cancel.cancelled() => return Err(Error::cancelled("cancelled while waiting for the job's lease")),
-            () = tokio::time::sleep(patience / 8) => {}
+            () = request.pace.wait(patience / 8) => {}
         }
     }
 }
@@ -198,13 +247,35 @@ async fn bring_back(store: &Arc<dyn Store>, key: &ObjectKey) -> Result<()> {
     if !store.head(key).await.is_err_and(|error| error.kind() == Kind::NotFound) {
         return Ok(());
     }
-    for version in store.versions(key.as_str(), None).await?.versions {
+    for version in store.versions(key.as_str()).await? {
         if version.key == key.as_str() && version.is_marker {
             tracing::warn!(%key, "somebody deleted the name of the lease; it is brought back");
-            store.delete(key, Some(&version.id)).await?;
+            store.delete(key, version.id.as_deref()).await?;
         }
     }
     Ok(())
+}
+
+/// Asks for a replacement that must be refused, since what it would replace is not there.
+///
+/// Errors: `Invalid` when it is not refused, or the store does not know the condition.
+async fn refuses_others(store: &Arc<dyn Store>, request: &Request, mine: &LeaseFile, stale: String) -> Result<()> {
+    let other = LeaseFile { counter: mine.counter.wrapping_add(1), ..mine.clone() };
+    match store.put(&layout::lease(&request.job)?, encode(&other)?, Condition::Unchanged(stale)).await {
+        Err(error) if error.kind() == Kind::Conflict => Ok(()),
+        Ok(_) => Err(Error::invalid("it replaces an object although it is asked not to")),
+        Err(error) => Err(not_kept(error)),
+    }
+}
+
+/// An answer to a conditional replacement that is neither yes nor no: the store does not know the condition.
+fn not_kept(error: Error) -> Error {
+    match error.kind() {
+        Kind::Failed | Kind::NotFound => {
+            Error::invalid("it does not know how to replace an object only if it is unchanged").because(error)
+        }
+        _ => error,
+    }
 }
 
 async fn renew(
@@ -224,7 +295,7 @@ async fn renew(
                 store.put(&key, encode(&lease)?, Condition::Unchanged(etag)).await?;
                 return Ok(());
             }
-            () = tokio::time::sleep(request.duration / 3) => {}
+            () = request.pace.wait(request.duration / 3) => {}
         }
         lease.counter = lease.counter.wrapping_add(1);
         match store.put(&key, encode(&lease)?, Condition::Unchanged(etag.clone())).await {
@@ -238,8 +309,7 @@ async fn renew(
                         continue;
                     }
                 };
-                let there: Option<LeaseFile> = serde_json::from_slice(&bytes).ok();
-                match (there, info.etag) {
+                match (read(&bytes), info.etag) {
                     (Some(there), Some(tag)) if there.run == lease.run && there.holder == lease.holder => etag = tag,
                     _ => {
                         tracing::error!(job = %request.job, "another run took the lease over: this one stops");
@@ -261,10 +331,9 @@ fn encode(lease: &LeaseFile) -> Result<Bytes> {
         .map_err(|e| Error::failed("could not write a lease as JSON").because(e))
 }
 
-fn with_etag(lease: LeaseFile, etag: Option<String>) -> Result<(LeaseFile, String)> {
-    etag.map(|etag| (lease, etag)).ok_or_else(no_conditions)
-}
-
 fn no_conditions() -> Error {
     Error::invalid("the store gives objects no entity tags")
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ use serde::de::DeserializeOwned;
 pub const RECORD: &str = "strongroom record 1";
 /// Purpose of the signature of what a verification found.
 pub const VERIFICATION: &str = "strongroom verification 1";
+/// Purpose of the signature of a note that a record was removed.
+pub const REMOVAL: &str = "strongroom removal 1";
 
 const MARK: &str = ",\n  \"signature\": {";
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::catalog::lease::{Lease, Request};
+use crate::catalog::lease::{Lease, Monotonic, Request};
 use crate::id::ObjectKey;
 use crate::record::{HostIdentity, PluginIdentity};
 use crate::store::memory::MemoryStore;
@@ -200,6 +200,7 @@ fn request(lock_dir: &std::path::Path, run: u8) -> Request {
         holder: format!("host process {run}"),
         duration: Duration::from_millis(300),
         lock_dir: lock_dir.to_owned(),
+        pace: Arc::new(Monotonic::new()),
     }
 }
 

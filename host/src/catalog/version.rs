@@ -64,7 +64,7 @@ impl Name {
             Some(latest) => format!("was overwritten {}", clock::show(latest.modified)),
             None => "lost its name".to_owned(),
         };
-        format!("\"{key}\" {what}; its version \"{}\" of {} is read", read.id, clock::show(read.modified))
+        format!("\"{key}\" {what}; its version \"{}\" of {} is read", read.id.as_deref().unwrap_or_default(), clock::show(read.modified))
     }
 }
 
@@ -75,39 +75,39 @@ async fn names(
     prefix: &str,
     fits: impl Fn(&ObjectVersion) -> bool,
 ) -> Result<BTreeMap<String, Name>> {
-    let (mut names, mut after) = (BTreeMap::<String, Name>::new(), None);
-    loop {
-        let page = match store.versions(prefix, after.as_ref()).await {
-            Ok(page) => page,
-            Err(error) if error.is_retryable() || error.kind() == Kind::Cancelled => return Err(error),
-            Err(error) => {
-                tracing::debug!(%error, "versions cannot be listed");
-                return Ok(names);
-            }
-        };
-        for version in page.versions {
-            let name = names.entry(version.key.clone()).or_default();
-            name.n_versions += 1;
-            if version.is_latest {
-                name.latest = Some(version.clone());
-            }
-            if !version.is_marker && fits(&version) {
-                name.candidates.push_back(version);
-                if name.candidates.len() > MAX_CANDIDATES {
-                    name.candidates.pop_front();
-                }
-            }
+    let mut versions = match store.versions(prefix).await {
+        Ok(versions) => versions,
+        Err(error) if error.is_retryable() || error.kind() == Kind::Cancelled => return Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "versions cannot be listed");
+            return Ok(BTreeMap::new());
         }
-        after = page.next;
-        if after.is_none() {
-            return Ok(names);
+    };
+    versions.retain(|version| version.id.is_some());
+    // Newest first. Servers list them so, but markers apart; within a second their order stays.
+    versions.sort_by(|a, b| {
+        (&a.key, !a.is_latest).cmp(&(&b.key, !b.is_latest)).then_with(|| b.modified.cmp(&a.modified))
+    });
+    let mut names = BTreeMap::<String, Name>::new();
+    for version in versions {
+        let name = names.entry(version.key.clone()).or_default();
+        name.n_versions += 1;
+        if version.is_latest {
+            name.latest = Some(version.clone());
+        }
+        if !version.is_marker && fits(&version) {
+            name.candidates.push_back(version);
+            if name.candidates.len() > MAX_CANDIDATES {
+                name.candidates.pop_front();
+            }
         }
     }
+    Ok(names)
 }
 
 /// The store in which one key is one version of it.
 fn at(store: &Arc<dyn Store>, version: &ObjectVersion) -> Option<Arc<dyn Store>> {
-    store.pinned(BTreeMap::from([(version.key.clone(), version.id.clone())]))
+    store.pinned(BTreeMap::from([(version.key.clone(), version.id.clone()?)]))
 }
 
 /// Whether a version has the bytes of a segment, by the checksum that the store keeps or by reading
@@ -161,7 +161,7 @@ impl Catalog {
                     Ok(true) => {
                         if !name.stands_for(version) {
                             tampered.push(name.story(&key, version));
-                            pins.insert(key.clone(), version.id.clone());
+                            pins.extend(version.id.clone().map(|id| (key.clone(), id)));
                         }
                         break;
                     }

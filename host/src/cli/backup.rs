@@ -25,12 +25,16 @@ pub struct BackupArgs {
     /// Into a store that discards: no record, only what would be stored
     #[arg(long)]
     pub dry_run: bool,
+    /// The source was replaced on purpose: its new identity, as the error of this verb names it
+    #[arg(long, value_name = "SOURCE_ID")]
+    pub new_source: Option<String>,
 }
 
 /// Runs it.
 pub async fn run(args: BackupArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
     let session = Session::open(globals, cancel)?;
-    let job = session.job(&args.job, Needs::default()).await?;
+    let mut job = session.job(&args.job, Needs::default()).await?;
+    job.new_source = args.new_source;
     let made = if args.dry_run { backup::dry_run(&job).await } else { backup::backup(&job).await };
     let next = || format!("look for the cause: strongroom diagnose {}", args.job);
     let record = made.map_err(|error| super::report::with_next_step(error, next))?;

@@ -3,15 +3,14 @@
 use super::exit::Exit;
 use super::output::Output;
 use super::session::read_component;
-use super::{Globals, propose, vendor};
+use super::{Globals, ask, propose, vendor};
 use crate::config::edit::RawGrants;
 use crate::config::{Config, environment};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::plugin::build::BuildOptions;
 use crate::plugin::component::Component;
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
@@ -157,7 +156,7 @@ fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<Exit> {
             .into());
     }
     let asks = args.digest.is_none() && !args.print;
-    if asks && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+    if asks && !ask::is_possible() {
         return Err(Error::denied(format!("nobody can be asked whether plugin \"{label}\" is approved"))
             .fact("reason", "this is not a terminal")
             .hint(format!(
@@ -180,7 +179,7 @@ fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<Exit> {
     let mut grants = propose::grants(&component.manifest, &known, &search)?;
     if asks {
         output.complain(&crate::plugin::inspect::inspect(&component, None).to_string());
-        grants = ask(&component, grants, &output)?;
+        grants = ask_for_each(&component, grants, &output)?;
     }
     let edited = crate::config::edit::approve(&text, label.as_str(), &component.sha256, &grants)?;
     // The vendor's text is in it: nothing of it may drive the terminal that it is reviewed on.
@@ -191,7 +190,7 @@ fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<Exit> {
     }
     if asks {
         output.complain(&format!("\n{patch}"));
-        if !yes("write exactly this into the configuration?")? {
+        if !ask::yes("write exactly this into the configuration?")? {
             return Err(Error::cancelled("nothing was written").into());
         }
     }
@@ -219,14 +218,14 @@ struct ShownApproval<'a> {
 }
 
 /// Asks for each grant. What is not granted is left out; the plugin is told `denied` when it tries.
-fn ask(component: &Component, mut grants: RawGrants, output: &Output) -> Result<RawGrants> {
+fn ask_for_each(component: &Component, mut grants: RawGrants, output: &Output) -> Result<RawGrants> {
     let mut refused = Vec::new();
     for (name, exec) in &grants.exec {
         let request = component.manifest.request.exec.iter().find(|request| request.name == *name);
         let reason = request.map(|request| request.reason.as_str()).unwrap_or_default();
         output.complain(&format!("\ncommand \"{}\"\n{}", vendor::line(name, 128), propose::toml(exec)?));
         output.complain(&format!("  why, says the vendor: {}", vendor::line(reason, vendor::MAX_BYTES)));
-        if !yes("grant it?")? {
+        if !ask::yes("grant it?")? {
             refused.push(name.clone());
         }
     }
@@ -243,23 +242,13 @@ fn ask(component: &Component, mut grants: RawGrants, output: &Output) -> Result<
         for grant in several {
             output.complain(&format!("\nbucket \"{label}\"\n{}", propose::toml(grant)?));
         }
-        if !yes("grant it?")? {
+        if !ask::yes("grant it?")? {
             without.push(label.clone());
         }
     }
     without.iter().for_each(|label| drop(grants.bucket.remove(label)));
-    if grants.artifacts.is_some() && !yes("\nstore and read the artifacts of its own backups: grant it?")? {
+    if grants.artifacts.is_some() && !ask::yes("\nstore and read the artifacts of its own backups: grant it?")? {
         grants.artifacts = None;
     }
     Ok(grants)
-}
-
-fn yes(question: &str) -> Result<bool> {
-    let mut err = std::io::stderr().lock();
-    let mut answer = String::new();
-    write!(err, "{question} [y/N] ")
-        .and_then(|()| err.flush())
-        .and_then(|()| std::io::stdin().read_line(&mut answer))
-        .doing(|| "ask on the terminal".to_owned())?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

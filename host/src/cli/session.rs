@@ -162,6 +162,7 @@ impl Session {
             scratch_root: std::env::temp_dir(),
             lock_dir: self.directories.state.join("locks"),
             lease_duration: lease::DURATION,
+            new_source: None,
             progress: self.progress.clone(),
             cancel: self.cancel.clone(),
         })

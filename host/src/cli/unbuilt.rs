@@ -8,7 +8,6 @@ use std::ffi::OsString;
 /// Verb, and what to use now.
 const UNBUILT: &[(&str, &str)] = &[
     ("status", "use `strongroom list` and `strongroom diagnose JOB`"),
-    ("prune", "remove old backups by hand, the record first; the README says how"),
     ("copy", "use a second job with the other store, or the bucket's own replication"),
     ("serve", "call `strongroom backup JOB` from a systemd timer or a CronJob; the README has both"),
     ("audit", "run with `-v`, which logs each command that runs"),

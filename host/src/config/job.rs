@@ -1,9 +1,12 @@
-//! `[job.x]` and `[target.x]`: what is backed up, where its commands run, what surrounds them.
+//! `[job.x]` and `[target.x]`: what is backed up, where its commands run, what surrounds them, what is kept.
 
 use super::fields::Fields;
-use super::read::looks_secret;
+use super::read::{escape, looks_secret};
 use super::{Depth, JobConfig, Meaning, SecretRef, TargetConfig, VerifyConfig};
+use crate::clock;
 use crate::exec::RunIn;
+use crate::run::retention::Keep;
+use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
 
 /// What the names of strongroom's own variables begin with; one of them marks a command in a container.
@@ -30,6 +33,39 @@ impl Meaning<'_> {
             settings: fields.json("settings"),
             verify,
             objective: fields.duration("objective"),
+            keep: fields.table("keep").map(|keep| self.keep(keep)),
+            timezone: self.timezone(fields),
+        })
+    }
+
+    fn keep(&mut self, fields: &Fields) -> Keep {
+        let periods = |name| fields.whole(name).unwrap_or(0);
+        let keep = Keep {
+            last: periods("last"),
+            hourly: periods("hourly"),
+            daily: periods("daily"),
+            weekly: periods("weekly"),
+            monthly: periods("monthly"),
+            yearly: periods("yearly"),
+        };
+        let is_told =
+            ["last", "hourly", "daily", "weekly", "monthly", "yearly"].iter().any(|key| fields.is_refused(key));
+        if keep.is_nothing() && !is_told {
+            let label = "expected a number above 0 for last, hourly, daily, weekly, monthly or yearly";
+            self.mistakes.add(fields.span.clone(), format!("{} keeps nothing", fields.path), label).help = Some(
+                "write keep = { daily = 7, weekly = 4, monthly = 12 }, or leave keep out to keep everything".to_owned(),
+            );
+        }
+        keep
+    }
+
+    fn timezone(&mut self, fields: &Fields) -> TimeZone {
+        let Some(name) = fields.text("timezone") else { return TimeZone::UTC };
+        clock::zone(name).unwrap_or_else(|error| {
+            let label = error.facts().iter().map(|(_, expected)| format!("expected {expected}")).collect::<String>();
+            let message = format!("{}.timezone: there is no time zone \"{}\"", fields.path, escape(name));
+            self.mistakes.add(fields.span_of("timezone"), message, label).help = error.hint_text().map(str::to_owned);
+            TimeZone::UTC
         })
     }
 

@@ -496,13 +496,33 @@ static JOB: Section = Section {
             Shape::Duration,
             "How old the last good backup may be before `diagnose` fails, such as \"26h\".",
         ),
+        may("keep", Shape::Table(&KEEP), "Which backups `strongroom prune` keeps; it does nothing without."),
+        may(
+            "timezone",
+            Shape::Text,
+            "Time zone of the days, weeks, months and years of `keep`, such as \"Europe/Berlin\"; \"UTC\" unless set.",
+        ),
         not_built("schedule", "call `strongroom backup JOB` from a systemd timer or a CronJob; the README has both"),
-        not_built("timezone", "set the time zone in the systemd timer or CronJob that calls `strongroom backup JOB`"),
-        not_built("keep", "remove old backups by hand, the record first; the README says how"),
         not_built("copy_to", "use a second job with the other store, or the bucket's own replication"),
         not_built("notify", "use OnFailure= of the systemd unit, or an alert on the CronJob"),
         not_built("backup", "give the job `secrets` of its own, and narrow the grants of its plugin"),
         not_built("restore", "give a [target.…] `secrets` of its own and restore with `--target`"),
+    ],
+};
+
+/// More periods than any job has backups for: 27 years of days.
+const MOST_PERIODS: u64 = 10_000;
+
+static KEEP: Section = Section {
+    name: "keep",
+    doc: "Which backups are kept, by source: the newest of each of the last so many periods that have one. What a rule does not name it does not keep.",
+    keys: &[
+        may("last", Shape::Whole(0, MOST_PERIODS), "The newest backups, whenever they were made."),
+        may("hourly", Shape::Whole(0, MOST_PERIODS), "The newest of an hour, for so many hours that have one."),
+        may("daily", Shape::Whole(0, MOST_PERIODS), "The newest of a day."),
+        may("weekly", Shape::Whole(0, MOST_PERIODS), "The newest of a week, which begins on Monday."),
+        may("monthly", Shape::Whole(0, MOST_PERIODS), "The newest of a month."),
+        may("yearly", Shape::Whole(0, MOST_PERIODS), "The newest of a year."),
     ],
 };
 

@@ -1,9 +1,9 @@
 //! The story of a backup, from top to bottom.
 
 use super::artifact::NewArtifacts;
-use super::{Job, made, trend};
+use super::{Job, made, source, trend};
 use crate::catalog::lease::Lease;
-use crate::catalog::{Listed, NotCommitted, layout};
+use crate::catalog::{Listed, NotCommitted, Survey, layout};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::id::BackupId;
@@ -74,7 +74,9 @@ pub async fn dry_run(job: &Job) -> Result<BackupRecord> {
 
 async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> std::result::Result<BackupRecord, Unmade> {
     check_lock(job).await?;
-    let earlier = job.catalog.backups(&job.name).await?;
+    let survey = job.catalog.survey(&job.name).await?;
+    say_what_was_interrupted(job, &survey).await;
+    let earlier = survey.backups;
     job.catalog.keep_plugin(&job.plugin.identity().sha256, &job.plugin_bytes).await?;
 
     let (record, artifacts) = collect(job, id, &earlier, cancel).await?;
@@ -92,7 +94,7 @@ async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> std::resu
 
 /// A store that is to lock what it keeps must be able to: found before anything is stored. `Failed` if not.
 async fn check_lock(job: &Job) -> Result<()> {
-    if job.store.lock().is_none() || job.store.properties().await?.object_lock != Some(false) {
+    if job.store.object_lock().is_none() || job.store.properties().await?.object_lock != Some(false) {
         return Ok(());
     }
     Err(Error::failed("the store cannot lock objects, and its configuration asks for it")
@@ -145,11 +147,31 @@ async fn collect(
         warnings: Vec::new(),
         extra: Default::default(),
     };
+    source::check(job, &mut record, earlier)?;
     record.warnings = trend::warnings(&record, &good);
     for warning in &record.warnings {
         job.progress.warn(warning);
     }
     Ok((record, artifacts))
+}
+
+/// A run that was killed could not say so: the next one does. It begins anew under an id of its own,
+/// and what was left is removed by its age.
+async fn say_what_was_interrupted(job: &Job, survey: &Survey) {
+    match job.catalog.interrupted(&job.name, survey).await {
+        Ok(left) => {
+            if let Some(newest) = left.last() {
+                let runs =
+                    if left.len() == 1 { "1 earlier run".to_owned() } else { format!("{} earlier runs", left.len()) };
+                job.progress.warn(&format!(
+                    "{runs} of job \"{0}\" did not end and left no backup, the newest {newest}: this one begins anew; `strongroom prune {0} --orphans` removes what is left once it is a week old",
+                    job.name
+                ));
+            }
+        }
+        // It is good to know, and no reason to have no backup.
+        Err(error) => tracing::warn!(job = %job.name, %error, "could not look for what earlier runs left"),
+    }
 }
 
 fn parse_needs(job: &Job, needs: &[String]) -> Result<Vec<BackupId>> {

@@ -460,7 +460,7 @@ impl Check<'_> {
             Some(false) => Seen::not(no),
             None => Seen::unknown("the store does not say"),
         };
-        let must_lock = self.store.lock().is_some();
+        let must_lock = self.store.object_lock().is_some();
         let (versions, lock) = match self.store.properties().await {
             Ok(it) => (
                 said(it.versions, "turned on", "not turned on"),

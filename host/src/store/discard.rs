@@ -4,14 +4,15 @@
 
 use super::memory::{check_parts, cut_page, upload_gone};
 use super::{
-    Condition, ObjectInfo, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, crc64nvme, len_of,
-    wrong_checksum,
+    Condition, Lock, ObjectInfo, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload,
+    crc64nvme, len_of, wrong_checksum,
 };
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -126,6 +127,30 @@ impl Store for DiscardStore {
 
     async fn abort_pending(&self, _upload: &PendingUpload) -> Result<()> {
         Ok(())
+    }
+
+    async fn now(&self) -> Result<Timestamp> {
+        Ok(clock::now())
+    }
+
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let mut page = self.list(prefix, after.as_deref()).await?;
+            after = page.next.take();
+            found.extend(ObjectVersion::of_page(page));
+            if after.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn lock_of(&self, _key: &ObjectKey, _version: Option<&str>) -> Result<Lock> {
+        Ok(Lock::Free)
+    }
+
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        Ok(upload.begun)
     }
 
     async fn properties(&self) -> Result<Properties> {

@@ -3,7 +3,7 @@
 //! Never part of a configuration; tests of everything that uses a store wrap theirs in it.
 
 use super::{
-    Condition, ObjectInfo, ObjectLock, Page, PendingUpload, Properties, Store, Upload, VersionMark, VersionPage, len_of,
+    Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, Page, PendingUpload, Properties, Store, Upload, len_of,
 };
 use crate::clock;
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// One way to misbehave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub enum Fault {
     WrongChecksum,
     /// Calls of this operation never return.
     Stall(Op),
+    /// The store's clock is this much ahead of the times that its objects have: they are that old.
+    ClockAhead(Duration),
 }
 
 /// The operations of [`Store`] and [`Upload`].
@@ -235,12 +238,30 @@ impl Store for FaultyStore {
         self.through(Op::AbortPending, self.inner.abort_pending(upload)).await
     }
 
-    async fn properties(&self) -> Result<Properties> {
-        self.inner.properties().await
+    async fn now(&self) -> Result<Timestamp> {
+        let now = self.inner.now().await?;
+        match self.fault {
+            Fault::ClockAhead(by) => {
+                now.checked_add(by).map_err(|error| Error::failed("the test's clock is too far ahead").because(error))
+            }
+            _ => Ok(now),
+        }
     }
 
-    async fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
-        self.through(Op::List, self.inner.versions(prefix, after)).await
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        self.through(Op::List, self.inner.versions(prefix)).await
+    }
+
+    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
+        self.inner.lock_of(key, version).await
+    }
+
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        self.inner.last_part(upload).await
+    }
+
+    async fn properties(&self) -> Result<Properties> {
+        self.inner.properties().await
     }
 
     async fn folders_of_versions(&self, prefix: &str) -> Result<Vec<String>> {
@@ -251,16 +272,12 @@ impl Store for FaultyStore {
         Some(Arc::new(Self { inner: self.inner.pinned(versions)?, ..self.clone() }))
     }
 
-    fn lock(&self) -> Option<ObjectLock> {
-        self.inner.lock()
+    fn object_lock(&self) -> Option<ObjectLock> {
+        self.inner.object_lock()
     }
 
     async fn extend_lock(&self, key: &ObjectKey) -> Result<()> {
         self.inner.extend_lock(key).await
-    }
-
-    async fn locked_until(&self, key: &ObjectKey, version: Option<&str>) -> Result<Option<Timestamp>> {
-        self.inner.locked_until(key, version).await
     }
 }
 

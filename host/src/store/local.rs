@@ -14,7 +14,8 @@ mod walk;
 
 use super::memory::{check_limit, too_short};
 use super::{
-    Condition, ObjectInfo, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, len_of, memory::cut_page,
+    Condition, Lock, ObjectInfo, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, len_of,
+    memory::cut_page,
 };
 use crate::error::{Error, IoContext, Result, hint_of_io, kind_of_io};
 use crate::id::ObjectKey;
@@ -343,6 +344,39 @@ impl Store for LocalStore {
     async fn abort_pending(&self, upload: &PendingUpload) -> Result<()> {
         let id = upload.id.clone();
         self.blocking(move |root| place::abort_pending(root, &id)).await
+    }
+
+    /// The clock of the file system, which is another machine's where it is mounted from one.
+    async fn now(&self) -> Result<Timestamp> {
+        self.blocking(|root| {
+            let key = ObjectKey::parse("strongroom-clock")?;
+            let temporary = Temporary::create(root, &key)?;
+            let metadata =
+                temporary.file().metadata().doing(|| format!("ask \"{}\" for the time", root.path.display()))?;
+            Ok(modified(&metadata))
+        })
+        .await
+    }
+
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let mut page = self.list(prefix, after.as_deref()).await?;
+            after = page.next.take();
+            found.extend(ObjectVersion::of_page(page));
+            if after.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn lock_of(&self, _key: &ObjectKey, _version: Option<&str>) -> Result<Lock> {
+        Ok(Lock::Free)
+    }
+
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        let upload = upload.clone();
+        self.blocking(move |root| place::last_write(root, &upload)).await
     }
 
     async fn properties(&self) -> Result<Properties> {

@@ -3,8 +3,8 @@
 //! Nothing outlives the value. Memory: every byte that is stored or on its way.
 
 use super::{
-    Condition, ObjectInfo, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, combine_crc64nvme, crc64nvme,
-    len_of, wrong_checksum,
+    Condition, Lock, ObjectInfo, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload,
+    combine_crc64nvme, crc64nvme, len_of, wrong_checksum,
 };
 use crate::clock;
 use crate::error::{Error, Result};
@@ -28,6 +28,8 @@ struct Shared {
     uploads: BTreeMap<u64, Begun>,
     /// Source of entity tags and upload ids.
     counter: u64,
+    /// Its clock; the machine's unless set.
+    now: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -41,6 +43,7 @@ struct Stored {
 struct Begun {
     key: ObjectKey,
     at: Timestamp,
+    last_part: Timestamp,
     parts: BTreeMap<u32, (Bytes, u64)>,
 }
 
@@ -48,6 +51,11 @@ impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sets its clock, which stands still from then on: what is stored now was stored then.
+    pub fn set_now(&self, now: Timestamp) {
+        self.lock().now = Some(now);
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -59,6 +67,10 @@ impl Shared {
     fn next_number(&mut self) -> u64 {
         self.counter += 1;
         self.counter
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now.unwrap_or_else(clock::now)
     }
 
     fn info(&self, key: &str) -> Result<ObjectInfo> {
@@ -79,8 +91,8 @@ impl Shared {
                 None => Err(Error::conflict(format!("\"{key}\" is gone"))),
             };
         }
-        let etag = self.next_number();
-        self.objects.insert(key.to_owned(), Stored { body, etag, modified: clock::now() });
+        let (etag, modified) = (self.next_number(), self.now());
+        self.objects.insert(key.to_owned(), Stored { body, etag, modified });
         self.info(key)
     }
 }
@@ -133,8 +145,8 @@ impl Store for MemoryStore {
 
     async fn begin_upload(&self, key: &ObjectKey) -> Result<Arc<dyn Upload>> {
         let mut shared = self.lock();
-        let id = shared.next_number();
-        shared.uploads.insert(id, Begun { key: key.clone(), at: clock::now(), parts: BTreeMap::new() });
+        let (id, at) = (shared.next_number(), shared.now());
+        shared.uploads.insert(id, Begun { key: key.clone(), at, last_part: at, parts: BTreeMap::new() });
         drop(shared);
         Ok(Arc::new(MemoryUpload { store: self.clone(), id, key: key.clone() }))
     }
@@ -206,6 +218,32 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn now(&self) -> Result<Timestamp> {
+        Ok(self.lock().now())
+    }
+
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let mut page = self.list(prefix, after.as_deref()).await?;
+            after = page.next.take();
+            found.extend(ObjectVersion::of_page(page));
+            if after.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn lock_of(&self, _key: &ObjectKey, _version: Option<&str>) -> Result<Lock> {
+        Ok(Lock::Free)
+    }
+
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        let begun =
+            upload.id.parse::<u64>().ok().and_then(|id| self.lock().uploads.get(&id).map(|begun| begun.last_part));
+        Ok(begun.unwrap_or(upload.begun))
+    }
+
     async fn properties(&self) -> Result<Properties> {
         Ok(Properties { versions: Some(false), object_lock: Some(false) })
     }
@@ -244,8 +282,10 @@ impl Upload for MemoryUpload {
             return Err(wrong_checksum(&format!("part {number} of \"{}\"", self.key), crc, got));
         }
         let mut shared = self.store.lock();
+        let now = shared.now();
         let begun = shared.uploads.get_mut(&self.id).ok_or_else(|| upload_gone(&self.key))?;
         begun.parts.insert(number, (body, crc));
+        begun.last_part = now;
         Ok(())
     }
 

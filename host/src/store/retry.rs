@@ -4,7 +4,7 @@
 //! says is tried again: it never guesses, backends classify.
 
 use super::{
-    Condition, ObjectInfo, ObjectLock, Page, PendingUpload, Properties, Store, Upload, VersionMark, VersionPage,
+    Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, Page, PendingUpload, Properties, Store, Upload,
 };
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
@@ -176,12 +176,24 @@ impl Store for RetryStore {
         self.policy.run("abort an upload", || self.inner.abort_pending(upload)).await
     }
 
-    async fn properties(&self) -> Result<Properties> {
-        self.policy.run("ask for properties", || self.inner.properties()).await
+    async fn now(&self) -> Result<Timestamp> {
+        self.policy.run("ask for the time", || self.inner.now()).await
     }
 
-    async fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
-        self.policy.run("list versions", || self.inner.versions(prefix, after)).await
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        self.policy.run("list versions", || self.inner.versions(prefix)).await
+    }
+
+    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
+        self.policy.run("ask for a lock", || self.inner.lock_of(key, version)).await
+    }
+
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        self.policy.run("list parts", || self.inner.last_part(upload)).await
+    }
+
+    async fn properties(&self) -> Result<Properties> {
+        self.policy.run("ask for properties", || self.inner.properties()).await
     }
 
     async fn folders_of_versions(&self, prefix: &str) -> Result<Vec<String>> {
@@ -192,16 +204,12 @@ impl Store for RetryStore {
         Some(Arc::new(Self { inner: self.inner.pinned(versions)?, policy: self.policy }))
     }
 
-    fn lock(&self) -> Option<ObjectLock> {
-        self.inner.lock()
+    fn object_lock(&self) -> Option<ObjectLock> {
+        self.inner.object_lock()
     }
 
     async fn extend_lock(&self, key: &ObjectKey) -> Result<()> {
         self.policy.run("extend a lock", || self.inner.extend_lock(key)).await
-    }
-
-    async fn locked_until(&self, key: &ObjectKey, version: Option<&str>) -> Result<Option<Timestamp>> {
-        self.policy.run("ask for a lock", || self.inner.locked_until(key, version)).await
     }
 }
 

@@ -12,6 +12,7 @@
 mod body;
 mod checksum;
 mod failure;
+mod lock;
 mod place;
 mod upload;
 mod version;
@@ -21,8 +22,8 @@ pub use place::{CONNECT_WAIT, S3Credentials, S3Spec, STALL_WAIT};
 
 use super::memory::{check_limit, too_short};
 use super::{
-    Condition, ObjectInfo, ObjectLock, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, VersionMark,
-    VersionPage, crc64nvme,
+    Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload,
+    crc64nvme,
 };
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
@@ -479,6 +480,22 @@ impl Store for S3Store {
         self.abort_by_id(&self.full(&upload.key), &upload.id).await
     }
 
+    async fn now(&self) -> Result<Timestamp> {
+        self.server_time().await
+    }
+
+    async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        self.all_versions(prefix).await
+    }
+
+    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
+        self.lock(key, version).await
+    }
+
+    async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        self.youngest_part(upload).await
+    }
+
     async fn properties(&self) -> Result<Properties> {
         let versioning = self.client().get_bucket_versioning().bucket(self.bucket());
         let versions = match self.ask("ask whether versions are kept", versioning.send()).await {
@@ -499,10 +516,6 @@ impl Store for S3Store {
         Ok(Properties { versions, object_lock })
     }
 
-    async fn versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
-        self.list_versions(prefix, after).await
-    }
-
     async fn folders_of_versions(&self, prefix: &str) -> Result<Vec<String>> {
         self.list_version_folders(prefix).await
     }
@@ -511,16 +524,12 @@ impl Store for S3Store {
         Some(Arc::new(Self { inner: Arc::clone(&self.inner), pins: Arc::new(versions) }))
     }
 
-    fn lock(&self) -> Option<ObjectLock> {
+    fn object_lock(&self) -> Option<ObjectLock> {
         self.inner.lock
     }
 
     async fn extend_lock(&self, key: &ObjectKey) -> Result<()> {
         self.put_retention(key).await
-    }
-
-    async fn locked_until(&self, key: &ObjectKey, version: Option<&str>) -> Result<Option<Timestamp>> {
-        self.retained_until(key, version).await
     }
 }
 

@@ -9,8 +9,7 @@ use crate::stream::{SealedSegments, SegmentWrite, Segments};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Segments of one artifact in a store: `<base>.0001.zst.age`, or `.zst` without encryption.
 ///
@@ -48,7 +47,7 @@ impl Segments for StoreSegments {
     async fn begin(&self, number: u32) -> Result<Arc<dyn SegmentWrite>> {
         let key = self.key(number)?;
         let upload = self.store.begin_upload(&key).await?;
-        Ok(Arc::new(SegmentUpload { store: self.store.clone(), key, upload, is_visible: AtomicBool::new(false) }))
+        Ok(Arc::new(SegmentUpload { store: self.store.clone(), key, upload, completed: OnceLock::new() }))
     }
 }
 
@@ -68,7 +67,8 @@ struct SegmentUpload {
     store: Arc<dyn Store>,
     key: ObjectKey,
     upload: Arc<dyn Upload>,
-    is_visible: AtomicBool,
+    /// Once it is visible: its version, where the store keeps them.
+    completed: OnceLock<Option<String>>,
 }
 
 #[async_trait]
@@ -81,14 +81,14 @@ impl SegmentWrite for SegmentUpload {
     }
 
     async fn complete(&self, n_parts: u32, stored_bytes: u64, crc64nvme: u64) -> Result<()> {
-        self.upload.complete(n_parts, stored_bytes, crc64nvme).await?;
-        self.is_visible.store(true, Ordering::Release);
+        let info = self.upload.complete(n_parts, stored_bytes, crc64nvme).await?;
+        self.completed.get_or_init(|| info.version);
         Ok(())
     }
 
     async fn abort(&self) -> Result<()> {
-        if self.is_visible.load(Ordering::Acquire) {
-            return self.store.delete(&self.key, None).await;
+        if let Some(version) = self.completed.get() {
+            return super::version::remove_for_good(&self.store, &self.key, version.as_deref()).await;
         }
         self.upload.abort().await
     }

@@ -6,6 +6,7 @@ use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
 use crate::store::PendingUpload;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, File, FileExt, OpenOptions, OpenOptionsExt};
+use jiff::Timestamp;
 use rustix::fs::{FlockOperation, Mode, OFlags, RenameFlags, flock, fsync, openat, renameat, renameat_with};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -295,6 +296,17 @@ pub(super) fn pending(root: &Root, prefix: &str) -> Result<Vec<PendingUpload>> {
     }
     found.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
     Ok(found)
+}
+
+/// When one of them was written to last; its beginning when nothing was written yet.
+pub(super) fn last_write(root: &Root, upload: &PendingUpload) -> Result<Timestamp> {
+    let failed = |error| describe_io(error, &format!("look at a temporary file in \"{}\"", root.path.display()));
+    match root.dir.open_dir(TEMPORARY).and_then(|dir| dir.metadata(&upload.id)) {
+        Ok(metadata) => Ok(modified(&metadata).max(upload.begun)),
+        // The note alone is there: the file was not made yet, or has got its name.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(upload.begun),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Removes one of them.

@@ -1,151 +1,191 @@
-//! Versions of objects, and locks on them.
-//!
-//! Versions are only listed here; one is read through a store with pins. What is removed is removed
-//! elsewhere.
+//! Versions, locks, ages and the clock of a bucket: what removing something safely asks for.
 
 use super::{S3Store, size, time};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
-use crate::store::{LockMode, ObjectVersion, PAGE_OBJECTS, VersionMark, VersionPage};
-use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
-use aws_sdk_s3::primitives::DateTime;
-use aws_sdk_s3::types::{ObjectLockLegalHoldStatus, ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode};
+use crate::store::{Lock, ObjectVersion, PendingUpload, Store};
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
+use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockLegalHoldStatus};
 use jiff::Timestamp;
 
-/// Mode and end of the lock of an object that is about to be written; nothing for one that is not locked.
-pub(super) type Locked = (Option<ObjectLockMode>, Option<DateTime>);
+/// A name that no object of ours has: asking for it gives an answer with the server's time and nothing else.
+const NOTHING: &str = "strongroom-clock";
+
+/// Codes that servers answer with where an object, or the whole bucket, has no lock.
+const NO_LOCK: [&str; 5] = [
+    "NoSuchObjectLockConfiguration",
+    "ObjectLockConfigurationNotFoundError",
+    "InvalidRequest",
+    "NotImplemented",
+    "MethodNotAllowed",
+];
 
 impl S3Store {
-    /// The lock that an object with this key is written with.
-    pub(super) fn locked(&self, key: &ObjectKey) -> Result<Locked> {
-        let Some(lock) = self.inner.lock.filter(|lock| lock.covers(key)) else { return Ok((None, None)) };
-        let mode = match lock.mode {
-            LockMode::Compliance => ObjectLockMode::Compliance,
-            LockMode::Governance => ObjectLockMode::Governance,
+    /// The time in the header of an answer, which every server sends.
+    pub(super) async fn server_time(&self) -> Result<Timestamp> {
+        let request = self.client().head_object().bucket(self.bucket()).key(self.full(NOTHING));
+        let progress = super::Progress::new();
+        let answer = progress.watch(self.stall(), Box::pin(request.send())).await;
+        let unknown = || {
+            Error::failed("could not find out what time it is for the store")
+                .fact("store", self.describe())
+                .hint("its answers have no Date header: nothing can be removed by its age")
         };
-        Ok((Some(mode), Some(end(lock.until()?))))
+        match answer {
+            None => Err(super::stalled(self.place(), "ask for the time", self.stall()).error),
+            Some(Err(SdkError::ServiceError(service))) if service.raw().status().as_u16() < 500 => {
+                let date = service.raw().headers().get("date").ok_or_else(unknown)?;
+                let date = DateTime::from_str(date, DateTimeFormat::HttpDate)
+                    .map_err(|error| unknown().fact("got", self.place().scrub(date)).because(error))?;
+                Ok(time(Some(&date)))
+            }
+            Some(Err(error)) => Err(super::explain(self.place(), "ask for the time", &error).error),
+            // Somebody stored an object of that name: its answer has no time that the SDK hands on.
+            Some(Ok(_)) => Err(unknown().fact("got", format!("an object \"{NOTHING}\", which should not be there"))),
+        }
     }
 
-    pub(super) async fn list_versions(&self, prefix: &str, after: Option<&VersionMark>) -> Result<VersionPage> {
-        let full = self.full(prefix);
-        let output = self.versions_page(&full, None, after).await?;
-        let mut found: Vec<ObjectVersion> = Vec::new();
-        for version in output.versions() {
-            let (Some(key), Some(id)) = (version.key().and_then(|key| self.relative(key)), version.version_id()) else {
-                continue;
-            };
-            found.push(ObjectVersion {
-                key,
-                id: id.to_owned(),
-                size: size(version.size()),
-                modified: time(version.last_modified()),
-                is_latest: version.is_latest().unwrap_or(false),
-                is_marker: false,
-            });
+    /// Whether versions are kept, or were once.
+    async fn has_versions(&self) -> Result<bool> {
+        let request = self.client().get_bucket_versioning().bucket(self.bucket());
+        match self.ask("ask whether versions are kept", request.send()).await {
+            Ok(output) => {
+                Ok(matches!(output.status(), Some(BucketVersioningStatus::Enabled | BucketVersioningStatus::Suspended)))
+            }
+            Err(failure) if failure.error.is_retryable() => Err(failure.error),
+            // A server that does not know the question has none; one that does not answer it shows
+            // what is visible, and removing that hides it.
+            Err(_) => Ok(false),
         }
-        for marker in output.delete_markers() {
-            let (Some(key), Some(id)) = (marker.key().and_then(|key| self.relative(key)), marker.version_id()) else {
-                continue;
-            };
-            found.push(ObjectVersion {
-                key,
-                id: id.to_owned(),
-                size: 0,
-                modified: time(marker.last_modified()),
-                is_latest: marker.is_latest().unwrap_or(false),
-                is_marker: true,
-            });
-        }
-        // Versions and markers come apart. Within a second the server's own order of versions stays.
-        found.sort_by(|a, b| {
-            (&a.key, !a.is_latest).cmp(&(&b.key, !b.is_latest)).then_with(|| b.modified.cmp(&a.modified))
-        });
-        Ok(VersionPage { versions: found, next: self.next_mark(&output) })
     }
 
-    pub(super) async fn list_version_folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let full = self.full(prefix);
-        let (mut names, mut after): (Vec<String>, Option<VersionMark>) = (Vec::new(), None);
+    /// Every version under `prefix`, or every object of a bucket without versions.
+    pub(super) async fn all_versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        if !self.has_versions().await? {
+            return self.all_objects(prefix).await;
+        }
+        let (mut found, mut key_marker, mut id_marker) = (Vec::new(), None, None);
         loop {
-            let output = self.versions_page(&full, Some("/"), after.as_ref()).await?;
-            names.extend(output.common_prefixes().iter().filter_map(|common| {
-                let name = common.prefix()?.strip_prefix(&full)?.strip_suffix('/')?;
-                (!name.is_empty()).then(|| name.to_owned())
+            let request = self
+                .client()
+                .list_object_versions()
+                .bucket(self.bucket())
+                .prefix(self.full(prefix))
+                .set_key_marker(key_marker)
+                .set_version_id_marker(id_marker);
+            let output = self
+                .ask(&format!("list the versions of \"{prefix}\""), request.send())
+                .await
+                .map_err(|failure| failure.error)?;
+            found.extend(output.versions().iter().filter_map(|version| {
+                Some(ObjectVersion {
+                    key: self.relative(version.key()?)?,
+                    id: version.version_id().map(str::to_owned),
+                    size: size(version.size()),
+                    modified: time(version.last_modified()),
+                    is_latest: version.is_latest().unwrap_or(false),
+                    is_marker: false,
+                })
             }));
-            after = self.next_mark(&output);
+            found.extend(output.delete_markers().iter().filter_map(|marker| {
+                Some(ObjectVersion {
+                    key: self.relative(marker.key()?)?,
+                    id: marker.version_id().map(str::to_owned),
+                    size: 0,
+                    modified: time(marker.last_modified()),
+                    is_latest: marker.is_latest().unwrap_or(false),
+                    is_marker: true,
+                })
+            }));
+            if output.is_truncated != Some(true) || output.next_key_marker.is_none() {
+                return Ok(found);
+            }
+            (key_marker, id_marker) = (output.next_key_marker, output.next_version_id_marker);
+        }
+    }
+
+    async fn all_objects(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let mut page = self.list(prefix, after.as_deref()).await?;
+            after = page.next.take();
+            found.extend(ObjectVersion::of_page(page));
             if after.is_none() {
-                names.sort();
-                names.dedup();
-                return Ok(names);
+                return Ok(found);
             }
         }
     }
 
-    async fn versions_page(
-        &self,
-        full: &str,
-        delimiter: Option<&str>,
-        after: Option<&VersionMark>,
-    ) -> Result<ListObjectVersionsOutput> {
+    /// Retention and legal hold of one version. Whoever may not ask is told so, never that it is free.
+    pub(super) async fn lock(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
         let request = self
             .client()
-            .list_object_versions()
-            .bucket(self.bucket())
-            .prefix(full)
-            .set_delimiter(delimiter.map(str::to_owned))
-            .max_keys(i32::try_from(PAGE_OBJECTS).unwrap_or(i32::MAX))
-            .set_key_marker(after.map(|mark| self.full(&mark.key)))
-            .set_version_id_marker(after.and_then(|mark| mark.id.clone()));
-        self.ask(&format!("list the versions under \"{full}\""), request.send()).await.map_err(|failure| failure.error)
-    }
-
-    fn next_mark(&self, output: &ListObjectVersionsOutput) -> Option<VersionMark> {
-        if output.is_truncated != Some(true) {
-            return None;
-        }
-        let key = self.relative(output.next_key_marker()?)?;
-        Some(VersionMark { key, id: output.next_version_id_marker().filter(|id| !id.is_empty()).map(str::to_owned) })
-    }
-
-    pub(super) async fn put_retention(&self, key: &ObjectKey) -> Result<()> {
-        let Some(lock) = self.inner.lock.filter(|lock| lock.covers(key)) else { return Ok(()) };
-        let until = lock.until()?;
-        // A lock in compliance mode can only be made longer.
-        if self.retained_until(key, None).await?.is_some_and(|there| there >= until) {
-            return Ok(());
-        }
-        let mode = match lock.mode {
-            LockMode::Compliance => ObjectLockRetentionMode::Compliance,
-            LockMode::Governance => ObjectLockRetentionMode::Governance,
-        };
-        let retention = ObjectLockRetention::builder().mode(mode).retain_until_date(end(until)).build();
-        let request =
-            self.client().put_object_retention().bucket(self.bucket()).key(self.full_key(key)).retention(retention);
-        self.ask(&format!("lock \"{key}\""), request.send()).await.map_err(|failure| failure.error)?;
-        Ok(())
-    }
-
-    pub(super) async fn retained_until(&self, key: &ObjectKey, version: Option<&str>) -> Result<Option<Timestamp>> {
-        let request = self
-            .client()
-            .head_object()
+            .get_object_legal_hold()
             .bucket(self.bucket())
             .key(self.full_key(key))
             .set_version_id(version.map(str::to_owned));
-        let output = match self.ask(&format!("ask for the lock of \"{key}\""), request.send()).await {
-            Ok(output) => output,
-            Err(failure) => return Err(self.missing(failure).await),
-        };
-        // A hold has no end.
-        if output.object_lock_legal_hold_status() == Some(&ObjectLockLegalHoldStatus::On) {
-            return Ok(Some(Timestamp::MAX));
+        match self.ask(&format!("ask for the legal hold of \"{key}\""), request.send()).await {
+            Ok(output) => {
+                let status = output.legal_hold().and_then(|hold| hold.status());
+                if status == Some(&ObjectLockLegalHoldStatus::On) {
+                    return Ok(Lock::Held);
+                }
+            }
+            Err(failure) if NO_LOCK.iter().any(|code| failure.is(code)) => {}
+            Err(failure) => return unanswered(failure),
         }
-        let until = output.object_lock_retain_until_date().map(|until| time(Some(until)));
-        Ok(until.filter(|until| *until > crate::clock::now()))
+        let request = self
+            .client()
+            .get_object_retention()
+            .bucket(self.bucket())
+            .key(self.full_key(key))
+            .set_version_id(version.map(str::to_owned));
+        match self.ask(&format!("ask for the retention of \"{key}\""), request.send()).await {
+            Ok(output) => Ok(output
+                .retention()
+                .and_then(|retention| Some((retention.mode()?, retention.retain_until_date()?)))
+                .map_or(Lock::Free, |(mode, until)| Lock::Until {
+                    mode: mode.as_str().to_lowercase(),
+                    until: time(Some(until)),
+                })),
+            Err(failure) if NO_LOCK.iter().any(|code| failure.is(code)) => Ok(Lock::Free),
+            Err(failure) => unanswered(failure),
+        }
+    }
+
+    /// When the youngest part of an upload was stored; its beginning without any.
+    pub(super) async fn youngest_part(&self, upload: &PendingUpload) -> Result<Timestamp> {
+        let (mut youngest, mut marker) = (upload.begun, None);
+        loop {
+            let request = self
+                .client()
+                .list_parts()
+                .bucket(self.bucket())
+                .key(self.full(&upload.key))
+                .upload_id(&upload.id)
+                .set_part_number_marker(marker);
+            let doing = format!("list the parts of \"{}\"", upload.key);
+            let output = match self.ask(&doing, request.send()).await {
+                Ok(output) => output,
+                // Completed or aborted meanwhile: whoever did that is at work now.
+                Err(failure) if failure.is("NoSuchUpload") => return self.server_time().await,
+                Err(failure) => return Err(failure.error),
+            };
+            youngest = output.parts().iter().map(|part| time(part.last_modified())).fold(youngest, Timestamp::max);
+            marker = output.next_part_number_marker.clone().filter(|_| output.is_truncated == Some(true));
+            if marker.is_none() {
+                return Ok(youngest);
+            }
+        }
     }
 }
 
-/// The end of a lock as the server is told of it: whole seconds, which is all that every server keeps.
-fn end(until: Timestamp) -> DateTime {
-    DateTime::from_secs(until.as_second())
+/// What is not there has no lock; what may not be asked is not known.
+fn unanswered(failure: super::Failure) -> Result<Lock> {
+    match failure.error.kind() {
+        Kind::NotFound => Ok(Lock::Free),
+        Kind::Denied => Ok(Lock::Unknown(failure.error.to_string())),
+        _ => Err(failure.error),
+    }
 }

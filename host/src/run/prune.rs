@@ -1,0 +1,355 @@
+//! The story of a prune, from top to bottom.
+//!
+//! What is kept is decided in [`super::retention`], what becomes of folders without a backup in
+//! [`super::leftover`]; both are pure. Here the store is asked and told. Nothing is removed that the
+//! plan did not show, and nothing while another run of the job is at work.
+
+use super::leftover::{Fate, Folder, is_abandoned};
+use super::retention::{Candidate, Keep, Proof, Verdict, decide};
+use crate::catalog::lease::{self, Lease};
+use crate::catalog::{Catalog, HostKey, Listed, Standing, Verification};
+use crate::clock;
+use crate::error::{Error, Kind, Result};
+use crate::id::{BackupId, Label};
+use crate::progress::Progress;
+use crate::record::Outcome;
+use crate::store::PendingUpload;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Folders that are looked into at the same time.
+const FOLDERS_IN_FLIGHT: usize = 8;
+
+/// A job whose old backups are to be removed, with everything that this needs. No plugin is loaded.
+#[derive(Clone)]
+pub struct Request {
+    /// The job.
+    pub job: Label,
+    /// The store's catalogue.
+    pub catalog: Catalog,
+    /// What is kept.
+    pub keep: Keep,
+    /// Whose days, weeks, months and years are meant.
+    pub zone: TimeZone,
+    /// Whether folders and uploads of runs that made no backup are removed too.
+    pub with_orphans: bool,
+    /// Signs the notes of what was removed.
+    pub host_key: Arc<HostKey>,
+    /// Where file locks of this machine are.
+    pub lock_dir: PathBuf,
+    /// How long a lease must stand still before it is taken over.
+    pub lease_duration: Duration,
+    /// Who watches.
+    pub progress: Arc<dyn Progress>,
+    /// Ends everything.
+    pub cancel: CancellationToken,
+}
+
+/// What would be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The store's clock when it was made.
+    pub now: Timestamp,
+    /// Every backup, oldest first, kept or not.
+    pub backups: Vec<Planned>,
+    /// Every folder that holds no backup, in the order of their ids.
+    pub folders: Vec<Left>,
+    /// Every upload that was begun and neither completed nor aborted.
+    pub uploads: Vec<Begun>,
+}
+
+/// A backup of a plan.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// What is recorded.
+    pub listed: Listed,
+    /// What is decided.
+    pub verdict: Verdict,
+}
+
+/// A folder without a backup.
+#[derive(Clone, Debug)]
+pub struct Left {
+    /// What was found.
+    pub folder: Folder,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// Objects and versions in it.
+    pub n_objects: usize,
+    /// Their bytes.
+    pub stored_bytes: u64,
+}
+
+/// An upload that was begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// The upload.
+    pub upload: PendingUpload,
+    /// When its last part was stored, by the store's clock.
+    pub last_part: Timestamp,
+    /// Whether it is aborted.
+    pub is_abandoned: bool,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    /// Backups whose records were removed.
+    pub backups: Vec<BackupId>,
+    /// Folders that were emptied.
+    pub folders: Vec<BackupId>,
+    /// Objects and versions that were removed from them.
+    pub n_objects: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+    /// Versions that were to be removed and are locked.
+    pub n_locked: u64,
+    /// Uploads that were aborted.
+    pub n_uploads: u64,
+    /// Why something that was planned was not done; the rest was.
+    pub failed: Option<Error>,
+}
+
+impl Plan {
+    /// The backups that are removed, newest first: what needs another one goes before it.
+    pub fn removed(&self) -> impl Iterator<Item = &Planned> {
+        self.backups.iter().rev().filter(|planned| !planned.verdict.is_kept())
+    }
+
+    /// The folders that are removed.
+    pub fn emptied(&self) -> impl Iterator<Item = &Left> {
+        self.folders.iter().filter(|left| matches!(left.fate, Fate::Remove(_)))
+    }
+
+    /// The uploads that are aborted.
+    pub fn aborted(&self) -> impl Iterator<Item = &PendingUpload> {
+        self.uploads.iter().filter(|begun| begun.is_abandoned).map(|begun| &begun.upload)
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.removed().next().is_none() && self.emptied().next().is_none() && self.aborted().next().is_none()
+    }
+}
+
+/// Says what would be done, and changes nothing. Needs no lease.
+///
+/// Errors: those of the store; `Denied`, `Damaged` or `Failed` when a record of the job is not
+/// believed or cannot be read, since nobody can say what it needs.
+pub async fn plan(request: &Request) -> Result<Plan> {
+    let leased = lease::held_by(request.catalog.store(), &request.job).await?;
+    draw_up(request, leased.as_ref()).await
+}
+
+/// Does what `shown` says, as far as it is still what should be done once the job's lease is held.
+///
+/// Guarantee: a backup exists until its record is removed, and from then on its data stays for
+/// [`super::leftover::GRACE`]; cancelled or killed at any moment, the next prune goes on.
+pub async fn prune(request: &Request, shown: &Plan) -> Result<Pruned> {
+    let run = BackupId::generate(clock::now())?;
+    let cancel = request.cancel.child_token();
+    let asked = super::lease_request(&request.job, &run, request.lease_duration, &request.lock_dir);
+    let lease = Lease::take(request.catalog.store(), asked, &cancel).await?;
+    if let Some(warning) = &lease.warning {
+        request.progress.warn(warning);
+    }
+    let result = match draw_up(request, lease.taken_from.as_ref()).await {
+        Ok(plan) => Ok(carry_out(request, shown, &plan, &run, &cancel).await),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = lease.release().await {
+        request.progress.warn(&format!(
+            "could not give the job's lease back ({error}): the next run waits until it has stood still"
+        ));
+    }
+    result
+}
+
+/// Asks the store for everything, and decides. `leased` is the run that may be at work.
+async fn draw_up(request: &Request, leased: Option<&BackupId>) -> Result<Plan> {
+    let catalog = &request.catalog;
+    let now = catalog.store().now().await?;
+    let survey = catalog.survey(&request.job).await?;
+    let listed = catalog.with_verifications(survey.backups).await?;
+    believe_all(request, &listed)?;
+
+    let verdicts = decide_with_locks(request, &listed, now).await?;
+    let begun = open_uploads(request, now, leased).await?;
+    let folders = stream::iter(survey.without_record)
+        .map(|id| look_into(request, id, &begun, now, leased))
+        .buffered(FOLDERS_IN_FLIGHT)
+        .try_collect()
+        .await?;
+
+    let planned = |(listed, verdict)| Planned { listed, verdict };
+    Ok(Plan { now, backups: listed.into_iter().zip(verdicts).map(planned).collect(), folders, uploads: begun })
+}
+
+/// A record that is not believed may be the one that matters: whatever it is, somebody has to look.
+fn believe_all(request: &Request, listed: &[Listed]) -> Result<()> {
+    let strange: Vec<&Listed> = listed.iter().filter(|listed| listed.standing != Standing::Trusted).collect();
+    let Some(first) = strange.first() else { return Ok(()) };
+    let what = format!("nothing of job \"{}\" is pruned while a record of it is not believed", request.job);
+    let error = first.not_believed().while_doing(what);
+    Err(if strange.len() > 1 { error.fact("records", format!("{} of {}", strange.len(), listed.len())) } else { error })
+}
+
+/// Decides, asks the store for the locks of what would be removed, and decides again: that can
+/// only keep more.
+async fn decide_with_locks(request: &Request, listed: &[Listed], now: Timestamp) -> Result<Vec<Verdict>> {
+    let mut candidates: Vec<Candidate> = listed.iter().filter_map(candidate).collect();
+    let verdicts = decide(&request.keep, &request.zone, now, &candidates)?;
+    if !may_be_locked(request).await? {
+        return Ok(verdicts);
+    }
+    let removed: Vec<usize> = (0..verdicts.len()).filter(|n| !verdicts[*n].is_kept()).collect();
+    let locks: Vec<Option<String>> = stream::iter(removed.iter().map(|n| candidates[*n].id.clone()))
+        .map(|id| async move {
+            let contents = request.catalog.contents(&request.job, &id).await?;
+            request.catalog.lock_of(&contents.versions, now).await
+        })
+        .buffered(FOLDERS_IN_FLIGHT)
+        .try_collect()
+        .await?;
+    for (n, lock) in removed.into_iter().zip(locks) {
+        candidates[n].locked = lock;
+    }
+    decide(&request.keep, &request.zone, now, &candidates)
+}
+
+/// Whether objects of the store can be locked. One that does not say is asked for each object.
+async fn may_be_locked(request: &Request) -> Result<bool> {
+    Ok(request.catalog.store().properties().await?.object_lock != Some(false))
+}
+
+/// A believed backup as the decision sees it.
+fn candidate(listed: &Listed) -> Option<Candidate> {
+    let record = listed.trusted()?;
+    let failed = listed.verified.last().is_some_and(|last| !last.passed);
+    Some(Candidate {
+        id: record.id.clone(),
+        at: record.started,
+        source: record.source_id.clone(),
+        is_good: record.outcome == Outcome::Complete && !failed,
+        proof: if failed { None } else { listed.verified.iter().filter_map(proof).max() },
+        needs: record.needs.clone(),
+        locked: None,
+    })
+}
+
+fn proof(found: &Verification) -> Option<Proof> {
+    match found.depth.as_str() {
+        _ if !found.passed => None,
+        "stored" => Some(Proof::Stored),
+        "contents" => Some(Proof::Contents),
+        "restore" => Some(Proof::Restored),
+        _ => None,
+    }
+}
+
+/// Uploads of the job that were begun; those of a run that the lease names are never abandoned.
+async fn open_uploads(request: &Request, now: Timestamp, leased: Option<&BackupId>) -> Result<Vec<Begun>> {
+    let store = request.catalog.store();
+    let mut found = Vec::new();
+    for upload in store.pending_uploads(&format!("{}/", request.job)).await? {
+        let last_part = store.last_part(&upload).await?;
+        let is_leased = leased.is_some_and(|run| folder_of(&upload) == Some(run.as_str()));
+        let is_abandoned = request.with_orphans && !is_leased && is_abandoned(last_part, now);
+        found.push(Begun { upload, last_part, is_abandoned });
+    }
+    Ok(found)
+}
+
+fn folder_of(upload: &PendingUpload) -> Option<&str> {
+    upload.key.split('/').nth(1)
+}
+
+/// Looks into a folder in which no record was seen, and decides what becomes of it.
+async fn look_into(
+    request: &Request,
+    id: BackupId,
+    begun: &[Begun],
+    now: Timestamp,
+    leased: Option<&BackupId>,
+) -> Result<Left> {
+    let contents = request.catalog.contents(&request.job, &id).await?;
+    let parts = begun.iter().filter(|begun| folder_of(&begun.upload) == Some(id.as_str())).map(|begun| begun.last_part);
+    let folder = Folder {
+        has_hidden_record: contents.has_record,
+        removed: contents.removed,
+        youngest: contents.youngest().into_iter().chain(parts).max(),
+        is_leased: leased == Some(&id),
+        id,
+    };
+    let fate = folder.fate(now, request.with_orphans);
+    Ok(Left { fate, folder, n_objects: contents.versions.len(), stored_bytes: contents.stored_bytes() })
+}
+
+/// Removes what both plans name. What fails is told at the end, and keeps nothing else from being done.
+async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, run: &BackupId, cancel: &CancellationToken) -> Pruned {
+    let (catalog, job) = (&request.catalog, &request.job);
+    let mut done = Pruned::default();
+
+    for id in plan.removed().map(|planned| &planned.listed.id) {
+        if !shown.removed().any(|planned| planned.listed.id == *id) || stopped(request, cancel, &mut done) {
+            continue;
+        }
+        match catalog.remove_record(job, id, run, &request.host_key).await {
+            Ok(()) => done.backups.push(id.clone()),
+            Err(error) => done.fail(error.while_doing(format!("could not remove backup {id} of job \"{job}\""))),
+        }
+    }
+    let may_be_locked = may_be_locked(request).await.unwrap_or(true);
+    for left in plan.emptied() {
+        let id = &left.folder.id;
+        if !shown.emptied().any(|left| left.folder.id == *id) || stopped(request, cancel, &mut done) {
+            continue;
+        }
+        match catalog.remove_folder(job, id, plan.now, may_be_locked).await {
+            Ok(freed) => {
+                done.folders.push(id.clone());
+                done.n_objects += freed.n_objects;
+                done.freed_bytes = done.freed_bytes.saturating_add(freed.bytes);
+                done.n_locked += freed.n_locked;
+            }
+            Err(error) => done.fail(error.while_doing(format!("could not remove what is left under \"{job}/{id}/\""))),
+        }
+    }
+    for upload in plan.aborted() {
+        if !shown.aborted().any(|other| other == upload) || stopped(request, cancel, &mut done) {
+            continue;
+        }
+        match catalog.store().abort_pending(upload).await {
+            Ok(()) => done.n_uploads += 1,
+            Err(error) => done.fail(error.while_doing(format!("could not abort the upload of \"{}\"", upload.key))),
+        }
+    }
+    done
+}
+
+/// Whether the operator, or the loss of the lease, ends it here.
+fn stopped(request: &Request, cancel: &CancellationToken, done: &mut Pruned) -> bool {
+    if request.cancel.is_cancelled() {
+        done.fail(Error::cancelled(format!("the prune of job \"{}\" was cancelled", request.job)));
+    } else if cancel.is_cancelled() {
+        done.fail(
+            Error::conflict(format!("the lease of job \"{}\" was taken over by another run", request.job))
+                .hint("run it again: it goes on where it stopped"),
+        );
+    }
+    cancel.is_cancelled()
+}
+
+impl Pruned {
+    /// The first error wins; that it was stopped is said only when nothing else was wrong.
+    fn fail(&mut self, error: Error) {
+        if self.failed.is_none() || self.failed.as_ref().is_some_and(|first| first.kind() == Kind::Cancelled) {
+            self.failed = Some(error);
+        }
+    }
+}
