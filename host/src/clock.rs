@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
+pub use jiff::tz::TimeZone;
 use std::path::Path;
 
 /// Now, in UTC.

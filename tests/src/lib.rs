@@ -9,6 +9,7 @@ pub mod behind;
 pub mod container;
 pub mod documented;
 pub mod documents;
+pub mod object_lock;
 pub mod postgres;
 pub mod proxy;
 pub mod relay;

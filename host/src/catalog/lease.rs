@@ -115,12 +115,11 @@ impl Lease {
                     "{} cannot hold a lease ({error}): only runs on this machine are kept from overlapping",
                     store.describe()
                 );
-                let kind = lock_file(&path, &request.job)?;
                 // Nobody could take it over by its counter: the next run would wait for nothing.
                 if let Err(error) = store.delete(&layout::lease(&request.job)?, None).await {
                     tracing::debug!(job = %request.job, %error, "could not remove a lease that nobody can hold");
                 }
-                Ok(Self { kind, warning: Some(warning), taken_from: None })
+                Ok(Self { kind: lock_file(&path, &request.job)?, warning: Some(warning), taken_from: None })
             }
             Err(error) => Err(error),
         }

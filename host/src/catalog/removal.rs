@@ -132,8 +132,7 @@ impl Catalog {
 
     async fn note_removal(&self, job: &Label, id: &BackupId, run: &BackupId, key: &HostKey) -> Result<()> {
         let note = Removal { job: job.clone(), id: id.clone(), at: clock::now(), run: run.clone() };
-        let name = note.at.strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
-        let at = ObjectKey::parse(&format!("{}{name}.json", layout::removed(job, id)))?;
+        let at = ObjectKey::parse(&format!("{}{run}.json", layout::removed(job, id)))?;
         let bytes = Bytes::from(signed::seal(signed::REMOVAL, &note, key)?);
         self.store.put(&at, bytes, Condition::Absent).await.map(drop)
     }

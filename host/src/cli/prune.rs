@@ -262,7 +262,7 @@ impl Prune {
     fn done_text(&self) -> String {
         let mut parts = vec![format!("removed {}", count(self.removed.len(), "backup"))];
         if !self.removed.is_empty() {
-            parts.push("their data stays for a day and goes with a later prune".to_owned());
+            parts.push("its data stays for a day and goes with a later prune".to_owned());
         }
         if self.removed_objects > 0 {
             let n = count(usize::try_from(self.removed_objects).unwrap_or(usize::MAX), "object");
@@ -376,9 +376,16 @@ mod tests {
             locked_objects: 0,
             aborted_uploads: 0,
         };
-        insta::assert_snapshot!(prune.plan_text(), @r"");
+        insta::assert_snapshot!(prune.plan_text(), @r#"
+        BACKUP                       STORED  PLAN    WHY
+        20261119T020000Z-aaaaaaaa  20.0 MiB  REMOVE  no rule keeps it
+        20261120T020000Z-bbbbbbbb  20.0 MiB  keep    daily (2026-11-20)
+        remove 20261101T020000Z-cccccccc: 1 object, 312 B: data of a backup that was removed
+        leave the upload of orders/20261102T020000Z-dddddddd/data/a.0001.zst.age: last part 2026-11-02T02:00:00Z
+        plan for "orders": 1 backup kept, 1 to remove
+        "#);
         prune.removed = vec!["20261119T020000Z-aaaaaaaa".to_owned()];
         (prune.removed_objects, prune.freed_bytes, prune.locked_objects, prune.aborted_uploads) = (3, 2048, 1, 2);
-        insta::assert_snapshot!(prune.done_text(), @r"");
+        insta::assert_snapshot!(prune.done_text(), @"removed 1 backup; its data stays for a day and goes with a later prune; freed 2.0 KiB in 3 objects; 1 locked and left; aborted 2 uploads");
     }
 }

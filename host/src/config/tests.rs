@@ -187,7 +187,7 @@ fn what_is_not_built_yet_is_refused_and_says_what_to_use_now() {
         "[bucket.a]\ntype = \"s3\"\npath = \"x\"",
         "[plugin.a]\nsource = \"oci://example.org/a\"",
         "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.kube.x]\nverbs = []",
-        "timezone = \"UTC\"",
+        "schedule = \"0 2 * * *\"",
         "copy_to = [\"dr\"]",
         "verify = { schedule = \"daily\" }",
         "run_in = { ssh = \"db1\" }",
@@ -282,6 +282,27 @@ fn a_store_that_one_lost_key_would_close_for_ever_is_a_warning() {
        `----
       help: run `strongroom plugin approve p`
     "#);
+}
+
+#[test]
+fn what_is_kept_and_in_which_zone_is_read_and_nothing_kept_is_a_mistake() {
+    let job = |more: &str| parse(&format!("{FRAME}{more}")).map(|config| config.jobs[&label("orders")].clone());
+    let kept = job("keep = { daily = 7, yearly = 2 }\ntimezone = \"Europe/Berlin\"").unwrap();
+    assert_eq!(kept.keep, Some(Keep { daily: 7, yearly: 2, ..Keep::default() }));
+    assert_eq!(kept.timezone.iana_name(), Some("Europe/Berlin"));
+    let silent = job("").unwrap();
+    assert_eq!((silent.keep, silent.timezone.iana_name()), (None, Some("UTC")));
+    let found: Vec<_> = [
+        "keep = {}",
+        "keep = { daily = 0, weekly = 0 }",
+        "keep = { daily = -1 }",
+        "keep = { dayly = 7 }",
+        "timezone = \"Europe/Bielefeld\"",
+        "timezone = \"../../etc/passwd\"",
+    ]
+    .map(check_one)
+    .into();
+    insta::assert_snapshot!(found.join("\n"));
 }
 
 #[test]

@@ -353,3 +353,6 @@ impl Pruned {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

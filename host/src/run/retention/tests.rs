@@ -229,7 +229,10 @@ fn what_a_kept_one_needs_is_kept_with_what_that_needs() {
     assert!(!verdicts[2].is_kept());
     // Backups that need one another, or one that is gone, end nothing.
     let gone: BackupId = "20200101T000000Z-00000000".parse().unwrap();
-    let round = [Candidate { needs: vec![second.id.clone(), gone, full.id.clone()], ..full.clone() }, second];
+    let round = [
+        Candidate { needs: vec![second.id.clone(), gone, full.id.clone()], ..full.clone() },
+        Candidate { needs: vec![full.id.clone()], ..second },
+    ];
     assert!(decided(&LAST_ONE, &TimeZone::UTC, &round).iter().all(Verdict::is_kept));
 }
 
