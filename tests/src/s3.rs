@@ -195,12 +195,6 @@ pub async fn keep_versions(port: u16) -> Result<()> {
     Ok(())
 }
 
-/// Makes a bucket whose objects can be locked, and which therefore keeps versions.
-pub async fn create_locking_bucket(port: u16, bucket: &str) -> Result<()> {
-    client(port).create_bucket().bucket(bucket).object_lock_enabled_for_bucket(true).send().await?;
-    Ok(())
-}
-
 /// Whether something there speaks HTTP. Servers listen before they can serve, and say 503 then.
 fn answers(port: u16) -> bool {
     let ask = || -> std::io::Result<String> {

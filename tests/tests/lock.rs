@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use strongroom_tests::behind::{TWO_PARTS, at, relay_with, setup_at};
 use strongroom_tests::relay::{Relay, Setup, private, sh};
 use strongroom_tests::s3::{self, ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
-use strongroom_tests::{Output, Sandbox};
+use strongroom_tests::{Output, Sandbox, object_lock};
 
 /// The bucket whose objects can be locked.
 const LOCKING: &str = "locking";
@@ -19,7 +19,7 @@ const PRODUCE: &str = "head -c 20000000 /dev/urandom";
 /// A server, and a relay whose store is its bucket [`LOCKING`].
 async fn start(kind: Server) -> (S3Server, Relay) {
     let server = S3Server::start(kind).await.unwrap();
-    s3::create_locking_bucket(server.port(), LOCKING).await.unwrap();
+    object_lock::create_bucket(server.port(), LOCKING, None).await.unwrap();
     let setup = setup_at(server.port(), LOCKING);
     let relay = relay_with(Setup { produce: sh(PRODUCE), store: format!("{SEGMENTS}\n{LOCK}"), ..setup });
     (server, relay)
@@ -134,6 +134,8 @@ async fn check_a_locked_backup(kind: Server) {
     // Two segments, the record, the verification and the plugin.
     assert_eq!(n_locked, 5);
 
+    check_prune_keeps_what_is_locked(&relay, &server);
+
     // Nothing happened yet, and nothing is said.
     let quiet = check_restores(&relay, &server, &id);
     assert!(!quiet.stderr.contains("tampered"), "{}", quiet.stderr);
@@ -164,7 +166,24 @@ async fn check_a_locked_backup(kind: Server) {
     // Servers differ in whether that run could store the plugin again.
     assert_eq!(tamper(&server, "plugins/", Deed::OverwriteAndDelete).await, 1);
     check_a_lost_machine(&relay, &server, &id);
+    // Nor does a prune take for rubbish what only lost its name.
+    check_prune_keeps_what_is_locked(&relay, &server);
     assert!(versions(&server, &folder).await.len() > 3);
+    relay.run(&["verify", "orders", &id, "--depth", "stored"]).check_code(0);
+}
+
+/// A prune that would keep the newest backup alone works, removes nothing that is locked, and says why.
+#[track_caller]
+fn check_prune_keeps_what_is_locked(relay: &Relay, server: &S3Server) {
+    let setup = setup_at(server.port(), LOCKING);
+    let settings = "[job.orders.keep]\nlast = 1".into();
+    relay.configure(&Setup { settings, store: format!("{SEGMENTS}\n{LOCK}"), produce: sh(PRODUCE), ..setup });
+    relay.backup();
+    let pruned = relay.run(&["prune", "orders", "--yes", "--orphans", "--output", "json"]);
+    let done = pruned.check_code(0).json();
+    assert_eq!(done["removed"], serde_json::json!([]), "{done:#}");
+    let reasons = done["backups"].as_array().unwrap().iter().map(|backup| backup["reasons"].to_string());
+    assert!(reasons.into_iter().any(|reasons| reasons.contains("locked: compliance")), "{done:#}");
 }
 
 /// A record that was overwritten is listed by what it was; one whose name was deleted only when asked.

@@ -1,6 +1,6 @@
 //! Locks on what is written, and folders whose names were deleted.
 
-use super::S3Store;
+use super::{S3Store, time};
 use crate::error::Result;
 use crate::id::ObjectKey;
 use crate::store::{Lock, LockMode};
@@ -39,6 +39,24 @@ impl S3Store {
             self.client().put_object_retention().bucket(self.bucket()).key(self.full_key(key)).retention(retention);
         self.ask(&format!("lock \"{key}\""), request.send()).await.map_err(|failure| failure.error)?;
         Ok(())
+    }
+
+    /// The retention that the description of one version names; a server that named one elsewhere and does
+    /// not here leaves it open.
+    pub(super) async fn lock_by_head(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
+        let request = self
+            .client()
+            .head_object()
+            .bucket(self.bucket())
+            .key(self.full_key(key))
+            .set_version_id(version.map(str::to_owned));
+        let doing = format!("ask for the retention of \"{key}\"");
+        let output = self.ask(&doing, request.send()).await.map_err(|failure| failure.error)?;
+        let named = output.object_lock_mode().zip(output.object_lock_retain_until_date());
+        Ok(named.map_or_else(
+            || Lock::Unknown("the server's answer cannot be read".to_owned()),
+            |(mode, until)| Lock::Until { mode: mode.as_str().to_lowercase(), until: time(Some(until)) },
+        ))
     }
 
     /// As `folders`, and those that only versions and delete markers lie in.

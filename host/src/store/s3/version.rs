@@ -150,6 +150,8 @@ impl S3Store {
                     until: time(Some(until)),
                 })),
             Err(failure) if NO_LOCK.iter().any(|code| failure.is(code)) => Ok(Lock::Free),
+            // versitygw gives the answer another root element than the SDK takes.
+            Err(failure) if failure.status == Some(200) => self.lock_by_head(key, version).await,
             Err(failure) => unanswered(failure),
         }
     }
