@@ -5,6 +5,7 @@ use aws_sdk_s3::types::ObjectLockMode;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use strongroom_tests::behind::{TWO_PARTS, at, relay_with, setup_at};
+use strongroom_tests::proxy::{Act, Proxy, Rule};
 use strongroom_tests::relay::{Relay, Setup, private, sh};
 use strongroom_tests::s3::{self, ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
 use strongroom_tests::{Output, Sandbox, object_lock};
@@ -178,6 +179,8 @@ fn check_prune_keeps_what_is_locked(relay: &Relay, server: &S3Server) {
     let setup = setup_at(server.port(), LOCKING);
     let settings = "[job.orders.keep]\nlast = 1".into();
     relay.configure(&Setup { settings, store: format!("{SEGMENTS}\n{LOCK}"), produce: sh(PRODUCE), ..setup });
+    // One that is neither the newest nor verified.
+    relay.backup();
     relay.backup();
     let pruned = relay.run(&["prune", "orders", "--yes", "--orphans", "--output", "json"]);
     let done = pruned.check_code(0).json();
@@ -269,5 +272,30 @@ async fn a_bucket_that_cannot_lock_is_refused_before_anything_is_stored() {
         relay.run(&["backup", "orders"]).check_error(1, &["cannot lock objects", "object_lock"]);
         relay.run(&["store", "check", "main"]).check_code(5).check_stdout("can lock objects");
         relay.run(&["store", "init", "main"]).check_error(4, &["object-lock"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_fails_in_a_locking_bucket_leaves_nothing_that_looks_like_a_backup() {
+    for kind in [Server::Versitygw, Server::Minio] {
+        let server = S3Server::start(kind).await.unwrap();
+        object_lock::create_bucket(server.port(), LOCKING, None).await.unwrap();
+        let denied = Rule::always("PUT", "record.json", Act::Answer(403, "AccessDenied", "Access Denied"));
+        let proxy = Proxy::start(server.port(), (ACCESS_KEY, SECRET_KEY), vec![denied]).await.unwrap();
+        let setup = setup_at(proxy.port(), LOCKING);
+        let relay = relay_with(Setup { produce: sh("seq 1 1000"), store: LOCK.into(), ..setup });
+        let failed = relay.run(&["backup", "orders"]);
+        failed.check_error(4, &["AccessDenied", "record.json"]);
+        // What is locked cannot be removed: it is hidden, until its lock ends.
+        let (client, prefix) = (s3::client(server.port()), "orders/2");
+        let named = client.list_objects_v2().bucket(LOCKING).prefix(prefix).send().await.unwrap();
+        let left = versions(&server, prefix).await.into_iter().filter(|version| !version.is_marker).count();
+        assert_eq!(named.contents().len(), if failed.stderr.contains("left behind") { 1 } else { 0 }, "{failed:#?}");
+        assert_eq!(left, 1, "{kind:?}");
+        let list = relay.run(&["list", "orders", "--hidden", "--output", "json"]).check_code(0).json();
+        assert_eq!(list["backups"], serde_json::json!([]), "{kind:?}");
+        proxy.set_rules(Vec::new());
+        let id = relay.backup();
+        relay.run(&["verify", "orders", &id]).check_code(0);
     }
 }

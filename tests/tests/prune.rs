@@ -81,8 +81,12 @@ fn the_plan_says_why_and_nothing_is_removed_before_somebody_agrees() {
     let relay = Relay::new(keeps_one());
     let (old, new) = (relay.backup(), relay.backup());
     let plan = prune_json(&relay, &["--dry-run"]);
-    let shown: Vec<_> =
-        plan["backups"].as_array().unwrap().iter().map(|b| (b["id"].as_str().unwrap(), b["keep"].as_bool().unwrap())).collect();
+    let shown: Vec<_> = plan["backups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|b| (b["id"].as_str().unwrap(), b["keep"].as_bool().unwrap()))
+        .collect();
     assert_eq!(shown, [(old.as_str(), false), (new.as_str(), true)]);
     assert_eq!(texts(&plan["backups"][0]["reasons"]), ["no rule keeps it"]);
     assert_eq!(texts(&plan["backups"][1]["reasons"]), ["last", "the last good one"]);
@@ -367,7 +371,10 @@ async fn what_the_store_has_locked_is_kept_and_the_plan_says_until_when() {
         let done = prune_json(&relay, &["--yes"]);
         assert!(texts(&done["removed"]).is_empty(), "{kind:?} {done:#}");
         let reasons = texts(&done["backups"][1]["reasons"]);
-        assert!(reasons.iter().any(|reason| reason.starts_with("locked: compliance retention until 20")), "{reasons:?}");
+        assert!(
+            reasons.iter().any(|reason| reason.starts_with("locked: compliance retention until 20")),
+            "{reasons:?}"
+        );
         assert_eq!(relay.listed().len(), 3, "{kind:?}");
         // When the lock has ended, by the store's clock, it goes like any other.
         let store = store_at(&server, "locked").await;

@@ -64,7 +64,11 @@ impl Name {
             Some(latest) => format!("was overwritten {}", clock::show(latest.modified)),
             None => "lost its name".to_owned(),
         };
-        format!("\"{key}\" {what}; its version \"{}\" of {} is read", read.id.as_deref().unwrap_or_default(), clock::show(read.modified))
+        format!(
+            "\"{key}\" {what}; its version \"{}\" of {} is read",
+            read.id.as_deref().unwrap_or_default(),
+            clock::show(read.modified)
+        )
     }
 }
 
@@ -85,9 +89,8 @@ async fn names(
     };
     versions.retain(|version| version.id.is_some());
     // Newest first. Servers list them so, but markers apart; within a second their order stays.
-    versions.sort_by(|a, b| {
-        (&a.key, !a.is_latest).cmp(&(&b.key, !b.is_latest)).then_with(|| b.modified.cmp(&a.modified))
-    });
+    versions
+        .sort_by(|a, b| (&a.key, !a.is_latest).cmp(&(&b.key, !b.is_latest)).then_with(|| b.modified.cmp(&a.modified)));
     let mut names = BTreeMap::<String, Name>::new();
     for version in versions {
         let name = names.entry(version.key.clone()).or_default();

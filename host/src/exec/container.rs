@@ -39,6 +39,26 @@ if [ -d "$1" ] || [ ! -x "$1" ]; then echo "$marker denied" >&2; exit 126; fi
 echo "$marker run" >&2
 exec "$@""#;
 
+/// The same for a program that must read its input to the end: only inside the container can be seen that
+/// it did not. Once it succeeded, whether a byte is left is found out by taking one; a shell without `head`
+/// and `wc` reads a line. Then the last line on standard error says so.
+const START_AND_LOOK: &str = r#"marker=$1; shift
+if [ ! -e "$1" ]; then echo "$marker missing" >&2; exit 127; fi
+if [ -d "$1" ] || [ ! -x "$1" ]; then echo "$marker denied" >&2; exit 126; fi
+echo "$marker run" >&2
+"$@"
+code=$?
+if [ "$code" = 0 ]; then
+  if command -v head >/dev/null && command -v wc >/dev/null; then
+    left=$(head -c 1 | wc -c)
+  else
+    left=0
+    if IFS= read -r line || [ -n "$line" ]; then left=1; fi
+  fi
+  case $left in *1*) echo "$marker early" >&2 ;; esac
+fi
+exit "$code""#;
+
 /// Signals everything that has the word in its environment, and its group where it leads one.
 /// Arguments: signal, word. Prints how many there were. Needs nothing but the shell; `grep` is
 /// faster, since a shell reads byte by byte, but not every one can search between NULs.
@@ -119,7 +139,14 @@ pub(super) fn prepare(command: &CommandLine, place: &Place, name: &str, client: 
         }
     }
     let marker = format!("strongroom-exec-{word}");
-    child.arg(name).args(["/bin/sh", "-c", START, "sh", &marker, &command.program]).args(&command.args);
+    let has_end = match &command.stdin {
+        StdinGrant::None => false,
+        // What is held open has no end that could be waited for.
+        StdinGrant::Text { hold, .. } => !hold,
+        _ => true,
+    };
+    let script = if has_end && !command.partial_stdin { START_AND_LOOK } else { START };
+    child.arg(name).args(["/bin/sh", "-c", script, "sh", &marker, &command.program]).args(&command.args);
     child.process_group(0).current_dir("/");
     confine(&mut child, NewPrivileges::Allowed);
     Ok(Prepared { child, killer: Killer::Container(killer), marker: Some(marker) })

@@ -427,6 +427,9 @@ impl Supervisor {
         if unread > 0 && matches!(state.input, Input::Done) || feeding {
             state.input = Input::StoppedEarly;
         }
+        if self.tail.take_early() && matches!(state.input, Input::Done) {
+            state.input = Input::StoppedEarly;
+        }
         state.end = Some(Exit { code, signal, stderr: self.tail.text() });
         state.held = None;
         drop(state);

@@ -3,9 +3,7 @@
 //! Bodies are [`Bytes`], so sending one again costs no copy. Only what [`Error::is_retryable`]
 //! says is tried again: it never guesses, backends classify.
 
-use super::{
-    Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, Page, PendingUpload, Properties, Store, Upload,
-};
+use super::{Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, Page, PendingUpload, Properties, Store, Upload};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use crate::unit;

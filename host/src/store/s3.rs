@@ -22,8 +22,8 @@ pub use place::{CONNECT_WAIT, S3Credentials, S3Spec, STALL_WAIT};
 
 use super::memory::{check_limit, too_short};
 use super::{
-    Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload,
-    crc64nvme,
+    Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store,
+    Upload, crc64nvme,
 };
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;

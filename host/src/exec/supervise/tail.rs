@@ -23,6 +23,8 @@ pub(in crate::exec) struct Tail {
     redactor: Redactor,
     marker: Option<Marker>,
     started: Started,
+    /// What a wrapper writes last when its program left some of its input unread.
+    early: Option<String>,
     kept: VecDeque<u8>,
     overflowed: bool,
 }
@@ -36,8 +38,9 @@ struct Marker {
 impl Tail {
     pub(in crate::exec) fn new(redactor: Redactor, marker: Option<String>) -> Self {
         let started = if marker.is_some() { Started::NotYet } else { Started::Yes };
+        let early = marker.as_ref().map(|marker| format!("{marker} early\n"));
         let marker = marker.map(|text| Marker { text, seen: Vec::new() });
-        Self { redactor, marker, started, kept: VecDeque::new(), overflowed: false }
+        Self { redactor, marker, started, early, kept: VecDeque::new(), overflowed: false }
     }
 
     pub(in crate::exec) fn started(&self) -> Started {
@@ -74,6 +77,18 @@ impl Tail {
             self.overflowed = true;
             self.kept.drain(..self.kept.len() - most);
         }
+    }
+
+    /// Whether the last line is the wrapper's, which says that its program left some of its input unread.
+    /// The line is taken out.
+    pub(in crate::exec) fn take_early(&mut self) -> bool {
+        let Some(line) = self.early.as_deref() else { return false };
+        let is_there =
+            self.kept.len() >= line.len() && self.kept.iter().skip(self.kept.len() - line.len()).eq(line.as_bytes());
+        if is_there {
+            self.kept.truncate(self.kept.len() - line.len());
+        }
+        is_there
     }
 
     /// What was kept, without secrets.
@@ -145,6 +160,12 @@ mod tests {
                 assert_eq!((tail.started(), tail.text().as_str()), (started, "warning: client\nwords\n"));
             }
         }
+        let mut tail = Tail::new(Redactor::new([]), Some("mark-1".to_owned()));
+        tail.push(b"mark-1 run\nmark-1 early\nwords\nmark-1 ear");
+        assert!(!tail.take_early(), "only at the end");
+        tail.push(b"ly\n");
+        assert!(tail.take_early());
+        assert_eq!(tail.text(), "mark-1 early\nwords\n");
         let mut tail = Tail::new(Redactor::new([]), Some("mark-1".to_owned()));
         tail.push(b"Error: no such container\nmark-2 run\n");
         tail.ended();
