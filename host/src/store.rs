@@ -191,7 +191,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>>;
 
     /// What keeps one version of an object from being removed. An object that is not there is free.
-    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock>;
+    async fn lock_of(&self, version: &ObjectVersion) -> Result<Lock>;
 
     /// When the last part of a pending upload was stored, by the store's clock; its beginning when
     /// it has none yet.

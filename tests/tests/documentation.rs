@@ -110,6 +110,7 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("`restore`", &["host/src/cli/restore.rs"]),
     ("`list`", &["host/src/cli/list.rs"]),
     ("`show`", &["host/src/cli/show.rs"]),
+    ("`prune`", &["host/src/cli/prune.rs"]),
     ("`key show`", &["host/src/cli/key.rs"]),
     ("`store init`, `store check`", &["host/src/cli/store.rs"]),
     ("`plugin inspect`, `plugin build`, `plugin approve`", &["host/src/plugin/inspect.rs", "host/src/cli/plugin.rs"]),

@@ -14,6 +14,7 @@ use strongroom::store::Store;
 use strongroom::store::faulty::{Fault, FaultyStore};
 use strongroom::store::s3::{S3Spec, S3Store};
 use strongroom_tests::documented::check_documented;
+use strongroom_tests::postgres::{Postgres, Version, job};
 use strongroom_tests::proxy::{Act, Proxy, Rule};
 use strongroom_tests::relay::{Relay, Setup, sh};
 use strongroom_tests::s3::{self, ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
@@ -28,12 +29,16 @@ fn keeps_one() -> Setup {
 }
 
 /// The same into a bucket at a port of the loopback.
-fn keeps_one_at(port: u16, bucket: &str) -> Relay {
+fn keeps_one_in(port: u16, bucket: &str) -> Setup {
     let place = format!(
         "type = \"s3\"\nbucket = \"{bucket}\"\nendpoint = \"http://127.0.0.1:{port}\"\n\
          access_key = {{ env = \"ACCESS_KEY\" }}\nsecret_key = {{ env = \"SECRET_KEY\" }}"
     );
-    let mut relay = Relay::new(Setup { place, ..keeps_one() });
+    Setup { place, ..keeps_one() }
+}
+
+fn keeps_one_at(port: u16, bucket: &str) -> Relay {
+    let mut relay = Relay::new(keeps_one_in(port, bucket));
     relay.sandbox.set_env("ACCESS_KEY", ACCESS_KEY).set_env("SECRET_KEY", SECRET_KEY);
     relay
 }
@@ -97,12 +102,31 @@ fn the_plan_says_why_and_nothing_is_removed_before_somebody_agrees() {
 }
 
 #[test]
+fn on_a_terminal_somebody_is_asked_after_the_plan() {
+    let relay = Relay::new(keeps_one());
+    let (old, new) = (relay.backup(), relay.backup());
+    let binary = strongroom_tests::host_binary().unwrap();
+    let script = strongroom_tests::program("script").unwrap();
+    let line = format!("'{}' prune orders", binary.display());
+    let answer = |answer: &str| {
+        let args = ["-qec", &line, "/dev/null"];
+        relay.sandbox.command(&script, args).env("SHELL", "/bin/sh").stdin(answer).run()
+    };
+    for no in ["n\n", "\n"] {
+        answer(no).check_code(130).check_stdout("no rule keeps it").check_stdout("nothing was removed");
+    }
+    assert_eq!(relay.listed(), [old, new.clone()]);
+    answer("y\n").check_code(0).check_stdout("removed 1 backup");
+    assert_eq!(relay.listed(), [new]);
+}
+
+#[test]
 fn a_record_goes_at_once_its_data_a_day_later_and_what_is_kept_stays_whole() {
     let relay = Relay::new(keeps_one());
     let (old, new) = (relay.backup(), relay.backup());
     let done = prune_json(&relay, &["--yes"]);
     assert_eq!(texts(&done["removed"]), [old.as_str()]);
-    assert_eq!(relay.listed(), [new.clone()]);
+    assert_eq!(relay.listed(), std::slice::from_ref(&new));
     assert!(!relay.segments(&old).is_empty(), "the data stays for a day");
     let folder = relay.store().join("orders").join(&old);
     // However old the data is: what counts is when the record was removed.
@@ -162,7 +186,7 @@ fn another_source_fails_the_job_until_it_is_confirmed_and_never_rotates_the_old_
     relay.configure(&from_source("cluster-2"));
     let refused = relay.run(&["backup", "orders"]);
     refused.check_code(4).check_stderr("cluster-1").check_stderr("cluster-2").check_stderr("--new-source 'cluster-2'");
-    assert_eq!(relay.listed(), [good.clone()], "nothing was recorded");
+    assert_eq!(relay.listed(), std::slice::from_ref(&good), "nothing was recorded");
     assert_eq!(relay.stored().len(), 2, "and nothing is left: {:?}", relay.stored());
     relay.run(&["backup", "orders", "--new-source", "cluster-3"]).check_code(4).check_stderr("cluster-3");
     let confirmed = relay.run(&["backup", "orders", "--new-source", "cluster-2", "--output", "json"]);
@@ -178,13 +202,45 @@ fn another_source_fails_the_job_until_it_is_confirmed_and_never_rotates_the_old_
     relay.backup();
 }
 
+#[test]
+fn a_database_that_was_replaced_by_an_empty_one_never_rotates_its_backups_out() {
+    let keep = job::Setup { settings: "[job.orders.keep]\nlast = 1".into(), ..job::Setup::default() };
+    let full = Postgres::start(Version::V18).unwrap();
+    full.sql("postgres", "CREATE DATABASE shop;\n\\connect shop\nCREATE TABLE t AS SELECT generate_series(1, 1000)")
+        .unwrap();
+    let orders = job::Job::new(job::Into::Folder, Version::V18);
+    orders.configure(&full, &keep);
+    let good = orders.backup();
+    let identifier =
+        |server: &Postgres| server.sql("postgres", "SELECT system_identifier FROM pg_control_system()").unwrap();
+    let old = identifier(&full);
+    drop(full);
+
+    let empty = Postgres::start(Version::V18).unwrap();
+    let new = identifier(&empty);
+    orders.configure(&empty, &keep);
+    for _ in 0..2 {
+        let refused = orders.run(&["backup", "orders"]);
+        refused.check_code(4).check_stderr(&old).check_stderr(&format!("--new-source '{new}'"));
+    }
+    let listed = || -> Vec<String> {
+        let json = orders.run(&["list", "orders", "--output", "json"]).json();
+        json["backups"].as_array().unwrap().iter().map(|b| b["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(listed(), std::slice::from_ref(&good));
+    orders.run(&["backup", "orders", "--new-source", &new]).check_code(0);
+    let newest = orders.backup();
+    orders.run(&["prune", "orders", "--yes"]).check_code(0);
+    assert_eq!(listed(), [good, newest], "one of each source");
+}
+
 // Runs that were killed, and runs that are at work.
 
 /// A backup whose producer has begun and does not end.
-fn stuck_backup(relay: &Relay) -> Running {
+fn stuck_backup(relay: &Relay, setup: &Setup) -> Running {
     let marker = relay.sandbox.path("begun");
     let script = format!("head -c 20000000 /dev/urandom; echo begun > {}; exec sleep 600", marker.display());
-    relay.configure(&Setup { produce: sh(&script), ..keeps_one() });
+    relay.configure(&Setup { produce: sh(&script), ..setup.clone() });
     let running = relay.sandbox.strongroom(["backup", "orders"]).start().unwrap();
     wait_until("the producer", Duration::from_secs(60), || Ok(marker.exists().then_some(()))).unwrap();
     running
@@ -193,7 +249,7 @@ fn stuck_backup(relay: &Relay) -> Running {
 #[test]
 fn what_a_killed_run_left_is_told_by_the_next_one_and_removed_when_it_is_a_week_old() {
     let relay = Relay::new(keeps_one());
-    drop(stuck_backup(&relay));
+    drop(stuck_backup(&relay, &keeps_one()));
     relay.configure(&keeps_one());
     let next = relay.run(&["backup", "orders"]);
     next.check_code(0).check_stderr("did not end and left no backup").check_stderr("--orphans");
@@ -219,7 +275,7 @@ fn a_prune_and_a_backup_of_one_job_do_not_overlap() {
     let relay = Relay::new(keeps_one());
     relay.backup();
     relay.backup();
-    let running = stuck_backup(&relay);
+    let running = stuck_backup(&relay, &keeps_one());
     prune(&relay, &["--yes"]).check_code(1).check_stderr("another run of job \"orders\" is at work");
     assert_eq!(relay.listed().len(), 2);
     drop(running);
@@ -267,7 +323,7 @@ async fn prune_later(relay: &Relay, store: Arc<dyn Store>, later: Duration) -> P
         job: "orders".parse().unwrap(),
         catalog: Catalog::new(ahead, trust),
         keep: Keep { last: 1, ..Keep::default() },
-        zone: jiff_utc(),
+        zone: strongroom::clock::TimeZone::UTC,
         with_orphans: true,
         host_key: Arc::new(key),
         lock_dir: relay.sandbox.path("locks"),
@@ -279,10 +335,6 @@ async fn prune_later(relay: &Relay, store: Arc<dyn Store>, later: Duration) -> P
     let done = prune::prune(&request, &plan).await.unwrap();
     assert!(done.failed.is_none(), "{done:?}");
     done
-}
-
-fn jiff_utc() -> strongroom::clock::TimeZone {
-    strongroom::clock::zone("UTC").unwrap()
 }
 
 /// Keys of every version in the folder of a backup, with how many there are of each.
@@ -300,7 +352,7 @@ async fn check_server(kind: Server, with_versions: bool) {
     let (old, new) = (relay.backup(), relay.backup());
     let done = prune_json(&relay, &["--yes"]);
     assert_eq!(texts(&done["removed"]), [old.as_str()], "{kind:?}");
-    assert_eq!(relay.listed(), [new.clone()]);
+    assert_eq!(relay.listed(), std::slice::from_ref(&new));
     let left = versions(&store, &old).await;
     assert_eq!(left.len(), 2, "the segment and the note, and no version of the record: {kind:?} {left:?}");
     assert!(left.iter().all(|key| !key.ends_with("record.json")), "{kind:?} {left:?}");
@@ -320,7 +372,11 @@ async fn check_server(kind: Server, with_versions: bool) {
     let early = prune_later(&relay, store.clone(), DAY - HOUR).await;
     assert_eq!((early.n_objects, early.n_uploads), (0, 0), "{kind:?}");
     let later = prune_later(&relay, store.clone(), DAY + HOUR).await;
-    assert_eq!(later.folders.iter().map(ToString::to_string).collect::<Vec<_>>(), [old.clone()], "{kind:?}");
+    assert_eq!(
+        later.folders.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        std::slice::from_ref(&old),
+        "{kind:?}"
+    );
     assert_eq!(versions(&store, &old).await, Vec::<String>::new(), "no version is left to pay for: {kind:?}");
     assert_eq!(store.pending_uploads("orders/").await.unwrap().len(), 1);
     let last = prune_later(&relay, store.clone(), 8 * DAY).await;
@@ -408,7 +464,7 @@ async fn a_legal_hold_on_one_segment_keeps_its_backup() {
 async fn two_hosts_that_want_one_job_at_once_do_not_overlap() {
     let server = S3Server::start(Server::Versitygw).await.unwrap();
     let (one, other) = (keeps_one_at(server.port(), BUCKET), keeps_one_at(server.port(), BUCKET));
-    let running = stuck_backup(&one);
+    let running = stuck_backup(&one, &keeps_one_in(server.port(), BUCKET));
     // Each has its own home, state and key: they meet in the store alone. Both watch the counter until it moves.
     let backup = other.sandbox.strongroom(["backup", "orders"]).start().unwrap();
     let prune = other.sandbox.strongroom(["prune", "orders", "--orphans", "--yes"]).start().unwrap();
@@ -430,7 +486,7 @@ async fn check_careless(rule: Rule) {
         backup.check_code(0).check_stderr("cannot hold a lease").check_stderr("only runs on this machine");
     }
     prune(&relay, &["--yes"]).check_code(0).check_stderr("cannot hold a lease");
-    let running = stuck_backup(&relay);
+    let running = stuck_backup(&relay, &keeps_one_in(proxy.port(), BUCKET));
     relay.run(&["backup", "orders"]).check_code(1).check_stderr("another run of job \"orders\" is at work");
     drop(running);
     let checked = relay.run(&["store", "check", "main"]);

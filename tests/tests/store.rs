@@ -69,6 +69,19 @@ async fn minio_does_what_every_store_does() {
 }
 
 #[tokio::test]
+async fn a_bucket_that_keeps_versions_does_what_every_store_does() {
+    for kind in [Server::Versitygw, Server::Minio] {
+        let server = S3Server::start(kind).await.unwrap();
+        s3::keep_versions(server.port()).await.unwrap();
+        let store = open(server.spec()).await;
+        let about_removal = |name: &str| name.contains("version") || name.contains("clock") || name.contains("locked");
+        for (name, check) in conformance::SENTENCES.iter().filter(|(name, _)| about_removal(name)) {
+            check(&*store, name).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_store_sees_nothing_outside_its_prefix() {
     let server = S3Server::start(Server::Versitygw).await.unwrap();
     let whole = open(server.spec()).await;

@@ -10,7 +10,7 @@ use super::{Catalog, layout, signed};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::id::{BackupId, Label, ObjectKey};
-use crate::store::{Condition, Lock, ObjectVersion, remove_for_good};
+use crate::store::{Condition, ObjectVersion, remove_for_good};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -148,8 +148,7 @@ impl Catalog {
     }
 
     async fn version_lock(&self, version: &ObjectVersion, now: Timestamp) -> Result<Option<String>> {
-        let lock: Lock = self.store.lock_of(&ObjectKey::parse(&version.key)?, version.id.as_deref()).await?;
-        Ok(lock.keeps(now))
+        Ok(self.store.lock_of(version).await?.keeps(now))
     }
 
     /// Removes what is in a folder without a record; its notes last, so that a removal that is

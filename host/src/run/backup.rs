@@ -170,7 +170,7 @@ async fn say_what_was_interrupted(job: &Job, survey: &Survey) {
             }
         }
         // It is good to know, and no reason to have no backup.
-        Err(error) => tracing::warn!(job = %job.name, %error, "could not look for what earlier runs left"),
+        Err(error) => tracing::info!(job = %job.name, %error, "could not look for what earlier runs left"),
     }
 }
 

@@ -7,13 +7,13 @@
 use super::leftover::{Fate, Folder, is_abandoned};
 use super::retention::{Candidate, Keep, Proof, Verdict, decide};
 use crate::catalog::lease::{self, Lease};
-use crate::catalog::{Catalog, HostKey, Listed, Standing, Verification};
+use crate::catalog::{Catalog, HostKey, Listed, Standing, Verification, layout};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::id::{BackupId, Label};
 use crate::progress::Progress;
 use crate::record::Outcome;
-use crate::store::PendingUpload;
+use crate::store::{PendingUpload, check};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -21,6 +21,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+
+/// Folders of no job, whose uploads take moments: one that is a week old was abandoned.
+const SHARED: [&str; 2] = [layout::PLUGINS, check::FOLDER];
 
 /// Folders that are looked into at the same time.
 const FOLDERS_IN_FLIGHT: usize = 8;
@@ -252,11 +255,17 @@ fn proof(found: &Verification) -> Option<Proof> {
     }
 }
 
-/// Uploads of the job that were begun; those of a run that the lease names are never abandoned.
+/// Uploads of the job that were begun, and with orphans those that belong to no job; those of a run that the lease names are never abandoned.
 async fn open_uploads(request: &Request, now: Timestamp, leased: Option<&BackupId>) -> Result<Vec<Begun>> {
     let store = request.catalog.store();
     let mut found = Vec::new();
-    for upload in store.pending_uploads(&format!("{}/", request.job)).await? {
+    let mut uploads = store.pending_uploads(&format!("{}/", request.job)).await?;
+    if request.with_orphans {
+        for folder in SHARED {
+            uploads.extend(store.pending_uploads(&format!("{folder}/")).await?);
+        }
+    }
+    for upload in uploads {
         let last_part = store.last_part(&upload).await?;
         let is_leased = leased.is_some_and(|run| folder_of(&upload) == Some(run.as_str()));
         let is_abandoned = request.with_orphans && !is_leased && is_abandoned(last_part, now);

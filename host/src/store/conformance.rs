@@ -3,12 +3,13 @@
 //! Test equipment. Each function takes a store and a folder that is its own, leaves what it put
 //! there, and panics with the sentence's breach. [`run`] runs all of them.
 
-use super::{Condition, ObjectInfo, Store, crc64nvme, len_of};
+use super::{Condition, Lock, ObjectInfo, Store, crc64nvme, len_of};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt, StreamExt, stream};
+use jiff::SignedDuration;
 use std::sync::Arc;
 
 /// The smallest part that S3 takes, unless it is the last one.
@@ -53,6 +54,10 @@ sentences! {
     a_wrong_checksum_of_a_part_is_damage,
     an_aborted_upload_leaves_nothing,
     a_pending_upload_is_found_and_aborted,
+    an_upload_is_as_young_as_its_last_part,
+    objects_are_no_older_than_the_stores_clock_says,
+    every_version_can_be_removed_for_good,
+    nothing_is_locked_that_nobody_locked,
 }
 
 /// Runs every sentence in a folder of its own beneath `folder`.
@@ -489,4 +494,58 @@ async fn a_pending_upload_is_found_and_aborted(store: &dyn Store, folder: &str) 
     assert!(late.is_err(), "an upload that was aborted elsewhere cannot be completed");
     refused(store.head(&key).await, Kind::NotFound);
     ok(uploading.abort().await);
+}
+
+/// Clocks that are read in whole seconds, cut off, differ by up to one.
+const SECOND: SignedDuration = SignedDuration::from_secs(1);
+
+async fn an_upload_is_as_young_as_its_last_part(store: &dyn Store, folder: &str) {
+    let (key, parts) = (key(folder, "a"), two_parts(91));
+    let uploading = ok(store.begin_upload(&key).await);
+    uploading.expect_more();
+    for (number, part) in (1..).zip(&parts) {
+        ok(uploading.part(number, part.clone(), crc64nvme(part)).await);
+    }
+    let pending = ok(store.pending_uploads(folder).await);
+    let (last, now) = (ok(store.last_part(&pending[0]).await), ok(store.now().await));
+    assert!(pending[0].begun - SECOND <= last && last <= now + SECOND, "{} {last} {now}", pending[0].begun);
+    ok(uploading.abort().await);
+}
+
+async fn objects_are_no_older_than_the_stores_clock_says(store: &dyn Store, folder: &str) {
+    let key = key(folder, "a");
+    let before = ok(store.now().await);
+    put(store, &key, &sample(92, 10)).await;
+    let after = ok(store.now().await);
+    let stored = ok(store.head(&key).await).modified;
+    assert!(before - SECOND <= stored && stored <= after + SECOND, "{before} {stored} {after}");
+    let versions = ok(store.versions(&format!("{folder}/")).await);
+    assert!(versions.iter().all(|version| before - SECOND <= version.modified && version.modified <= after + SECOND));
+}
+
+async fn every_version_can_be_removed_for_good(store: &dyn Store, folder: &str) {
+    let key = key(folder, "a");
+    // Beside it lies one whose name begins like it.
+    let neighbour = self::key(folder, "ab");
+    put(store, &neighbour, &sample(93, 7)).await;
+    put(store, &key, &sample(94, 5)).await;
+    ok(store.delete(&key, None).await);
+    put(store, &key, &sample(95, 6)).await;
+    ok(store.delete(&key, None).await);
+    let versions = ok(store.versions(key.as_str()).await);
+    assert!(
+        versions.iter().any(|version| version.key == neighbour.as_str() && version.size == 7 && !version.is_marker)
+    );
+    for version in versions.iter().filter(|version| version.key == key.as_str()) {
+        ok(store.delete(&key, version.id.as_deref()).await);
+    }
+    let left = ok(store.versions(key.as_str()).await);
+    assert_eq!(left.iter().map(|version| version.key.as_str()).collect::<Vec<_>>(), [neighbour.as_str()]);
+}
+
+async fn nothing_is_locked_that_nobody_locked(store: &dyn Store, folder: &str) {
+    put(store, &key(folder, "a"), &sample(96, 5)).await;
+    for version in ok(store.versions(&format!("{folder}/")).await) {
+        assert_eq!(ok(store.lock_of(&version).await), Lock::Free);
+    }
 }

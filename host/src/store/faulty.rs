@@ -252,8 +252,8 @@ impl Store for FaultyStore {
         self.through(Op::List, self.inner.versions(prefix)).await
     }
 
-    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
-        self.inner.lock_of(key, version).await
+    async fn lock_of(&self, version: &ObjectVersion) -> Result<Lock> {
+        self.inner.lock_of(version).await
     }
 
     async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {

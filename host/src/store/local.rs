@@ -370,7 +370,7 @@ impl Store for LocalStore {
         }
     }
 
-    async fn lock_of(&self, _key: &ObjectKey, _version: Option<&str>) -> Result<Lock> {
+    async fn lock_of(&self, _version: &ObjectVersion) -> Result<Lock> {
         Ok(Lock::Free)
     }
 

@@ -234,7 +234,7 @@ impl Store for MemoryStore {
         }
     }
 
-    async fn lock_of(&self, _key: &ObjectKey, _version: Option<&str>) -> Result<Lock> {
+    async fn lock_of(&self, _version: &ObjectVersion) -> Result<Lock> {
         Ok(Lock::Free)
     }
 

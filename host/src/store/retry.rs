@@ -182,8 +182,8 @@ impl Store for RetryStore {
         self.policy.run("list versions", || self.inner.versions(prefix)).await
     }
 
-    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
-        self.policy.run("ask for a lock", || self.inner.lock_of(key, version)).await
+    async fn lock_of(&self, version: &ObjectVersion) -> Result<Lock> {
+        self.policy.run("ask for a lock", || self.inner.lock_of(version)).await
     }
 
     async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {

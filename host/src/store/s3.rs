@@ -51,6 +51,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::OnceCell;
 
 /// How long a server may take to put the parts of an object together: AWS says "several minutes".
 const COMPLETE_WAIT: Duration = Duration::from_secs(300);
@@ -71,6 +72,8 @@ struct Inner {
     lock: Option<ObjectLock>,
     /// The bucket was seen to exist: a 404 without a code means the object.
     bucket_seen: AtomicBool,
+    /// How long the bucket locks whatever is stored in it, once that was asked for.
+    default_lock: OnceCell<Option<version::DefaultLock>>,
 }
 
 impl S3Store {
@@ -121,6 +124,7 @@ impl S3Store {
             stall: spec.stall,
             lock: spec.lock,
             bucket_seen: AtomicBool::new(false),
+            default_lock: OnceCell::new(),
         };
         Ok(Self { inner: Arc::new(inner), pins: Arc::default() })
     }
@@ -488,8 +492,8 @@ impl Store for S3Store {
         self.all_versions(prefix).await
     }
 
-    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
-        self.lock(key, version).await
+    async fn lock_of(&self, version: &ObjectVersion) -> Result<Lock> {
+        self.lock(version).await
     }
 
     async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {

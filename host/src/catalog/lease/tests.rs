@@ -44,8 +44,9 @@ impl Simulated {
                 return;
             }
             state.now = at;
-            // Who gave up waiting is not woken.
-            drop(state.wakers.remove(&(at, n)).map(|waker| waker.send(())));
+            // Whoever gave up waiting hears nothing.
+            let woken = state.wakers.remove(&(at, n)).map(|waker| waker.send(()));
+            assert!(woken.is_some());
         }
     }
 }
@@ -274,8 +275,8 @@ impl Store for Careless {
         self.inner.versions(prefix).await
     }
 
-    async fn lock_of(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
-        self.inner.lock_of(key, version).await
+    async fn lock_of(&self, version: &ObjectVersion) -> Result<Lock> {
+        self.inner.lock_of(version).await
     }
 
     async fn last_part(&self, upload: &PendingUpload) -> Result<Timestamp> {

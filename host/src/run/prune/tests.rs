@@ -1,5 +1,5 @@
 use super::*;
-use crate::catalog::{Trust, layout, signed, verified};
+use crate::catalog::{Trust, signed, verified};
 use crate::id::ObjectKey;
 use crate::progress::Silent;
 use crate::record::{BackupRecord, FORMAT, HostIdentity, PluginIdentity};
@@ -146,7 +146,7 @@ async fn a_record_goes_at_once_and_its_data_after_a_day() {
     let (old, new) = (w.backup(&[]).await, w.backup(&[]).await);
     let done = w.prune().await;
     assert_eq!((done.backups, done.n_objects), (vec![old.clone()], 0));
-    assert_eq!(w.ids().await, [new.clone()]);
+    assert_eq!(w.ids().await, std::slice::from_ref(&new));
     // Two objects and the note: whoever read the record can go on reading.
     assert_eq!(w.n_objects(&old).await, 3);
     w.pass(GRACE);
@@ -186,7 +186,7 @@ async fn a_removal_that_was_interrupted_long_ago_begins_its_day_anew() {
     assert_eq!(done.failed.unwrap().kind(), Kind::Failed);
     assert_eq!(w.ids().await.len(), 2);
     w.pass(DAY * 30);
-    assert_eq!(w.prune().await.backups, [old.clone()]);
+    assert_eq!(w.prune().await.backups, std::slice::from_ref(&old));
     assert_eq!(w.prune().await.n_objects, 0, "the record was removed just now");
     w.pass(GRACE + SignedDuration::from_secs(1));
     // Two objects and two notes.
@@ -206,7 +206,7 @@ async fn failing_or_killed_at_any_request_it_goes_on_the_next_time_and_never_bre
             // Some of the data is due in the same prune.
             let faulty = Arc::new(FaultyStore::new(w.store(), Fault::FailFrom(op, call)));
             let broken = prune_all(&w.request_over(faulty.clone())).await;
-            let done = broken.map(|done| done.failed.is_none()).unwrap_or(false);
+            let done = broken.is_ok_and(|done| done.failed.is_none());
             for listed in w.catalog(w.store()).backups(&job()).await.unwrap() {
                 for needed in &listed.trusted().unwrap().needs {
                     assert!(w.ids().await.contains(needed), "{} needs {needed}; {op:?} {call}", listed.id);
@@ -252,6 +252,23 @@ async fn an_orphan_is_a_week_old_by_its_youngest_object_or_part() {
     let done = w.prune().await;
     assert_eq!((done.folders, done.n_uploads), (vec![killed], 1));
     assert!(w.memory.pending_uploads("").await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn uploads_that_belong_to_no_job_are_abandoned_by_the_same_age() {
+    let mut w = world();
+    w.backup(&[]).await;
+    let plugin = ObjectKey::parse("plugins/x.wasm").unwrap();
+    let others = ObjectKey::parse("other/20261101T020000Z-aaaaaaaa/data/a").unwrap();
+    for key in [&plugin, &others] {
+        w.memory.begin_upload(key).await.unwrap();
+    }
+    w.pass(ORPHAN_AGE);
+    assert_eq!(w.prune().await.n_uploads, 0);
+    w.pass(SignedDuration::from_secs(1));
+    assert_eq!(w.prune().await.n_uploads, 1);
+    let left = w.memory.pending_uploads("").await.unwrap();
+    assert_eq!(left.iter().map(|upload| upload.key.as_str()).collect::<Vec<_>>(), [others.as_str()], "its own job's");
 }
 
 #[tokio::test]
@@ -372,7 +389,7 @@ async fn cancelled_it_stops_between_two_removals_and_says_so() {
     w.backup(&[]).await;
     let request = w.request();
     let shown = plan(&request).await.unwrap();
-    let all = plan(&request).await.unwrap();
+    let all = shown.clone();
     request.cancel.cancel();
     let cancel = request.cancel.child_token();
     let done = carry_out(&request, &shown, &all, &w.record(&[]).id, &cancel).await;

@@ -27,7 +27,7 @@ impl S3Store {
         let Some(lock) = self.inner.lock.filter(|lock| lock.covers(key)) else { return Ok(()) };
         let wanted = lock.until()?;
         // A lock in compliance mode can only be made longer.
-        if matches!(self.lock(key, None).await?, Lock::Until { until, .. } if until >= wanted) {
+        if matches!(self.lock_by_head(key.as_str(), None).await?, Lock::Until { until, .. } if until >= wanted) {
             return Ok(());
         }
         let mode = match lock.mode {
@@ -43,12 +43,12 @@ impl S3Store {
 
     /// The retention that the description of one version names; a server that named one elsewhere and does
     /// not here leaves it open.
-    pub(super) async fn lock_by_head(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
+    pub(super) async fn lock_by_head(&self, key: &str, version: Option<&str>) -> Result<Lock> {
         let request = self
             .client()
             .head_object()
             .bucket(self.bucket())
-            .key(self.full_key(key))
+            .key(self.full(key))
             .set_version_id(version.map(str::to_owned));
         let doing = format!("ask for the retention of \"{key}\"");
         let output = self.ask(&doing, request.send()).await.map_err(|failure| failure.error)?;

@@ -1,13 +1,13 @@
 //! Versions, locks, ages and the clock of a bucket: what removing something safely asks for.
 
+use super::failure::Failure;
 use super::{S3Store, size, time};
 use crate::error::{Error, Kind, Result};
-use crate::id::ObjectKey;
 use crate::store::{Lock, ObjectVersion, PendingUpload, Store};
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockLegalHoldStatus};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// A name that no object of ours has: asking for it gives an answer with the server's time and nothing else.
 const NOTHING: &str = "strongroom-clock";
@@ -20,6 +20,13 @@ const NO_LOCK: [&str; 5] = [
     "NotImplemented",
     "MethodNotAllowed",
 ];
+
+/// How long a bucket locks whatever is stored in it.
+#[derive(Clone, Debug)]
+pub(super) struct DefaultLock {
+    mode: String,
+    lasts: SignedDuration,
+}
 
 impl S3Store {
     /// The time in the header of an answer, which every server sends.
@@ -118,13 +125,10 @@ impl S3Store {
     }
 
     /// Retention and legal hold of one version. Whoever may not ask is told so, never that it is free.
-    pub(super) async fn lock(&self, key: &ObjectKey, version: Option<&str>) -> Result<Lock> {
-        let request = self
-            .client()
-            .get_object_legal_hold()
-            .bucket(self.bucket())
-            .key(self.full_key(key))
-            .set_version_id(version.map(str::to_owned));
+    pub(super) async fn lock(&self, version: &ObjectVersion) -> Result<Lock> {
+        let (key, full) = (&version.key, self.full(&version.key));
+        let request = self.client().get_object_legal_hold().bucket(self.bucket()).key(&full);
+        let request = request.set_version_id(version.id.clone());
         match self.ask(&format!("ask for the legal hold of \"{key}\""), request.send()).await {
             Ok(output) => {
                 let status = output.legal_hold().and_then(|hold| hold.status());
@@ -132,28 +136,45 @@ impl S3Store {
                     return Ok(Lock::Held);
                 }
             }
-            Err(failure) if NO_LOCK.iter().any(|code| failure.is(code)) => {}
+            Err(failure) if is_no_lock(&failure) => {}
             Err(failure) => return unanswered(failure),
         }
-        let request = self
-            .client()
-            .get_object_retention()
-            .bucket(self.bucket())
-            .key(self.full_key(key))
-            .set_version_id(version.map(str::to_owned));
-        match self.ask(&format!("ask for the retention of \"{key}\""), request.send()).await {
-            Ok(output) => Ok(output
-                .retention()
-                .and_then(|retention| Some((retention.mode()?, retention.retain_until_date()?)))
-                .map_or(Lock::Free, |(mode, until)| Lock::Until {
-                    mode: mode.as_str().to_lowercase(),
-                    until: time(Some(until)),
-                })),
-            Err(failure) if NO_LOCK.iter().any(|code| failure.is(code)) => Ok(Lock::Free),
+        let request = self.client().get_object_retention().bucket(self.bucket()).key(&full);
+        let request = request.set_version_id(version.id.clone());
+        let retention = match self.ask(&format!("ask for the retention of \"{key}\""), request.send()).await {
+            Ok(output) => output.retention,
+            Err(failure) if is_no_lock(&failure) => None,
             // versitygw gives the answer another root element than the SDK takes.
-            Err(failure) if failure.status == Some(200) => self.lock_by_head(key, version).await,
-            Err(failure) => unanswered(failure),
+            Err(failure) if failure.status == Some(200) => return self.lock_by_head(key, version.id.as_deref()).await,
+            Err(failure) => return unanswered(failure),
+        };
+        if let Some((mode, until)) =
+            retention.and_then(|retention| Some((retention.mode?, retention.retain_until_date?)))
+        {
+            return Ok(Lock::Until { mode: mode.as_str().to_lowercase(), until: time(Some(&until)) });
         }
+        // versitygw keeps the bucket's own retention without writing it to the objects.
+        let default = self.inner.default_lock.get_or_try_init(|| self.ask_for_default_lock()).await?;
+        Ok(default.as_ref().map_or(Lock::Free, |default| Lock::Until {
+            mode: default.mode.clone(),
+            until: version.modified.saturating_add(default.lasts).unwrap_or(Timestamp::MAX),
+        }))
+    }
+
+    async fn ask_for_default_lock(&self) -> Result<Option<DefaultLock>> {
+        let request = self.client().get_object_lock_configuration().bucket(self.bucket());
+        let output = match self.ask("ask how long the bucket locks its objects", request.send()).await {
+            Ok(output) => output,
+            Err(failure) if failure.error.is_retryable() => return Err(failure.error),
+            // The locks of the objects themselves were asked for, and answered.
+            Err(_) => return Ok(None),
+        };
+        let rule = output.object_lock_configuration.and_then(|configuration| configuration.rule);
+        Ok(rule.and_then(|rule| rule.default_retention).and_then(|retention| {
+            let days = retention.days.unwrap_or(0).max(retention.years.unwrap_or(0).saturating_mul(366));
+            let lasts = SignedDuration::from_hours(i64::from(days) * 24);
+            Some(DefaultLock { mode: retention.mode?.as_str().to_lowercase(), lasts })
+        }))
     }
 
     /// When the youngest part of an upload was stored; its beginning without any.
@@ -183,8 +204,12 @@ impl S3Store {
     }
 }
 
+fn is_no_lock(failure: &Failure) -> bool {
+    NO_LOCK.iter().any(|code| failure.is(code))
+}
+
 /// What is not there has no lock; what may not be asked is not known.
-fn unanswered(failure: super::Failure) -> Result<Lock> {
+fn unanswered(failure: Failure) -> Result<Lock> {
     match failure.error.kind() {
         Kind::NotFound => Ok(Lock::Free),
         Kind::Denied => Ok(Lock::Unknown(failure.error.to_string())),
