@@ -169,7 +169,7 @@ async fn check_ends(behind: &Behind, case: Ends) {
         Leaves::Nothing => assert_eq!(left, 0, "left after {shown}: {after:#?}"),
         Leaves::Named => assert!(left > 0 && output.stderr.contains("left behind"), "{shown}\n{output:#?}"),
         Leaves::Everything => {
-            assert!(left > 0 && output.stderr.contains("nothing was removed"), "{shown}\n{output:#?}")
+            assert!(left > 0 && output.stderr.contains("nothing was removed"), "{shown}\n{output:#?}");
         }
     }
 }
