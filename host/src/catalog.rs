@@ -9,12 +9,14 @@ pub mod lease;
 pub mod removal;
 pub mod signed;
 pub mod verified;
+pub mod version;
 
 #[cfg(test)]
 mod tests;
 
 pub use key::{HostKey, PublicKey, Trust};
 pub use verified::Verification;
+pub use version::Whereabouts;
 
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Breakage, Point};
@@ -68,6 +70,8 @@ pub struct Listed {
     pub record: Option<BackupRecord>,
     /// What later verifications found, oldest first; filled by [`Catalog::with_verifications`].
     pub verified: Vec<Verification>,
+    /// What happened to the name of its record, where an older version had to be read.
+    pub tampered: Vec<String>,
 }
 
 impl Listed {
@@ -145,12 +149,12 @@ impl Catalog {
 
     /// Jobs that have a folder in the store, sorted.
     pub async fn jobs(&self) -> Result<Vec<Label>> {
-        let folders = self.store.folders("").await?;
-        Ok(folders
-            .iter()
-            .filter(|name| name.as_str() != layout::PLUGINS)
-            .filter_map(|name| name.parse().ok())
-            .collect())
+        Ok(jobs_in(&self.store.folders("").await?))
+    }
+
+    /// As [`Catalog::jobs`], and those whose every name was deleted.
+    pub async fn jobs_of_versions(&self) -> Result<Vec<Label>> {
+        Ok(jobs_in(&self.store.folders_of_versions("").await?))
     }
 
     /// Every backup of `job`, oldest first: those whose record exists, whatever its standing.
@@ -164,7 +168,13 @@ impl Catalog {
         let ids = folders.into_iter().filter_map(|name| name.parse::<BackupId>().ok());
         let mut found = stream::iter(ids)
             .map(|id| async move {
-                let listed = self.read(job, &id).await.map_or_else(absent_is_none, |listed| Ok(Some(listed)));
+                let listed = match self.read(job, &id).await {
+                    // Perhaps somebody put it over the one that is believed.
+                    Ok(listed) if listed.standing != Standing::Trusted => {
+                        Ok(Some(self.older(job, &id).await?.unwrap_or(listed)))
+                    }
+                    read => read.map_or_else(absent_is_none, |listed| Ok(Some(listed))),
+                };
                 listed.map(|listed| (id, listed))
             })
             .buffered(RECORDS_IN_FLIGHT);
@@ -199,35 +209,38 @@ impl Catalog {
         Ok(left.into_iter().collect())
     }
 
-    /// One backup by its id; `NotFound` when there is no record.
+    /// One backup by its id; `NotFound` when there is no record. A record that may not be read is
+    /// listed as such: one of them must not keep a job from its next backup.
     pub async fn read(&self, job: &Label, id: &BackupId) -> Result<Listed> {
-        let key = layout::record(job, id)?;
-        let (bytes, _) = match self.store.get(&key, MAX_RECORD_BYTES).await {
-            Ok(read) => read,
-            // One record that cannot be read must not keep a job from its next backup.
-            Err(error) if matches!(error.kind(), Kind::Limit | Kind::Damaged | Kind::Denied) => {
-                let standing = Standing::Unreadable(error.to_string());
-                return Ok(Listed {
-                    job: job.clone(),
-                    id: id.clone(),
-                    standing,
-                    signer: None,
-                    record: None,
-                    verified: Vec::new(),
-                });
-            }
-            Err(error) => return Err(error),
-        };
-        let (standing, signed) = self.judge(job, id, &bytes);
+        match self.read_or_denied(job, id).await {
+            Err(error) if error.kind() == Kind::Denied => Ok(unreadable(job, id, &error)),
+            read => read,
+        }
+    }
+
+    /// As [`Catalog::read`], for whoever asks for this very record: `Denied` stays an error.
+    async fn read_or_denied(&self, job: &Label, id: &BackupId) -> Result<Listed> {
+        match self.store.get(&layout::record(job, id)?, MAX_RECORD_BYTES).await {
+            Ok((bytes, _)) => Ok(self.listed(job, id, &bytes)),
+            Err(error) if matches!(error.kind(), Kind::Limit | Kind::Damaged) => Ok(unreadable(job, id, &error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// These bytes as the record of one backup, judged.
+    fn listed(&self, job: &Label, id: &BackupId, bytes: &[u8]) -> Listed {
+        let (standing, signed) = self.judge(job, id, bytes);
         let (record, signer) = signed.map(|signed| (signed.content, signed.signer)).unzip();
-        Ok(Listed { job: job.clone(), id: id.clone(), standing, signer, record, verified: Vec::new() })
+        let (job, id) = (job.clone(), id.clone());
+        Listed { job, id, standing, signer, record, verified: Vec::new(), tampered: Vec::new() }
     }
 
     /// The backup that `wanted` names: an id, an unambiguous beginning of one, or `latest` (the
-    /// newest that is trusted).
+    /// newest that is trusted). Where its record has an older version that is to be believed instead of
+    /// what the name stands for, that one.
     pub async fn find(&self, job: &Label, wanted: &str) -> Result<Listed> {
         if let Ok(id) = wanted.parse::<BackupId>() {
-            return match self.read(job, &id).await {
+            return match self.read_any(job, &id).await {
                 Err(error) if error.kind() == Kind::NotFound => Err(self.no_such_backup(job, wanted).because(error)),
                 other => other,
             };
@@ -235,21 +248,49 @@ impl Catalog {
         let all = self.backups(job).await?;
         if wanted == "latest" {
             let unknown = all.iter().filter(|b| matches!(b.standing, Standing::UnknownSigner(_))).count();
-            return all.into_iter().rev().find(|b| b.trusted().is_some()).ok_or_else(|| {
+            let lost = all.iter().rev().find_map(|b| match &b.standing {
+                Standing::Unreadable(reason) | Standing::Forged(reason) => Some(format!("{}: {reason}", b.id)),
+                _ => None,
+            });
+            let latest = all.into_iter().rev().find(|b| b.trusted().is_some());
+            let hidden = self.hidden(job, latest.as_ref().map(|latest| &latest.id)).await?;
+            let hidden: Vec<_> = hidden.iter().filter(|b| b.trusted().is_some()).map(|b| b.id.to_string()).collect();
+            if let (Some(latest), Some(newest)) = (&latest, hidden.last()) {
+                tracing::warn!(
+                    "the name of backup {newest} was deleted, and it is newer than {}: `strongroom list {job} --hidden` shows more",
+                    latest.id
+                );
+            }
+            if let Some(latest) = latest {
+                return self.read_any(job, &latest.id).await;
+            }
+            return Err({
                 let error = Error::not_found(format!("job \"{job}\" has no backup that is trusted"))
                     .fact("where", self.store.describe());
-                if unknown > 0 {
+                if !hidden.is_empty() {
+                    error
+                        .fact("found", format!("{} whose names were deleted, and which are still there", hidden.len()))
+                        .hint(format!("`strongroom list {job} --hidden` shows them; name one by its id"))
+                } else if unknown > 0 {
                     error
                         .fact("found", format!("{unknown} signed by a key that is not trusted"))
                         .hint("compare the key that `strongroom list` shows with your recovery sheet, then name a backup and add --trust-signer KEY, or add the key to trusted_hosts")
+                } else if let Some(lost) = lost {
+                    error
+                        .fact("not readable", lost)
+                        .hint(format!("`strongroom list {job}` shows every record and why it is not read"))
                 } else {
                     error.hint(format!("make one with `strongroom backup {job}`"))
                 }
             });
         }
-        let matching: Vec<_> = all.into_iter().filter(|b| b.id.as_str().starts_with(wanted)).collect();
+        let begins = |b: &Listed| b.id.as_str().starts_with(wanted);
+        let mut matching: Vec<_> = all.into_iter().filter(begins).collect();
+        if matching.is_empty() {
+            matching = self.hidden(job, None).await?.into_iter().filter(begins).collect();
+        }
         match <[Listed; 1]>::try_from(matching) {
-            Ok([one]) => Ok(one),
+            Ok([one]) => self.read_any(job, &one.id).await,
             Err(none) if none.is_empty() => Err(self.no_such_backup(job, wanted)),
             Err(several) => {
                 let ids: Vec<_> = several.iter().take(5).map(|b| b.id.to_string()).collect();
@@ -313,6 +354,12 @@ impl Catalog {
                     None => self.store.get(&key, bytes.len() as u64).await.is_ok_and(|(kept, _)| kept == *bytes),
                 };
                 if same {
+                    // A lock must last as long as that of the newest backup which needs it.
+                    return self.store.extend_lock(&key).await.map_err(|error| {
+                        error.while_doing(format!("could not lock the plugin in {}", self.store.describe()))
+                    });
+                }
+                if self.older_plugin(sha256, bytes.len() as u64).await?.is_some() {
                     return Ok(());
                 }
                 return Err(Error::damaged(format!(
@@ -337,7 +384,14 @@ impl Catalog {
     /// The plugin with this digest, from the store.
     pub async fn plugin(&self, sha256: &str, limit: u64) -> Result<Bytes> {
         let key = layout::plugin(sha256)?;
-        Ok(self.store.get(&key, limit).await?.0)
+        let named = self.store.get(&key, limit).await.map(|(bytes, _)| bytes);
+        match &named {
+            Ok(bytes) if version::has_digest(bytes, sha256) => return named,
+            Err(error) if !matches!(error.kind(), Kind::NotFound | Kind::Limit) => return named,
+            _ => {}
+        }
+        // Somebody else's bytes are told apart by their digest, which the caller compares.
+        self.older_plugin(sha256, limit).await?.map_or(named, Ok)
     }
 
     /// Writes the record: from here on the backup exists. Whether it worked is decided by what is
@@ -380,6 +434,17 @@ impl Catalog {
             (Ok(_), Err(unread)) => Err(NotCommitted::Unknown(unread.while_doing(what))),
         }
     }
+}
+
+fn unreadable(job: &Label, id: &BackupId, error: &Error) -> Listed {
+    let standing = Standing::Unreadable(error.to_string());
+    let (job, id) = (job.clone(), id.clone());
+    Listed { job, id, standing, signer: None, record: None, verified: Vec::new(), tampered: Vec::new() }
+}
+
+fn jobs_in(folders: &[String]) -> Vec<Label> {
+    let jobs = folders.iter().filter(|name| name.as_str() != layout::PLUGINS);
+    jobs.filter_map(|name| name.parse().ok()).collect()
 }
 
 fn absent_is_none(error: Error) -> Result<Option<Listed>> {

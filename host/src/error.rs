@@ -113,6 +113,16 @@ impl Error {
         self
     }
 
+    /// Adds the I/O error that caused this one, and what to do where it says something about the machine:
+    /// that replaces a hint about what was attempted.
+    #[must_use]
+    pub fn because_of_io(self, source: std::io::Error) -> Self {
+        match hint_of_io(&source) {
+            Some(hint) => self.hint(hint).because(source),
+            None => self.because(source),
+        }
+    }
+
     /// Adds how long the other side asked to be left alone (`Retry-After`, `SlowDown`).
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
@@ -211,6 +221,30 @@ pub fn kind_of_io(error: &std::io::Error) -> Kind {
     }
 }
 
+/// What to do about an I/O error that says something about the machine rather than about the file.
+pub fn hint_of_io(error: &std::io::Error) -> Option<&'static str> {
+    use rustix::io::Errno;
+    use std::io::ErrorKind as Io;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    match (error.kind(), errno) {
+        (Io::StorageFull, _) => Some("the disk is full: free some space on it"),
+        (Io::QuotaExceeded, _) => Some("the quota of this user is spent: raise it, or free some space"),
+        (Io::ReadOnlyFilesystem, _) => Some("the file system is mounted read-only"),
+        (Io::OutOfMemory, _) => Some(
+            "there is too little memory: raise the limit of this process (`ulimit -v` counts address space, of which a plugin reserves some GiB)",
+        ),
+        (Io::WouldBlock, _) => {
+            Some("the system gives this process no more threads: too little memory, or too many of them (`ulimit -u`)")
+        }
+        (_, Some(Errno::MFILE)) => Some("too many files are open: raise the limit of this process (`ulimit -n`)"),
+        (_, Some(Errno::NFILE)) => Some("too many files are open on this machine: raise `fs.file-max`"),
+        (_, Some(Errno::IO)) => {
+            Some("the disk or its file system fails: look at the kernel's log, and do not trust it with backups")
+        }
+        _ => None,
+    }
+}
+
 /// Turns an I/O result into ours, saying what was attempted.
 pub trait IoContext<T> {
     /// `what` completes "could not …", such as `read "/etc/x"`.
@@ -219,7 +253,7 @@ pub trait IoContext<T> {
 
 impl<T> IoContext<T> for std::io::Result<T> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| Error::new(kind_of_io(&error), format!("could not {}", what())).because(error))
+        self.map_err(|error| Error::new(kind_of_io(&error), format!("could not {}", what())).because_of_io(error))
     }
 }
 

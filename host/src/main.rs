@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use strongroom::cli::{self, exit::Exit, process};
+use strongroom::error::Error;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -14,7 +15,8 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            cli::report::print(&anyhow::Error::new(error).context("could not start"), &cli.globals.output());
+            let error = Error::failed("could not start").because_of_io(error);
+            cli::report::print(&error.into(), &cli.globals.output());
             return Exit::Failed.into();
         }
     };

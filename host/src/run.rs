@@ -17,7 +17,7 @@ pub mod verify;
 
 use crate::bucket::SharedBucket;
 use crate::catalog::lease;
-use crate::catalog::{Catalog, HostKey, Listed};
+use crate::catalog::{Catalog, HostKey, Listed, Whereabouts};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::exec::Place;
@@ -156,6 +156,14 @@ fn readable(listed: &Listed, allow_incomplete: bool) -> Result<&BackupRecord> {
             .hint("add --allow-incomplete to restore what there is, or choose another backup"));
     }
     Ok(record)
+}
+
+/// Says what happened to the names of a backup's objects before it is read. It is not the operator's
+/// doing: everything here is written once.
+fn say_tampered(progress: &Arc<dyn Progress>, listed: &Listed, found: &Whereabouts) {
+    for text in listed.tampered.iter().chain(&found.tampered) {
+        progress.warn(&format!("a name of backup {} was tampered with: {text}", listed.id));
+    }
 }
 
 /// A backup as its plugin is told of it.

@@ -9,12 +9,14 @@ pub mod conformance;
 pub mod discard;
 pub mod faulty;
 pub mod local;
+pub mod lock;
 pub mod memory;
 pub mod retry;
 pub mod s3;
 pub mod segments;
 mod version;
 
+pub use lock::{LockMode, ObjectLock};
 pub use segments::StoreSegments;
 pub use version::{Lock, ObjectVersion, remove_for_good};
 
@@ -24,6 +26,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -197,6 +200,31 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// What the store says of itself; `None` where it does not say.
     async fn properties(&self) -> Result<Properties> {
         Ok(Properties::default())
+    }
+
+    /// As [`Store::folders`], and those whose every object has a deleted name as well.
+    async fn folders_of_versions(&self, prefix: &str) -> Result<Vec<String>> {
+        self.folders(prefix).await
+    }
+
+    /// The same store, in which reading one of these keys reads this version of it (`get`, `read`
+    /// and `head`; nothing else changes). `None` where the store keeps no versions.
+    fn pinned(&self, versions: BTreeMap<String, String>) -> Option<Arc<dyn Store>> {
+        let _ = versions;
+        None
+    }
+
+    /// How objects are locked when they are written; `None` when they are not. What is written over
+    /// ([`Condition::Unchanged`]), leases and the probes of `store check` never are.
+    fn object_lock(&self) -> Option<ObjectLock> {
+        None
+    }
+
+    /// Locks an object that is there for as long as if it were written now; a lock that lasts longer
+    /// stays. Does nothing where [`Store::object_lock`] is `None`.
+    async fn extend_lock(&self, key: &ObjectKey) -> Result<()> {
+        let _ = key;
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 //! failure that names the command that gets it (`cargo xtask test`). Processes are ended by their id,
 //! and only those that the kit started.
 
+pub mod behind;
 pub mod container;
 pub mod documented;
 pub mod documents;

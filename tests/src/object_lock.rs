@@ -1,9 +1,7 @@
 //! Buckets whose objects can be locked, and locks on single objects, on any of the servers here.
 
-use crate::s3::{ACCESS_KEY, SECRET_KEY};
+use crate::s3::client;
 use anyhow::Result;
-use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::types::{
     DefaultRetention, ObjectLockConfiguration, ObjectLockEnabled, ObjectLockLegalHold, ObjectLockLegalHoldStatus,
     ObjectLockRetentionMode, ObjectLockRule,
@@ -31,15 +29,4 @@ pub async fn hold(port: u16, bucket: &str, key: &str) -> Result<()> {
     let hold = ObjectLockLegalHold::builder().status(ObjectLockLegalHoldStatus::On).build();
     client(port).put_object_legal_hold().bucket(bucket).key(key).legal_hold(hold).send().await?;
     Ok(())
-}
-
-fn client(port: u16) -> Client {
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("us-east-1"))
-        .credentials_provider(Credentials::new(ACCESS_KEY, SECRET_KEY, None, None, "strongroom-test"))
-        .endpoint_url(format!("http://127.0.0.1:{port}"))
-        .force_path_style(true)
-        .build();
-    Client::from_conf(config)
 }

@@ -40,6 +40,11 @@ pub enum Act {
     Drop,
     /// Flips a bit in the middle of the request's body.
     FlipRequest,
+    /// Flips a bit in the middle of the response's body.
+    FlipResponse,
+    /// Signs again with a date that is years ago, as a machine does whose clock is off; the server itself
+    /// answers.
+    OldDate,
 }
 
 /// Which requests are touched.
@@ -69,6 +74,11 @@ impl Rule {
     }
 }
 
+/// Rules of which none has matched yet.
+fn counted(rules: Vec<Rule>) -> Vec<(Rule, u32)> {
+    rules.into_iter().map(|rule| (rule, 0)).collect()
+}
+
 /// Access key and secret key to sign with again.
 pub type Keys = (&'static str, &'static str);
 
@@ -84,7 +94,7 @@ pub struct Proxy {
 struct Shared {
     server: u16,
     keys: Keys,
-    rules: Vec<(Rule, AtomicU32)>,
+    rules: Mutex<Vec<(Rule, u32)>>,
     touched: AtomicU32,
     seen: Mutex<Vec<String>>,
 }
@@ -97,7 +107,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             server,
             keys,
-            rules: rules.into_iter().map(|rule| (rule, AtomicU32::new(0))).collect(),
+            rules: Mutex::new(counted(rules)),
             touched: AtomicU32::new(0),
             seen: Mutex::default(),
         });
@@ -118,6 +128,12 @@ impl Proxy {
     /// Its port on the loopback.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Does something else from now on; nothing was touched by that yet.
+    pub fn set_rules(&self, rules: Vec<Rule>) {
+        *self.shared.rules.lock().unwrap_or_else(PoisonError::into_inner) = counted(rules);
+        self.shared.touched.store(0, Ordering::SeqCst);
     }
 
     /// How many requests were touched.
@@ -171,6 +187,16 @@ impl Message {
             body: body.as_bytes().to_vec(),
         }
     }
+}
+
+/// A day long before any test.
+const OLD_DAY: &str = "20200101";
+
+/// An authorization header whose scope begins with another day.
+fn with_old_day(authorization: &str) -> Option<String> {
+    let (before, credential) = authorization.split_once("Credential=")?;
+    let (key, scope) = credential.split_once('/')?;
+    Some(format!("{before}Credential={key}/{OLD_DAY}{}", scope.get(8..)?))
 }
 
 fn error_body(code: &str, message: &str) -> String {
@@ -236,11 +262,13 @@ fn reset(wire: Wire) -> Result<()> {
 impl Shared {
     /// What happens to this request, counted.
     fn act(&self, target: &str, method: &str) -> Option<Act> {
-        self.rules.iter().find_map(|(rule, n_seen)| {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        rules.iter_mut().find_map(|(rule, n_seen)| {
             if (!rule.method.is_empty() && rule.method != method) || !target.contains(rule.contains) {
                 return None;
             }
-            let n = n_seen.fetch_add(1, Ordering::SeqCst);
+            let n = *n_seen;
+            *n_seen += 1;
             (n >= rule.after && n - rule.after < rule.times).then(|| {
                 self.touched.fetch_add(1, Ordering::SeqCst);
                 rule.act.clone()
@@ -298,9 +326,19 @@ impl Shared {
                     }
                 }
                 Some(Act::Strip(names)) => self.strip(&mut request, &method, &target, names)?,
+                Some(Act::OldDate) => {
+                    for (name, value) in &mut request.headers {
+                        if name.eq_ignore_ascii_case("x-amz-date") {
+                            value.replace_range(..8, OLD_DAY);
+                        } else if name.eq_ignore_ascii_case("authorization") {
+                            *value = with_old_day(value).context("no date in the signature")?;
+                        }
+                    }
+                    self.strip(&mut request, &method, &target, &[])?;
+                }
                 _ => {}
             }
-            let response = self.forward(&mut server, &request, &method).await?;
+            let mut response = self.forward(&mut server, &request, &method).await?;
             match act {
                 Some(Act::LoseAnswer) => return reset(client),
                 Some(Act::ErrorInOk(code)) => {
@@ -308,6 +346,13 @@ impl Shared {
                 }
                 Some(Act::AnswerAfter(status, code, message)) => {
                     send(&mut client, &Message::answer(status, &error_body(code, message)), &method).await?;
+                }
+                Some(Act::FlipResponse) => {
+                    let middle = response.body.len() / 2;
+                    if let Some(byte) = response.body.get_mut(middle) {
+                        *byte ^= 1;
+                    }
+                    send(&mut client, &response, &method).await?;
                 }
                 Some(Act::TruncateResponse(n)) => {
                     client.write_all(&response.head()).await?;

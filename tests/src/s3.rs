@@ -164,6 +164,7 @@ pub fn spec(port: u16) -> S3Spec {
         }),
         allow_plaintext: false,
         stall: Duration::from_secs(5),
+        lock: None,
     }
 }
 
@@ -173,10 +174,9 @@ pub async fn create_bucket(port: u16, bucket: &str) -> Result<()> {
     Ok(store.create_bucket().await?)
 }
 
-/// Makes [`BUCKET`] at a port of the loopback keep versions.
-pub async fn keep_versions(port: u16) -> Result<()> {
+/// A client of the server at a port of the loopback, with the same credentials as everybody here.
+pub fn client(port: u16) -> aws_sdk_s3::Client {
     use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
-    use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
     let config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
@@ -184,9 +184,14 @@ pub async fn keep_versions(port: u16) -> Result<()> {
         .endpoint_url(format!("http://127.0.0.1:{port}"))
         .force_path_style(true)
         .build();
+    aws_sdk_s3::Client::from_conf(config)
+}
+
+/// Makes [`BUCKET`] at a port of the loopback keep versions.
+pub async fn keep_versions(port: u16) -> Result<()> {
+    use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
     let versions = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
-    let client = aws_sdk_s3::Client::from_conf(config);
-    client.put_bucket_versioning().bucket(BUCKET).versioning_configuration(versions).send().await?;
+    client(port).put_bucket_versioning().bucket(BUCKET).versioning_configuration(versions).send().await?;
     Ok(())
 }
 

@@ -310,6 +310,18 @@ impl Output {
         self
     }
 
+    /// Fails the test unless it ended with this exit code and one error that says each of these.
+    #[track_caller]
+    pub fn check_error(&self, code: i32, says: &[&str]) -> &Self {
+        self.check_code(code);
+        for text in says {
+            self.check_stderr(text);
+        }
+        let errors = self.stderr.lines().filter(|line| line.starts_with("error:")).count();
+        assert!(errors == 1, "one error, got {errors}\n{}", self.raw());
+        self
+    }
+
     /// Standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {

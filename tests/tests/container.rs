@@ -305,6 +305,29 @@ async fn output_that_a_client_cut_is_never_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reader_in_a_container_that_stops_early_succeeds_only_where_that_is_granted() {
+    let container = Container::start().unwrap();
+    for bytes in [100, 10_000_000] {
+        for partial_stdin in [false, true] {
+            // It takes no more than it needs, other than a `head` with a buffer.
+            let ten = line("/bin/dd", &["bs=10", "count=1"]);
+            let command = CommandLine { partial_stdin, stdin: StdinGrant::Plugin, ..ten };
+            let given = Source::new(Origin::Plugin, InMemory::new(vec![b'x'; bytes]));
+            let mut process = start(command, inside(&container, "early"), Some(given)).await.unwrap();
+            let (read, end) = read_all(process.stdout().unwrap()).await;
+            assert_eq!(read, b"xxxxxxxxxx");
+            if partial_stdin {
+                end.unwrap();
+                assert!(process.wait().await.unwrap().is_success());
+            } else {
+                check_error(&end.unwrap_err(), Kind::Failed, &["stopped reading", "exit code: 0"]);
+                check_error(&process.wait().await.unwrap_err(), Kind::Failed, &["stopped reading"]);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_is_named() {
     let container = Container::start().unwrap();
     let place = || inside(&container, "missing");

@@ -28,7 +28,7 @@ pub fn removed(job: &Label, id: &BackupId) -> String {
 
 /// `<job>/lease.json`
 pub fn lease(job: &Label) -> Result<ObjectKey> {
-    ObjectKey::parse(&format!("{job}/lease.json"))
+    ObjectKey::parse(&format!("{job}/{}", crate::store::lock::LEASE))
 }
 
 /// `plugins/<sha256>.wasm`

@@ -18,7 +18,7 @@ pub use pace::{Monotonic, Pace};
 use super::layout;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::failpoint::{self, Breakage, Point};
-use crate::id::{BackupId, Label};
+use crate::id::{BackupId, Label, ObjectKey};
 use crate::store::{Condition, Store};
 use bytes::Bytes;
 use rustix::fs::FlockOperation;
@@ -209,7 +209,7 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
             refuses_others(store, request, &mine, NOBODYS_TAG.to_owned()).await?;
             return Ok(Taken { mine, etag, from: None });
         }
-        Err(error) if error.kind() == Kind::Conflict => {}
+        Err(error) if error.kind() == Kind::Conflict => bring_back(store, &key).await?,
         Err(error) => return Err(error.while_doing(format!("could not take the lease of job \"{}\"", request.job))),
     }
     let mut watched: Option<(Bytes, Duration)> = None;
@@ -251,6 +251,21 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
             () = request.pace.wait(patience / 8) => {}
         }
     }
+}
+
+/// Undoes the deletion of a lease's name under versioning: some servers take a deleted name for one that
+/// is there, so that it could be neither made nor replaced.
+async fn bring_back(store: &Arc<dyn Store>, key: &ObjectKey) -> Result<()> {
+    if !store.head(key).await.is_err_and(|error| error.kind() == Kind::NotFound) {
+        return Ok(());
+    }
+    for version in store.versions(key.as_str()).await? {
+        if version.key == key.as_str() && version.is_marker {
+            tracing::warn!(%key, "somebody deleted the name of the lease; it is brought back");
+            store.delete(key, version.id.as_deref()).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Asks for a replacement that must be refused, since what it would replace is not there.

@@ -27,6 +27,9 @@ pub struct ListArgs {
     /// Only of this store, as in [store.NAME]
     #[arg(long, value_name = "STORE", conflicts_with = "store_url")]
     pub store: Option<String>,
+    /// Also those whose names were deleted in a store that keeps versions: they can be restored by id
+    #[arg(long)]
+    pub hidden: bool,
     /// For a store that no configuration describes.
     #[command(flatten)]
     pub bare: BareStore,
@@ -53,11 +56,17 @@ pub async fn run(args: ListArgs, globals: &Globals, cancel: CancellationToken) -
         let shown = args.bare.store_url.clone().unwrap_or_else(|| label.to_string());
         let jobs = match &only {
             Some(job) => vec![job.clone()],
+            None if args.hidden => catalog.jobs_of_versions().await?,
             None => catalog.jobs().await?,
         };
         for job in jobs {
             for listed in catalog.with_verifications(catalog.backups(&job).await?).await? {
                 listing.add(&shown, &listed, &own);
+            }
+            if args.hidden {
+                for listed in catalog.hidden(&job, None).await? {
+                    listing.add_hidden(&shown, &listed, &own);
+                }
             }
         }
     }
@@ -117,6 +126,10 @@ pub struct Row {
     pub signer_key: String,
     /// The last verification; `null` when there was none.
     pub verified: Option<Verified>,
+    /// Whether the name of its record was deleted, so that only `--hidden` shows it.
+    pub hidden: bool,
+    /// What happened to the name of its record, where an older version of it was read; mostly empty.
+    pub tampered: Vec<String>,
 }
 
 /// The result of `list` as JSON. Documented; keys are only ever added.
@@ -154,6 +167,8 @@ impl Row {
             signer,
             signer_key: key.to_string(),
             verified,
+            hidden: false,
+            tampered: Vec::new(),
         }
     }
 }
@@ -180,7 +195,8 @@ impl Listing {
         match (&listed.record, &listed.signer) {
             (Some(record), Some(key)) => {
                 let verified = listed.verified.last().map(Verified::from);
-                self.backups.push(Row::of(store, record, signer(listed, own), key, verified));
+                let row = Row::of(store, record, signer(listed, own), key, verified);
+                self.backups.push(Row { tampered: listed.tampered.clone(), ..row });
             }
             _ => {
                 let key = format!("{}/{}/record.json", listed.job, listed.id);
@@ -194,6 +210,12 @@ impl Listing {
         }
     }
 
+    fn add_hidden(&mut self, store: &str, listed: &Listed, own: &PublicKey) {
+        let n_rows = self.backups.len();
+        self.add(store, listed, own);
+        self.backups.iter_mut().skip(n_rows).for_each(|row| row.hidden = true);
+    }
+
     /// Prints it and says how the process ends.
     pub fn print(&self, output: &Output) -> anyhow::Result<Exit> {
         output.result(self, || self.text())?;
@@ -204,6 +226,9 @@ impl Listing {
         let mut text = if self.backups.is_empty() { "no backups\n".to_owned() } else { self.table() };
         for row in self.backups.iter().filter(|row| row.signer == Signer::Unknown) {
             text.push_str(&format!("unknown signer of {}: {}\n", row.id, row.signer_key));
+        }
+        for what in self.backups.iter().flat_map(|row| &row.tampered) {
+            text.push_str(&format!("tampered with: {}\n", super::vendor::line(what, 512)));
         }
         for unreadable in &self.unreadable {
             let (key, reason) =
@@ -238,6 +263,11 @@ impl Listing {
             }
             if row.signer == Signer::Unknown {
                 notes.push("unknown signer");
+            }
+            if row.hidden {
+                notes.push("hidden");
+            } else if !row.tampered.is_empty() {
+                notes.push("tampered with");
             }
             table.row([
                 row.job.clone(),
@@ -283,6 +313,8 @@ mod tests {
             signer: Signer::Own,
             signer_key: "srhost1-own".to_owned(),
             verified: None,
+            hidden: false,
+            tampered: Vec::new(),
         };
         let later = Row {
             id: "20261121T020000Z-aaaaaaaa".to_owned(),

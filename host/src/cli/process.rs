@@ -36,6 +36,8 @@ pub fn log_to_stderr(globals: &Globals) {
 /// The first Ctrl-C, SIGTERM or SIGHUP cancels, so that uploads are aborted and processes ended;
 /// the second one ends the process at once with 130.
 pub async fn cancel_on_signals(cancel: CancellationToken) {
+    // Caught and not acted upon: a write beyond `ulimit -f` is an error with a name then, and no death.
+    let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     let signals: Result<Vec<Signal>, _> = kinds.into_iter().map(signal).collect();
     let mut signals = match signals {

@@ -16,7 +16,7 @@ use crate::progress::Progress;
 use crate::run::{Job, Sealing};
 use crate::secret::Secret;
 use crate::store::retry::RetryPolicy;
-use crate::store::s3::{S3Credentials, S3Spec, STALL_WAIT};
+use crate::store::s3::{S3Credentials, S3Spec};
 use crate::store::{self, StoreSpec};
 use crate::stream::{Budget, BudgetSettings, Identity, Recipients};
 use bytes::Bytes;
@@ -105,11 +105,17 @@ impl Session {
     pub async fn catalog(&self, store: &Label, signer: Option<&str>) -> Result<Catalog> {
         let config = self.config.store(store.as_str())?.1;
         let trust = self.trust(&self.host_key()?)?;
-        let catalog = Catalog::new(store::open_with(self.spec(store, config)?, self.patience).await?, trust);
+        let catalog = Catalog::new(store::open_with(self.spec(store, config)?, self.patience(config)).await?, trust);
         Ok(match signer {
             Some(key) => catalog.trusting(key.parse()?),
             None => catalog,
         })
+    }
+
+    /// How patient it is with this store: never more than the verb is.
+    fn patience(&self, config: &StoreConfig) -> RetryPolicy {
+        let budget = config.patience.map_or(self.patience.budget, |patience| patience.min(self.patience.budget));
+        RetryPolicy { budget, ..self.patience }
     }
 
     /// Memory and workers for the transfers of a store.
@@ -136,7 +142,7 @@ impl Session {
         })?;
         let host_key = Arc::new(self.host_key()?);
         let catalog = Catalog::new(
-            store::open_with(self.spec(store_label, store)?, self.patience).await?,
+            store::open_with(self.spec(store_label, store)?, self.patience(store)).await?,
             self.trust(&host_key)?,
         );
         Ok(Job {
@@ -229,7 +235,8 @@ impl Session {
             path_style: s3.path_style,
             credentials,
             allow_plaintext: false,
-            stall: STALL_WAIT,
+            stall: s3.stall,
+            lock: s3.object_lock,
         }))
     }
 

@@ -218,10 +218,34 @@ static STORE: Section = Section {
             Shape::Whole(1, 64),
             "Parts of one artifact under way at once; 4 unless set. Memory: part_bytes x (parts_in_flight + 1).",
         ),
-        not_built(
+        may(
             "object_lock",
-            "set a default retention with object lock on the bucket itself; strongroom writes everything but leases once",
+            Shape::Table(&OBJECT_LOCK),
+            "type = \"s3\": locks whatever is written, but for leases; the bucket must have object lock turned on.",
         ),
+        may(
+            "stall",
+            Shape::Duration,
+            "type = \"s3\": longest time without progress of one request before it is tried again; \"60s\" unless set.",
+        ),
+        may(
+            "patience",
+            Shape::Duration,
+            "How long one request is tried again while the store is in trouble; \"10m\" unless set.",
+        ),
+    ],
+};
+
+static OBJECT_LOCK: Section = Section {
+    name: "object lock",
+    doc: "How long what is written cannot be removed, and who may remove it earlier.",
+    keys: &[
+        must(
+            "mode",
+            Shape::Word(&Words { known: &["compliance", "governance"], not_built: &[] }),
+            "\"compliance\": nobody, before its time; \"governance\": whoever has a right of its own for it.",
+        ),
+        must("days", Shape::Whole(1, 36_500), "Days from the moment of writing; longer than backups are kept."),
     ],
 };
 

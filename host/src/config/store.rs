@@ -5,10 +5,13 @@ use super::key::MIN_S3_PART_BYTES;
 use super::{Meaning, SecretRef};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
+use crate::store::s3::STALL_WAIT;
+use crate::store::{LockMode, ObjectLock};
 use crate::stream::MIN_PART_BYTES;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// `[store.x]`
 #[derive(Clone, Debug)]
@@ -29,6 +32,8 @@ pub struct StoreConfig {
     pub parts_per_segment: u32,
     /// `parts_in_flight`: 4 unless set.
     pub parts_in_flight: usize,
+    /// `patience`: how long one request is tried again; as the verb has it unless set.
+    pub patience: Option<Duration>,
 }
 
 /// Where a store is.
@@ -62,6 +67,10 @@ pub struct S3Config {
     pub secret_key: Option<SecretRef>,
     /// `session_token`.
     pub session_token: Option<SecretRef>,
+    /// `object_lock`; nothing is locked unless set.
+    pub object_lock: Option<ObjectLock>,
+    /// `stall`; [`STALL_WAIT`] unless set.
+    pub stall: Duration,
 }
 
 const DEFAULT_LEVEL: i32 = 2;
@@ -72,8 +81,18 @@ const DEFAULT_REGION: &str = "us-east-1";
 
 /// Keys that only one type of store has.
 const LOCAL_KEYS: &[&str] = &["path"];
-const S3_KEYS: &[&str] =
-    &["bucket", "prefix", "region", "endpoint", "path_style", "access_key", "secret_key", "session_token"];
+const S3_KEYS: &[&str] = &[
+    "bucket",
+    "prefix",
+    "region",
+    "endpoint",
+    "path_style",
+    "access_key",
+    "secret_key",
+    "session_token",
+    "object_lock",
+    "stall",
+];
 
 impl StoreConfig {
     /// A store to read from without a configuration: `s3://bucket/prefix?endpoint=…&region=…&path_style=…`,
@@ -91,6 +110,7 @@ impl StoreConfig {
             part_bytes: DEFAULT_PART_BYTES,
             parts_per_segment: DEFAULT_PARTS_PER_SEGMENT,
             parts_in_flight: DEFAULT_PARTS_IN_FLIGHT,
+            patience: None,
         })
     }
 }
@@ -145,6 +165,8 @@ fn parse_url(text: &str) -> Result<StorePlace> {
         access_key: None,
         secret_key: None,
         session_token: None,
+        object_lock: None,
+        stall: STALL_WAIT,
     };
     let mut path_style = None;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -229,7 +251,17 @@ impl Meaning<'_> {
             part_bytes,
             parts_per_segment: fields.whole("parts_per_segment").unwrap_or(DEFAULT_PARTS_PER_SEGMENT),
             parts_in_flight: fields.whole("parts_in_flight").unwrap_or(DEFAULT_PARTS_IN_FLIGHT),
+            patience: fields.duration("patience"),
         })
+    }
+
+    fn object_lock(&mut self, fields: &Fields) -> Option<ObjectLock> {
+        let fields = fields.table("object_lock")?;
+        let mode = match fields.text("mode")? {
+            "compliance" => LockMode::Compliance,
+            _ => LockMode::Governance,
+        };
+        Some(ObjectLock { mode, days: fields.whole("days")? })
     }
 
     fn s3(&mut self, fields: &Fields) -> Option<S3Config> {
@@ -264,6 +296,7 @@ impl Meaning<'_> {
             }
         }
         let endpoint = fields.text("endpoint").map(|url| url.trim_end_matches('/').to_owned());
+        let object_lock = self.object_lock(fields);
         let secret = |name: &str| fields.secret(name).map(|secret| self.secret_ref(secret));
         Some(S3Config {
             bucket: fields.text("bucket")?.to_owned(),
@@ -274,6 +307,8 @@ impl Meaning<'_> {
             access_key: secret("access_key"),
             secret_key: secret("secret_key"),
             session_token: secret("session_token"),
+            object_lock,
+            stall: fields.duration("stall").unwrap_or(STALL_WAIT),
         })
     }
 

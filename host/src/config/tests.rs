@@ -183,7 +183,6 @@ fn what_is_not_built_yet_is_refused_and_says_what_to_use_now() {
         "[cluster.prod]\ncontext = \"prod\"",
         "[ceiling]\n",
         "[store.a]\ntype = \"azure\"",
-        "[store.a]\ntype = \"local\"\npath = \"a\"\nencryption = \"off\"\nobject_lock = true",
         "[bucket.a]\ntype = \"s3\"\npath = \"x\"",
         "[plugin.a]\nsource = \"oci://example.org/a\"",
         "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.kube.x]\nverbs = []",

@@ -191,5 +191,5 @@ pub(super) fn start_error(command: &CommandLine, error: std::io::Error) -> Error
     };
     cannot_start(kind, command, "the system refused")
         .hint("a script needs the interpreter of its first line; a scratch directory must be open to its user")
-        .because(error)
+        .because_of_io(error)
 }

@@ -14,6 +14,7 @@ use super::state::State;
 use super::verb::{BackupReport, BackupRequest, DiagnoseRequest, RestoreRequest, VerifyRequest, checks_from_guest};
 use crate::error::{Error, Kind, Result};
 use crate::policy::{Policy, Verb};
+use rustix::io::Errno;
 use std::sync::Arc;
 use tokio_util::sync::DropGuard;
 use wasmtime::component::ResourceTableError;
@@ -218,6 +219,10 @@ impl Ending {
                 None => speech::line(&error.root_cause().to_string()),
             },
         };
+        if let Some(hint) = is_starved(error).then(|| crate::error::hint_of_io(&Errno::NOMEM.into())).flatten() {
+            let what = format!("could not run plugin \"{}\" {}: {reason}", self.name, self.version);
+            return self.explain(Error::failed(what), function, error).hint(hint);
+        }
         let stopped =
             Error::failed(format!("plugin \"{}\" {} stopped in \"{function}\": {reason}", self.name, self.version));
         self.explain(stopped, function, error).hint("this is for the plugin's vendor to mend; send them this message")
@@ -259,6 +264,13 @@ impl Ending {
         }
         error
     }
+}
+
+/// Whether the system gave no memory: not the guest's doing.
+fn is_starved(error: &wasmtime::Error) -> bool {
+    let root = error.root_cause();
+    root.downcast_ref::<Errno>() == Some(&Errno::NOMEM)
+        || root.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::OutOfMemory)
 }
 
 /// The frames of a backtrace, innermost first: function names as people write them, a row of the

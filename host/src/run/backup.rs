@@ -78,6 +78,7 @@ pub async fn dry_run(job: &Job) -> Result<BackupRecord> {
 }
 
 async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> std::result::Result<BackupRecord, Unmade> {
+    check_lock(job).await?;
     let survey = job.catalog.survey(&job.name).await?;
     say_what_was_interrupted(job, &survey).await;
     let earlier = survey.backups;
@@ -115,6 +116,17 @@ async fn record_first(job: &Job, id: &BackupId, earlier: &[Listed]) -> Result<()
         .commit(&early, &job.host_key)
         .await
         .map_err(|(NotCommitted::Refused(error) | NotCommitted::Unknown(error))| error)
+}
+
+/// A store that is to lock what it keeps must be able to: found before anything is stored. `Failed` if not.
+async fn check_lock(job: &Job) -> Result<()> {
+    if job.store.object_lock().is_none() || job.store.properties().await?.object_lock != Some(false) {
+        return Ok(());
+    }
+    Err(Error::failed("the store cannot lock objects, and its configuration asks for it")
+        .fact("store", job.store.describe())
+        .fact("expected", "object lock turned on for the bucket")
+        .hint("make a bucket with object lock turned on (most servers do it only when a bucket is made), or remove `object_lock` from the store"))
 }
 
 /// Runs the plugin, and gathers what it stored and said into a record that is not yet written.

@@ -68,7 +68,9 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     let mut job = job.clone();
     job.progress = steps.clone();
 
-    let artifacts = Arc::new(StoredArtifacts::new(&job, record.clone(), &cancel));
+    let found = job.catalog.whereabouts(&record).await?;
+    super::say_tampered(&job.progress, listed, &found);
+    let artifacts = Arc::new(StoredArtifacts::new(&job, record.clone(), &cancel).from_store(found.store));
     artifacts.check_identity().await?;
     let request = RestoreRequest { settings: job.settings.clone(), options: options.plugin, backup: made(&record) };
     let (context, scratch) = job.context(Verb::Restore, options.plan_only, &run, artifacts, &cancel)?;

@@ -7,7 +7,7 @@
 
 use super::artifact::StoredArtifacts;
 use super::{Job, made, readable};
-use crate::catalog::{Catalog, HostKey, Listed, Verification, verified};
+use crate::catalog::{Catalog, HostKey, Listed, Verification, Whereabouts, verified};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Point};
@@ -53,10 +53,11 @@ pub async fn verify_stored(
     cancel: &CancellationToken,
 ) -> Result<Verdict> {
     let record = readable(listed, true)?;
-    let mut checks = Vec::new();
+    let found = catalog.whereabouts(record).await?;
+    let mut checks: Vec<Check> = names_check(listed, &found).into_iter().collect();
     for artifact in &record.artifacts {
         let segments =
-            StoreSegments::new(catalog.store().clone(), &record.job, &record.id, &artifact.name, artifact.encrypted)?;
+            StoreSegments::new(found.store.clone(), &record.job, &record.id, &artifact.name, artifact.encrypted)?;
         let read = AtomicU64::new(0);
         let name = artifact.name.as_str();
         progress.artifact_started(name);
@@ -81,7 +82,8 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
     let record = readable(listed, true)?.clone();
     let run = BackupId::generate(clock::now())?;
     let cancel = job.cancel.child_token();
-    let artifacts = StoredArtifacts::new(job, record.clone(), &cancel);
+    let found = job.catalog.whereabouts(&record).await?;
+    let artifacts = StoredArtifacts::new(job, record.clone(), &cancel).from_store(found.store.clone());
     artifacts.check_identity().await?;
 
     let request = VerifyRequest { settings: job.settings.clone(), depth, backup: made(&record), options };
@@ -94,7 +96,7 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
     }
 
     // That the bytes are those recorded is the host's own check: it reads what the plugin did not.
-    let mut checks = Vec::new();
+    let mut checks: Vec<Check> = names_check(listed, &found).into_iter().collect();
     for artifact in &record.artifacts {
         let proven = if artifacts.is_proven(&artifact.name) { Ok(()) } else { artifacts.read_through(artifact).await };
         checks.push(artifact_check("host.artifact", "decrypted, decoded and compared", artifact, proven)?);
@@ -163,6 +165,25 @@ fn artifact_check(id: &str, how: &str, artifact: &ArtifactRecord, found: Result<
         evidence,
         causes,
         remedies,
+    })
+}
+
+/// Names that stand for something else now: the backup is whole all the same, in older versions.
+fn names_check(listed: &Listed, found: &Whereabouts) -> Option<Check> {
+    let tampered: Vec<&str> = listed.tampered.iter().chain(&found.tampered).map(String::as_str).collect();
+    if tampered.is_empty() {
+        return None;
+    }
+    Some(Check {
+        id: "host.names".to_owned(),
+        title: "names in the store".to_owned(),
+        outcome: CheckOutcome::Warned,
+        evidence: format!("tampered with: {}", tampered.join("; ")),
+        causes: vec!["somebody with the store's credentials overwrote or deleted what is written once".to_owned()],
+        remedies: vec![
+            "give this host new credentials, and find out who used the old ones".to_owned(),
+            "copy the backup elsewhere before its versions can be removed".to_owned(),
+        ],
     })
 }
 

@@ -460,6 +460,7 @@ impl Check<'_> {
             Some(false) => Seen::not(no),
             None => Seen::unknown("the store does not say"),
         };
+        let must_lock = self.store.object_lock().is_some();
         let (versions, lock) = match self.store.properties().await {
             Ok(it) => (
                 said(it.versions, "turned on", "not turned on"),
@@ -468,7 +469,8 @@ impl Check<'_> {
             Err(error) => (Seen::unknown(error.to_string()), Seen::unknown(error.to_string())),
         };
         self.note(VERSIONS, versions);
-        self.note(OBJECT_LOCK, lock);
+        // A configuration that asks for a lock is not satisfied without one.
+        self.note(Probe { required: must_lock, ..OBJECT_LOCK }, lock);
     }
 
     /// Stores an object and compares the time that it got with ours, before and after.

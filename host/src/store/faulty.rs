@@ -2,13 +2,16 @@
 //!
 //! Never part of a configuration; tests of everything that uses a store wrap theirs in it.
 
-use super::{Condition, Lock, ObjectInfo, ObjectVersion, Page, PendingUpload, Properties, Store, Upload, len_of};
+use super::{
+    Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, Page, PendingUpload, Properties, Store, Upload, len_of,
+};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -259,6 +262,22 @@ impl Store for FaultyStore {
 
     async fn properties(&self) -> Result<Properties> {
         self.inner.properties().await
+    }
+
+    async fn folders_of_versions(&self, prefix: &str) -> Result<Vec<String>> {
+        self.through(Op::Folders, self.inner.folders_of_versions(prefix)).await
+    }
+
+    fn pinned(&self, versions: BTreeMap<String, String>) -> Option<Arc<dyn Store>> {
+        Some(Arc::new(Self { inner: self.inner.pinned(versions)?, ..self.clone() }))
+    }
+
+    fn object_lock(&self) -> Option<ObjectLock> {
+        self.inner.object_lock()
+    }
+
+    async fn extend_lock(&self, key: &ObjectKey) -> Result<()> {
+        self.inner.extend_lock(key).await
     }
 }
 

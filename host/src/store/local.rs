@@ -17,7 +17,7 @@ use super::{
     Condition, Lock, ObjectInfo, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, len_of,
     memory::cut_page,
 };
-use crate::error::{Error, IoContext, Result, kind_of_io};
+use crate::error::{Error, IoContext, Result, hint_of_io, kind_of_io};
 use crate::id::ObjectKey;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -121,7 +121,10 @@ fn describe_io(error: io::Error, what: &str) -> Error {
         io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
             "a local store cannot hold an object and others beneath its name"
         }
-        _ => return Error::new(kind_of_io(&error), format!("could not {what}")).because(error),
+        _ => match hint_of_io(&error) {
+            Some(hint) => hint,
+            None => return Error::new(kind_of_io(&error), format!("could not {what}")).because(error),
+        },
     };
     Error::new(kind_of_io(&error), format!("could not {what}")).hint(hint).because(error)
 }

@@ -3,13 +3,14 @@
 //! Bodies are [`Bytes`], so sending one again costs no copy. Only what [`Error::is_retryable`]
 //! says is tried again: it never guesses, backends classify.
 
-use super::{Condition, Lock, ObjectInfo, ObjectVersion, Page, PendingUpload, Properties, Store, Upload};
+use super::{Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, Page, PendingUpload, Properties, Store, Upload};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use crate::unit;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
@@ -191,6 +192,22 @@ impl Store for RetryStore {
 
     async fn properties(&self) -> Result<Properties> {
         self.policy.run("ask for properties", || self.inner.properties()).await
+    }
+
+    async fn folders_of_versions(&self, prefix: &str) -> Result<Vec<String>> {
+        self.policy.run("list folders of versions", || self.inner.folders_of_versions(prefix)).await
+    }
+
+    fn pinned(&self, versions: BTreeMap<String, String>) -> Option<Arc<dyn Store>> {
+        Some(Arc::new(Self { inner: self.inner.pinned(versions)?, policy: self.policy }))
+    }
+
+    fn object_lock(&self) -> Option<ObjectLock> {
+        self.inner.object_lock()
+    }
+
+    async fn extend_lock(&self, key: &ObjectKey) -> Result<()> {
+        self.policy.run("extend a lock", || self.inner.extend_lock(key)).await
     }
 }
 

@@ -12,6 +12,7 @@
 mod body;
 mod checksum;
 mod failure;
+mod lock;
 mod place;
 mod upload;
 mod version;
@@ -21,7 +22,8 @@ pub use place::{CONNECT_WAIT, S3Credentials, S3Spec, STALL_WAIT};
 
 use super::memory::{check_limit, too_short};
 use super::{
-    Condition, Lock, ObjectInfo, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, crc64nvme,
+    Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store,
+    Upload, crc64nvme,
 };
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
@@ -43,6 +45,7 @@ use checksum::{Known, decode64};
 use failure::{Failure, explain, stalled};
 use jiff::Timestamp;
 use place::{Place, check_endpoint};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
@@ -56,6 +59,8 @@ const COMPLETE_WAIT: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug)]
 pub struct S3Store {
     inner: Arc<Inner>,
+    /// Versions that are read instead of what the names stand for now.
+    pins: Arc<BTreeMap<String, String>>,
 }
 
 #[derive(Debug)]
@@ -64,6 +69,7 @@ struct Inner {
     place: Place,
     known: Known,
     stall: Duration,
+    lock: Option<ObjectLock>,
     /// The bucket was seen to exist: a 404 without a code means the object.
     bucket_seen: AtomicBool,
     /// How long the bucket locks whatever is stored in it, once that was asked for.
@@ -116,10 +122,11 @@ impl S3Store {
             place,
             known: Known::default(),
             stall: spec.stall,
+            lock: spec.lock,
             bucket_seen: AtomicBool::new(false),
             default_lock: OnceCell::new(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), pins: Arc::default() })
     }
 
     /// Creates the bucket; one that is there already and is ours is a success.
@@ -150,6 +157,11 @@ impl S3Store {
 
     fn stall(&self) -> Duration {
         self.inner.stall
+    }
+
+    /// The version of an object that is read, where it is not the latest.
+    fn pin(&self, key: &ObjectKey) -> Option<String> {
+        self.pins.get(key.as_str()).cloned()
     }
 
     /// The key as the bucket knows it.
@@ -245,11 +257,13 @@ impl S3Store {
     /// Bytes of an object, each slice copied once into one buffer of exactly the right size.
     async fn fetch(&self, key: &ObjectKey, range: &Range<u64>, len: usize) -> Result<Bytes> {
         let doing = format!("read \"{key}\"");
-        let request = self.client().get_object().bucket(self.bucket()).key(self.full_key(key)).range(format!(
-            "bytes={}-{}",
-            range.start,
-            range.end - 1
-        ));
+        let request = self
+            .client()
+            .get_object()
+            .bucket(self.bucket())
+            .key(self.full_key(key))
+            .set_version_id(self.pin(key))
+            .range(format!("bytes={}-{}", range.start, range.end - 1));
         let output = match self.ask(&doing, request.send()).await {
             Ok(output) => output,
             Err(failure) if failure.status == Some(416) => {
@@ -340,7 +354,8 @@ impl Store for S3Store {
 
     async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(Bytes, ObjectInfo)> {
         let doing = format!("read \"{key}\"");
-        let request = self.client().get_object().bucket(self.bucket()).key(self.full_key(key));
+        let request =
+            self.client().get_object().bucket(self.bucket()).key(self.full_key(key)).set_version_id(self.pin(key));
         let output = match self.ask(&doing, request.send()).await {
             Ok(output) => output,
             Err(failure) => return Err(self.missing(failure).await),
@@ -369,6 +384,7 @@ impl Store for S3Store {
             .head_object()
             .bucket(self.bucket())
             .key(self.full_key(key))
+            .set_version_id(self.pin(key))
             .checksum_mode(ChecksumMode::Enabled);
         let output = match self.ask(&format!("look at \"{key}\""), request.send()).await {
             Ok(output) => output,
@@ -502,6 +518,22 @@ impl Store for S3Store {
             Err(_) => None,
         };
         Ok(Properties { versions, object_lock })
+    }
+
+    async fn folders_of_versions(&self, prefix: &str) -> Result<Vec<String>> {
+        self.list_version_folders(prefix).await
+    }
+
+    fn pinned(&self, versions: BTreeMap<String, String>) -> Option<Arc<dyn Store>> {
+        Some(Arc::new(Self { inner: Arc::clone(&self.inner), pins: Arc::new(versions) }))
+    }
+
+    fn object_lock(&self) -> Option<ObjectLock> {
+        self.inner.lock
+    }
+
+    async fn extend_lock(&self, key: &ObjectKey) -> Result<()> {
+        self.put_retention(key).await
     }
 }
 

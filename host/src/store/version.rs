@@ -19,6 +19,8 @@ pub struct ObjectVersion {
     pub size: u64,
     /// When it was stored, by the store's clock.
     pub modified: Timestamp,
+    /// Whether it is what the name stands for now.
+    pub is_latest: bool,
     /// A delete marker: somebody removed the name, and the versions before it are still there.
     pub is_marker: bool,
 }
@@ -31,6 +33,7 @@ impl ObjectVersion {
             id: None,
             size: object.size,
             modified: object.modified,
+            is_latest: true,
             is_marker: false,
         })
     }

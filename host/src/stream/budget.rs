@@ -109,7 +109,7 @@ impl Budget {
             std::thread::Builder::new()
                 .name(format!("stream-worker-{i}"))
                 .spawn(move || work(&queue))
-                .map_err(|error| Error::failed("could not start a worker thread").because(error))?;
+                .map_err(|error| Error::failed("could not start a worker thread").because_of_io(error))?;
         }
         Ok(Arc::new(Self {
             settings,

@@ -130,7 +130,7 @@ pub async fn write_artifact(
 /// A plain thread, not one of the runtime: a source that hangs must not keep the process alive.
 fn spawn_thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(body);
-    spawned.map(drop).map_err(|error| Error::failed(format!("could not start thread \"{name}\"")).because(error))
+    spawned.map(drop).map_err(|error| Error::failed(format!("could not start thread \"{name}\"")).because_of_io(error))
 }
 
 struct Reader {

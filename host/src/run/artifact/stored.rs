@@ -42,6 +42,13 @@ impl StoredArtifacts {
         }
     }
 
+    /// The same artifacts, read from here: see [`crate::catalog::Catalog::whereabouts`].
+    #[must_use]
+    pub fn from_store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = store;
+        self
+    }
+
     /// The backup.
     pub fn record(&self) -> &BackupRecord {
         &self.record

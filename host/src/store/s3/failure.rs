@@ -11,6 +11,9 @@ const SLOW_DOWN: Duration = Duration::from_secs(1);
 /// What is kept of a text that the server wrote.
 const QUOTED_CHARS: usize = 1024;
 
+/// What to do about a server that answers, and does not do it for now.
+const IN_TROUBLE: &str = "the server is overloaded or restarting: look at its own log, then try again; a lower `parts_in_flight` asks less of it";
+
 /// A request that failed.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -162,7 +165,9 @@ impl Answer {
             }
             "InvalidRange" => return (Kind::Damaged, None),
             "PreconditionFailed" => return (Kind::Conflict, None),
-            "ConditionalRequestConflict" | "OperationAborted" => return (Kind::Unavailable, None),
+            "ConditionalRequestConflict" | "OperationAborted" => {
+                return (Kind::Unavailable, hint("somebody else writes to the same name at the same time"));
+            }
             "NoSuchUpload" => {
                 return (Kind::Failed, hint("the upload was completed or aborted, perhaps by another process"));
             }
@@ -179,9 +184,7 @@ impl Answer {
             | "ThrottlingException"
             | "RequestLimitExceeded"
             | "SlowDownWrite"
-            | "SlowDownRead" => {
-                return (Kind::Unavailable, None);
-            }
+            | "SlowDownRead" => return (Kind::Unavailable, hint(IN_TROUBLE)),
             _ => {}
         }
         match self.status {
@@ -191,8 +194,8 @@ impl Answer {
             409 | 412 => (Kind::Conflict, None),
             416 => (Kind::Damaged, None),
             507 => (Kind::Failed, hint("the store is full: give it more space, or prune old backups")),
-            408 | 429 | 500 | 502 | 503 | 504 => (Kind::Unavailable, None),
-            _ => (Kind::Failed, None),
+            408 | 429 | 500 | 502 | 503 | 504 => (Kind::Unavailable, hint(IN_TROUBLE)),
+            _ => (Kind::Failed, hint("`strongroom store check` finds out what this server can do")),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::failure::quote;
 use crate::error::{Error, Result};
 use crate::secret::{MIN_SECRET_BYTES, Secret};
+use crate::store::ObjectLock;
 use std::time::Duration;
 
 /// How long a connection may take to come about.
@@ -28,8 +29,10 @@ pub struct S3Spec {
     /// Whether plain HTTP may leave this machine. What is encrypted at rest stays secret then, but
     /// whoever sits between sees names and sizes, and can make requests fail.
     pub allow_plaintext: bool,
-    /// How long a request may go without progress; [`STALL_WAIT`] unless a test is in a hurry.
+    /// How long a request may go without progress; [`STALL_WAIT`] unless set otherwise.
     pub stall: Duration,
+    /// How objects are locked when they are written.
+    pub lock: Option<ObjectLock>,
 }
 
 /// Explicit credentials, resolved.

@@ -120,12 +120,16 @@ impl S3Upload {
             Algorithm::Crc32c => (Some(ChecksumAlgorithm::Crc32C), Some(ChecksumType::Composite)),
             Algorithm::Md5 => (None, None),
         };
+        let (mode, until) =
+            self.store.locked(&self.key).map_err(|error| Failure { error, status: Some(0), code: None })?;
         let request = self
             .store
             .client()
             .create_multipart_upload()
             .bucket(self.store.bucket())
             .key(self.store.full_key(&self.key))
+            .set_object_lock_mode(mode)
+            .set_object_lock_retain_until_date(until)
             .set_checksum_algorithm(name)
             .set_checksum_type(kind);
         let output = self.store.send(&doing, &Progress::new(), self.store.stall(), request.send()).await?;

@@ -91,6 +91,7 @@ impl S3Store {
                     id: version.version_id().map(str::to_owned),
                     size: size(version.size()),
                     modified: time(version.last_modified()),
+                    is_latest: version.is_latest().unwrap_or(false),
                     is_marker: false,
                 })
             }));
@@ -100,6 +101,7 @@ impl S3Store {
                     id: marker.version_id().map(str::to_owned),
                     size: 0,
                     modified: time(marker.last_modified()),
+                    is_latest: marker.is_latest().unwrap_or(false),
                     is_marker: true,
                 })
             }));
@@ -142,6 +144,8 @@ impl S3Store {
         let retention = match self.ask(&format!("ask for the retention of \"{key}\""), request.send()).await {
             Ok(output) => output.retention,
             Err(failure) if is_no_lock(&failure) => None,
+            // versitygw gives the answer another root element than the SDK takes.
+            Err(failure) if failure.status == Some(200) => return self.lock_by_head(key, version.id.as_deref()).await,
             Err(failure) => return unanswered(failure),
         };
         if let Some((mode, until)) =

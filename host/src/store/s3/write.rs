@@ -76,6 +76,11 @@ impl S3Store {
             Condition::Unchanged(etag) => (None, Some(etag.clone())),
         };
         let size = len_of(&body);
+        // What is written over cannot be locked.
+        let (mode, until) = match condition {
+            Condition::Absent => self.locked(key).map_err(plain)?,
+            Condition::Unchanged(_) => (None, None),
+        };
         let progress = Progress::new();
         let request = self
             .client()
@@ -84,6 +89,8 @@ impl S3Store {
             .key(self.full_key(key))
             .set_if_none_match(absent)
             .set_if_match(unchanged)
+            .set_object_lock_mode(mode)
+            .set_object_lock_retain_until_date(until)
             .content_length(Self::signed_len(&body).map_err(plain)?)
             .set_checksum_crc64_nvme(sums.crc64nvme.clone())
             .set_checksum_crc32_c(sums.crc32c.clone())
@@ -98,7 +105,15 @@ impl S3Store {
                 Error::damaged(format!("could not {doing}"))
                     .fact("store", self.describe())
                     .fact("expected", "the bytes that were sent")
-                    .fact("got", "others, by their checksum"),
+                    .fact("got", "others, by their checksum")
+                    .hint("something between here and the store changes bytes"),
+            )
+        };
+        let dropped = || {
+            plain(
+                Error::damaged(format!("\"{key}\" is not there after it was acknowledged"))
+                    .fact("store", self.describe())
+                    .hint("the server acknowledges what it does not keep: do not use it for backups"),
             )
         };
         failpoint::reach(Point::S3Put);
@@ -108,7 +123,8 @@ impl S3Store {
             Verdict::Open => {
                 return match self.find(key, size, crc).await.map_err(plain)? {
                     Found::Same(info) => Ok(info),
-                    Found::Other(_) | Found::Nothing => Err(wrong()),
+                    Found::Other(_) => Err(wrong()),
+                    Found::Nothing => Err(dropped()),
                 };
             }
         }

@@ -240,7 +240,7 @@ impl ArchiveInput {
         std::thread::Builder::new()
             .name("archive-opener".into())
             .spawn(move || waiting.iter().for_each(Job::run))
-            .map_err(|e| Error::failed("could not start a thread that opens bodies").because(e))?;
+            .map_err(|e| Error::failed("could not start a thread that opens bodies").because_of_io(e))?;
         self.started += 1;
         Ok(())
     }
