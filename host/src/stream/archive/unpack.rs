@@ -5,13 +5,13 @@
 
 use super::index::{EntryOutcome, IndexLine, IndexReader, max_line_bytes};
 use super::tar::{self, BLOCK, Block, Pax};
-use super::{Entry, SMALL_BYTES};
+use super::{Entry, SMALL_BYTES, locked};
 use crate::error::{Error, Kind, Result};
 use crate::stream::{ByteSource, Leash, Origin, Source, SourceInfo};
 use bytes::{Buf, Bytes};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Small bodies that are read but not yet consumed, together; beyond it, bodies stream.
 const BUDGET_BYTES: u64 = 16 << 20;
@@ -26,11 +26,6 @@ pub trait RandomAccess: Send {
 
 fn damaged(got: impl Into<String>) -> Error {
     Error::damaged("could not read an archive").fact("got", got)
-}
-
-fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these locks is whole between any two statements.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The tar as a stream that knows where it stands.
@@ -173,6 +168,21 @@ impl ArchiveReader {
         // Behind an error there is nothing to trust.
         self.ended = !matches!(next, Ok(Some(_)));
         next
+    }
+
+    /// The next entries as [`Self::next_entry`] gives them, at least one and at most `max`: up to the
+    /// first that ends the archive, fails, or has a body that is part of the stream. All but the last
+    /// stay readable whatever is asked for next. For readers that hand entries to another thread.
+    pub fn next_entries(&mut self, max: usize) -> Vec<Result<Option<(Entry, Source)>>> {
+        let mut entries = Vec::new();
+        loop {
+            let next = self.next_entry();
+            let is_last = !matches!(next, Ok(Some(_))) || locked(&self.shared.state).body.is_some();
+            entries.push(next);
+            if is_last || entries.len() >= max {
+                return entries;
+            }
+        }
     }
 
     fn advance(&mut self) -> Result<Option<(Entry, Source)>> {
