@@ -5,7 +5,7 @@ use super::key::MIN_S3_PART_BYTES;
 use super::{Meaning, SecretRef};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
-use crate::stream::MIN_PART_BYTES;
+use crate::stream::{MIN_PART_BYTES, MIN_SEGMENT_BYTES};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,10 @@ pub struct StoreConfig {
     pub parts_per_segment: u32,
     /// `parts_in_flight`: 4 unless set.
     pub parts_in_flight: usize,
+    /// `upload_rate`, `download_rate`: bytes a second; no limit unless set.
+    pub upload_rate: Option<u64>,
+    /// See `upload_rate`.
+    pub download_rate: Option<u64>,
 }
 
 /// Where a store is.
@@ -91,6 +95,8 @@ impl StoreConfig {
             part_bytes: DEFAULT_PART_BYTES,
             parts_per_segment: DEFAULT_PARTS_PER_SEGMENT,
             parts_in_flight: DEFAULT_PARTS_IN_FLIGHT,
+            upload_rate: None,
+            download_rate: None,
         })
     }
 }
@@ -218,6 +224,19 @@ impl Meaning<'_> {
                 "expected a size such as 8MiB, 16MiB or 32MiB",
             );
         }
+        let parts_per_segment = fields.whole("parts_per_segment").unwrap_or(DEFAULT_PARTS_PER_SEGMENT);
+        let segment_bytes = u64::from(parts_per_segment).saturating_mul(u64::try_from(part_bytes).unwrap_or(u64::MAX));
+        if segment_bytes < MIN_SEGMENT_BYTES {
+            self.mistakes.add(
+                fields.span_of("parts_per_segment"),
+                format!("{}.parts_per_segment is too small for parts of this size", fields.path),
+                format!(
+                    "{} make a segment, and one frame with its header needs {}",
+                    crate::unit::bytes(segment_bytes),
+                    crate::unit::bytes(MIN_SEGMENT_BYTES)
+                ),
+            );
+        }
         let encrypted = fields.text("encryption") != Some("off");
         let recipients = self.recipients(fields, encrypted);
         Some(StoreConfig {
@@ -227,8 +246,10 @@ impl Meaning<'_> {
             identity: fields.secret("identity").map(|secret| self.secret_ref(secret)),
             level: fields.whole::<u8>("level").map_or(DEFAULT_LEVEL, i32::from),
             part_bytes,
-            parts_per_segment: fields.whole("parts_per_segment").unwrap_or(DEFAULT_PARTS_PER_SEGMENT),
+            parts_per_segment,
             parts_in_flight: fields.whole("parts_in_flight").unwrap_or(DEFAULT_PARTS_IN_FLIGHT),
+            upload_rate: fields.whole("upload_rate"),
+            download_rate: fields.whole("download_rate"),
         })
     }
 

@@ -1,6 +1,7 @@
 //! What the host keeps for one running guest. It is thrown away as a whole when the verb ends.
 
 use super::bindings::strongroom::plugin::types;
+use super::capability::storage::ReadBack;
 use super::budget::{Counter, Limit, MemoryLimiter, Permit};
 use super::context::RunContext;
 use super::guard::{DENIED, Guard, Refusal, kind_for_guest, lock};
@@ -27,6 +28,7 @@ pub(crate) struct State {
     /// Writes into buckets that were begun.
     pub(super) writings: Vec<Underway>,
     pub(super) write_places: Arc<tokio::sync::Semaphore>,
+    pub(super) read_back: ReadBack,
     pub(super) n_artifacts: usize,
     pub(super) n_steps: u64,
     pub(super) log: Log,
@@ -47,6 +49,7 @@ impl State {
             transfers: Vec::new(),
             writings: Vec::new(),
             write_places: Arc::new(tokio::sync::Semaphore::new(MAX_WRITES)),
+            read_back: ReadBack::default(),
             n_artifacts: 0,
             n_steps: 0,
             log,
