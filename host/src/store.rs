@@ -55,15 +55,9 @@ pub async fn open_with(spec: StoreSpec, patience: retry::RetryPolicy) -> Result<
 }
 
 /// As [`open_with`], used no more than `pace` allows.
-pub async fn open_paced(
-    spec: StoreSpec,
-    patience: retry::RetryPolicy,
-    pace: pace::Pace,
-) -> Result<Arc<dyn Store>> {
+pub async fn open_paced(spec: StoreSpec, patience: retry::RetryPolicy, pace: pace::Pace) -> Result<Arc<dyn Store>> {
     let store: Arc<dyn Store> = match spec {
-        StoreSpec::Local { path } => {
-            Arc::new(pace::PacedStore::new(Arc::new(local::LocalStore::open(&path)?), &pace))
-        }
+        StoreSpec::Local { path } => Arc::new(pace::PacedStore::new(Arc::new(local::LocalStore::open(&path)?), &pace)),
         StoreSpec::S3(spec) => {
             let store = s3::S3Store::open_limited(spec, pace.upload.clone(), pace.download.clone()).await?;
             Arc::new(pace::PacedStore::window_only(Arc::new(store), &pace))

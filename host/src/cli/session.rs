@@ -139,12 +139,8 @@ impl Session {
         })?;
         let host_key = Arc::new(self.host_key()?);
         let catalog = Catalog::new(
-            store::open_paced(
-                self.spec(store_label, store)?,
-                self.patience,
-                pace(store, plugin.limits.open_transfers),
-            )
-            .await?,
+            store::open_paced(self.spec(store_label, store)?, self.patience, pace(store, plugin.limits.open_transfers))
+                .await?,
             self.trust(&host_key)?,
         );
         Ok(Job {

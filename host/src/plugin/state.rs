@@ -1,8 +1,8 @@
 //! What the host keeps for one running guest. It is thrown away as a whole when the verb ends.
 
 use super::bindings::strongroom::plugin::types;
-use super::capability::storage::ReadBack;
 use super::budget::{Counter, Limit, MemoryLimiter, Permit};
+use super::capability::storage::ReadBack;
 use super::context::RunContext;
 use super::guard::{DENIED, Guard, Refusal, kind_for_guest, lock};
 use super::log::Log;

@@ -442,7 +442,8 @@ mod tests {
             (Error::timed_out("no progress"), 4),
             (Error::denied("403").retry_after(wait), 4),
         ] {
-            let store = PacedStore::window_only(Arc::new(MemoryStore::new()), &Pace { most_in_flight: 4, ..Pace::default() });
+            let store =
+                PacedStore::window_only(Arc::new(MemoryStore::new()), &Pace { most_in_flight: 4, ..Pace::default() });
             answer(store.window(), 9, 100, true);
             let upload = Moody { answers: Mutex::new(VecDeque::from([error])) };
             let upload = PacedUpload { inner: Arc::new(upload), store: store.clone() };

@@ -18,8 +18,8 @@ mod write;
 
 pub use place::{CONNECT_WAIT, S3Credentials, S3Spec, STALL_WAIT};
 
-use super::memory::{check_limit, too_short};
 use super::bandwidth::Bandwidth;
+use super::memory::{check_limit, too_short};
 use super::{Condition, ObjectInfo, PAGE_OBJECTS, Page, PendingUpload, Properties, Store, Upload, crc64nvme};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;

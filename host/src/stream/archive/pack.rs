@@ -133,13 +133,8 @@ pub fn pack(options: PackOptions) -> Result<(ArchiveInput, ArchiveTar, ArchiveEn
     let queue = Queue::new(openers, open, never_opened);
     let mut spool = Spool::new(options.spool_dir);
     spool.push(&index::head()?)?;
-    let input = ArchiveInput {
-        queue: queue.clone(),
-        openers,
-        started: 0,
-        seen: HashSet::new(),
-        shared: shared.clone(),
-    };
+    let input =
+        ArchiveInput { queue: queue.clone(), openers, started: 0, seen: HashSet::new(), shared: shared.clone() };
     let tar = ArchiveTar {
         queue,
         taken: VecDeque::new(),
