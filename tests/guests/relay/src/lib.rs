@@ -2,6 +2,7 @@
 //! commands are is up to the test, so it stands for any component.
 
 use serde::Deserialize;
+use std::io::Write;
 use strongroom_plugin::prelude::*;
 
 struct Relay;
@@ -34,8 +35,8 @@ fn store_tiny(n: u32) -> Result<u64> {
     let mut under_way = std::collections::VecDeque::new();
     let mut bytes = 0;
     for i in 0..n {
-        let (sink, source) = bytes::pipe()?;
-        sink.write(format!("tiny artifact {i}").as_bytes())?;
+        let (mut sink, source) = bytes::pipe()?;
+        sink.write_all(format!("tiny artifact {i}").as_bytes())?;
         sink.finish()?;
         under_way.push_back(storage::put(format!("tiny-{i:05}"), source).start()?);
         if under_way.len() > 64
