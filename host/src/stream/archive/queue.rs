@@ -196,7 +196,7 @@ impl<J: Send + 'static, R: Send + 'static> Queue<J, R> {
         state.n_idle += 1;
         let over = |state: &State<J, R>| state.n_called > 0 || state.is_gone || state.input != Input::Open;
         let mut is_late = false;
-        while !over(&state) && !(lingers && is_late) {
+        while !(over(&state) || lingers && is_late) {
             if lingers {
                 let left = until.saturating_duration_since(Instant::now());
                 let (woken, waited) = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
