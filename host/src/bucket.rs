@@ -63,6 +63,8 @@ pub trait Bucket: Send + Sync + std::fmt::Debug {
     fn objects(&self, prefix: &str, after: Option<&str>) -> Result<ObjectPage>;
     /// Attributes of one object or version.
     fn attributes(&self, key: &str, version: Option<&str>) -> Result<Vec<(String, String)>>;
+    /// Whether [`Self::read`] returns at once, because everything it needs is open.
+    fn is_open(&self) -> bool;
     /// The object's bytes; nothing is fetched until the source is opened or read. Its
     /// [`crate::stream::SourceInfo`] holds length and attributes, and reading fails when the object changed meanwhile.
     fn read(&self, label: &str, key: &str, version: Option<&str>) -> Result<Source>;

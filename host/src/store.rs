@@ -1,9 +1,10 @@
 //! Places where backups are kept: one trait, its backends, and the one layer that retries.
 //!
 //! Everything but a lease is written once. No backend retries by itself; [`retry::RetryStore`] is
-//! the only place that does. This module never sees a plugin, a configuration or an artifact's
+//! the only place that does, and [`pace::PacedStore`] beneath it decides how much is asked at once. This module never sees a plugin, a configuration or an artifact's
 //! plain bytes, and no credential leaves it in any text.
 
+pub mod bandwidth;
 pub mod check;
 pub mod conformance;
 pub mod discard;
@@ -11,12 +12,14 @@ pub mod faulty;
 pub mod local;
 pub mod lock;
 pub mod memory;
+pub mod pace;
 pub mod retry;
 pub mod s3;
 pub mod segments;
 mod version;
 
 pub use lock::{LockMode, ObjectLock};
+pub use crate::stream::digest::{combine_crc64nvme, crc64nvme};
 pub use segments::StoreSegments;
 pub use version::{Lock, ObjectVersion, remove_for_good};
 
@@ -24,7 +27,6 @@ use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use async_trait::async_trait;
 use bytes::Bytes;
-use crc_fast::CrcAlgorithm;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -54,21 +56,19 @@ pub async fn open(spec: StoreSpec) -> Result<Arc<dyn Store>> {
 
 /// As [`open`], with this much patience.
 pub async fn open_with(spec: StoreSpec, patience: retry::RetryPolicy) -> Result<Arc<dyn Store>> {
+    open_paced(spec, patience, pace::Pace::default()).await
+}
+
+/// As [`open_with`], used no more than `pace` allows.
+pub async fn open_paced(spec: StoreSpec, patience: retry::RetryPolicy, pace: pace::Pace) -> Result<Arc<dyn Store>> {
     let store: Arc<dyn Store> = match spec {
-        StoreSpec::Local { path } => Arc::new(local::LocalStore::open(&path)?),
-        StoreSpec::S3(spec) => Arc::new(s3::S3Store::open(spec).await?),
+        StoreSpec::Local { path } => Arc::new(pace::PacedStore::new(Arc::new(local::LocalStore::open(&path)?), &pace)),
+        StoreSpec::S3(spec) => {
+            let store = s3::S3Store::open_limited(spec, pace.upload.clone(), pace.download.clone()).await?;
+            Arc::new(pace::PacedStore::window_only(Arc::new(store), &pace))
+        }
     };
     Ok(Arc::new(retry::RetryStore::new(store, patience)))
-}
-
-/// CRC64NVME, the checksum that travels with every part.
-pub fn crc64nvme(bytes: &[u8]) -> u64 {
-    crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes)
-}
-
-/// CRC64NVME of `a` followed by `b`, from those of both and the length of `b` in bytes.
-pub fn combine_crc64nvme(a: u64, b: u64, b_len: u64) -> u64 {
-    crc_fast::checksum_combine(CrcAlgorithm::Crc64Nvme, a, b, b_len)
 }
 
 /// The error for bytes that are not those that were announced.

@@ -16,7 +16,7 @@
 
 pub mod archive;
 mod assemble;
-mod blocking;
+pub(crate) mod blocking;
 pub mod budget;
 mod check;
 pub mod digest;
@@ -45,4 +45,4 @@ pub use seal::{Identity, Recipients};
 pub use segment::{SealedSegments, SegmentWrite, Segments};
 pub use source::{ByteSource, Leash, Origin, Source, SourceInfo};
 pub use tee::tee;
-pub use writer::{StoredArtifact, WriteOptions, write_artifact};
+pub use writer::{MIN_SEGMENT_BYTES, StoredArtifact, WriteOptions, write_artifact};

@@ -157,6 +157,10 @@ impl Bucket for LocalBucket {
         Ok(all)
     }
 
+    fn is_open(&self) -> bool {
+        true
+    }
+
     fn read(&self, label: &str, key: &str, version: Option<&str>) -> Result<Source> {
         Self::without_version(key, version)?;
         KeyPath::parse(key)?;

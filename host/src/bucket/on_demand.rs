@@ -50,6 +50,10 @@ impl Bucket for OnDemand {
         self.get()?.attributes(key, version)
     }
 
+    fn is_open(&self) -> bool {
+        self.open.get().is_some_and(Bucket::is_open)
+    }
+
     fn read(&self, label: &str, key: &str, version: Option<&str>) -> Result<Source> {
         self.get()?.read(label, key, version)
     }

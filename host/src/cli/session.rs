@@ -11,10 +11,13 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::exec::Place;
 use crate::failpoint;
 use crate::id::Label;
+use crate::plugin::limits::Limits;
 use crate::plugin::{Cache, Plugin, component};
 use crate::progress::Progress;
 use crate::run::{Job, Sealing};
 use crate::secret::Secret;
+use crate::store::bandwidth::Bandwidth;
+use crate::store::pace::Pace;
 use crate::store::retry::RetryPolicy;
 use crate::store::s3::{S3Credentials, S3Spec};
 use crate::store::{self, StoreSpec};
@@ -105,7 +108,8 @@ impl Session {
     pub async fn catalog(&self, store: &Label, signer: Option<&str>) -> Result<Catalog> {
         let config = self.config.store(store.as_str())?.1;
         let trust = self.trust(&self.host_key()?)?;
-        let catalog = Catalog::new(store::open_with(self.spec(store, config)?, self.patience(config)).await?, trust);
+        let pace = pace(config, Limits::default().open_transfers);
+        let catalog = Catalog::new(store::open_paced(self.spec(store, config)?, self.patience(config), pace).await?, trust);
         Ok(match signer {
             Some(key) => catalog.trusting(key.parse()?),
             None => catalog,
@@ -142,7 +146,8 @@ impl Session {
         })?;
         let host_key = Arc::new(self.host_key()?);
         let catalog = Catalog::new(
-            store::open_with(self.spec(store_label, store)?, self.patience(store)).await?,
+            store::open_paced(self.spec(store_label, store)?, self.patience(store), pace(store, plugin.limits.open_transfers))
+                .await?,
             self.trust(&host_key)?,
         );
         Ok(Job {
@@ -252,6 +257,16 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.progress.finish();
+    }
+}
+
+/// How much of a store is used: no more parts at once than there are permits for.
+fn pace(config: &StoreConfig, open_transfers: usize) -> Pace {
+    let limit = |rate: Option<u64>| rate.map(|rate| Arc::new(Bandwidth::new(rate)));
+    Pace {
+        most_in_flight: config.parts_in_flight + open_transfers,
+        upload: limit(config.upload_rate),
+        download: limit(config.download_rate),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Decoding, the advice for unknown keys and `config schema` all read this table, so that a key
 //! cannot exist in one of them alone. Pure data.
 
+use crate::store::bandwidth::{MAX_BYTES_PER_SECOND, MIN_BYTES_PER_SECOND};
+
 /// A table of the configuration: its keys, in the order in which they are documented.
 #[derive(Debug)]
 pub struct Section {
@@ -216,7 +218,17 @@ static STORE: Section = Section {
         may(
             "parts_in_flight",
             Shape::Whole(1, 64),
-            "Parts of one artifact under way at once; 4 unless set. Memory: part_bytes x (parts_in_flight + 1).",
+            "Parts under way that all transfers share, at most; 4 unless set, and one more for each transfer. Fewer while the store asks to slow down. Memory: part_bytes x (parts_in_flight + 1).",
+        ),
+        may(
+            "upload_rate",
+            Shape::Size(MIN_BYTES_PER_SECOND, MAX_BYTES_PER_SECOND),
+            "Bytes a second that are sent to the store at most, such as \"20MiB\"; no limit unless set.",
+        ),
+        may(
+            "download_rate",
+            Shape::Size(MIN_BYTES_PER_SECOND, MAX_BYTES_PER_SECOND),
+            "Bytes a second that are read from the store at most; no limit unless set.",
         ),
         may(
             "object_lock",

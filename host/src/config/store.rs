@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use crate::store::s3::STALL_WAIT;
 use crate::store::{LockMode, ObjectLock};
-use crate::stream::MIN_PART_BYTES;
+use crate::stream::{MIN_PART_BYTES, MIN_SEGMENT_BYTES};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,10 @@ pub struct StoreConfig {
     pub parts_in_flight: usize,
     /// `patience`: how long one request is tried again; as the verb has it unless set.
     pub patience: Option<Duration>,
+    /// `upload_rate`, `download_rate`: bytes a second; no limit unless set.
+    pub upload_rate: Option<u64>,
+    /// See `upload_rate`.
+    pub download_rate: Option<u64>,
 }
 
 /// Where a store is.
@@ -111,6 +115,8 @@ impl StoreConfig {
             parts_per_segment: DEFAULT_PARTS_PER_SEGMENT,
             parts_in_flight: DEFAULT_PARTS_IN_FLIGHT,
             patience: None,
+            upload_rate: None,
+            download_rate: None,
         })
     }
 }
@@ -240,6 +246,19 @@ impl Meaning<'_> {
                 "expected a size such as 8MiB, 16MiB or 32MiB",
             );
         }
+        let parts_per_segment = fields.whole("parts_per_segment").unwrap_or(DEFAULT_PARTS_PER_SEGMENT);
+        let segment_bytes = u64::from(parts_per_segment).saturating_mul(u64::try_from(part_bytes).unwrap_or(u64::MAX));
+        if segment_bytes < MIN_SEGMENT_BYTES {
+            self.mistakes.add(
+                fields.span_of("parts_per_segment"),
+                format!("{}.parts_per_segment is too small for parts of this size", fields.path),
+                format!(
+                    "{} make a segment, and one frame with its header needs {}",
+                    crate::unit::bytes(segment_bytes),
+                    crate::unit::bytes(MIN_SEGMENT_BYTES)
+                ),
+            );
+        }
         let encrypted = fields.text("encryption") != Some("off");
         let recipients = self.recipients(fields, encrypted);
         Some(StoreConfig {
@@ -249,9 +268,11 @@ impl Meaning<'_> {
             identity: fields.secret("identity").map(|secret| self.secret_ref(secret)),
             level: fields.whole::<u8>("level").map_or(DEFAULT_LEVEL, i32::from),
             part_bytes,
-            parts_per_segment: fields.whole("parts_per_segment").unwrap_or(DEFAULT_PARTS_PER_SEGMENT),
+            parts_per_segment,
             parts_in_flight: fields.whole("parts_in_flight").unwrap_or(DEFAULT_PARTS_IN_FLIGHT),
             patience: fields.duration("patience"),
+            upload_rate: fields.whole("upload_rate"),
+            download_rate: fields.whole("download_rate"),
         })
     }
 

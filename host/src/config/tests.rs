@@ -212,6 +212,8 @@ fn what_contradicts_itself_is_refused() {
         format!("{s3}recipients = [\"AGE-SECRET-KEY-1QQQQQQ\", \"ssh-ed25519 AAAA\"]"),
         format!("{s3}encryption = \"off\"\npart_bytes = \"1MiB\""),
         format!("{s3}encryption = \"off\"\npart_bytes = \"9MiB\""),
+        format!("{local}path = \"a\"\nencryption = \"off\"\npart_bytes = \"256KiB\"\nparts_per_segment = 10"),
+        format!("{local}path = \"a\"\nencryption = \"off\"\nupload_rate = \"1KiB\""),
         format!("{s3}encryption = \"off\"\naccess_key = {{ env = \"A\" }}"),
         format!("{s3}encryption = \"off\"\nendpoint = \"s3.example.org\""),
         format!("{s3}encryption = \"off\"\nprefix = \"a/../b\""),

@@ -2,6 +2,7 @@
 
 use super::bindings::strongroom::plugin::types;
 use super::budget::{Counter, Limit, MemoryLimiter, Permit};
+use super::capability::storage::ReadBack;
 use super::context::RunContext;
 use super::guard::{DENIED, Guard, Refusal, kind_for_guest, lock};
 use super::log::Log;
@@ -27,6 +28,7 @@ pub(crate) struct State {
     /// Writes into buckets that were begun.
     pub(super) writings: Vec<Underway>,
     pub(super) write_places: Arc<tokio::sync::Semaphore>,
+    pub(super) read_back: ReadBack,
     pub(super) n_artifacts: usize,
     /// Entries of archives so far.
     pub(super) n_entries: u64,
@@ -49,6 +51,7 @@ impl State {
             transfers: Vec::new(),
             writings: Vec::new(),
             write_places: Arc::new(tokio::sync::Semaphore::new(MAX_WRITES)),
+            read_back: ReadBack::default(),
             n_artifacts: 0,
             n_entries: 0,
             n_steps: 0,

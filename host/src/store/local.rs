@@ -27,7 +27,7 @@ use jiff::Timestamp;
 pub use place::TEMPORARY;
 use place::Temporary;
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -174,8 +174,15 @@ impl Root {
         }
         let len = usize::try_from(range.end - range.start)
             .map_err(|_| Error::invalid(format!("a range of {} bytes does not fit memory", range.end - range.start)))?;
-        let mut body = vec![0; len];
-        file.read_exact_at(&mut body, range.start).doing(|| format!("read object {}", self.name(key)))?;
+        let reading = || format!("read object {}", self.name(key));
+        let mut file = file.into_std();
+        file.seek(SeekFrom::Start(range.start)).doing(reading)?;
+        // Of exactly the size, and not written with zeros first.
+        let mut body = Vec::with_capacity(len);
+        file.take(range.end - range.start).read_to_end(&mut body).doing(reading)?;
+        if body.len() < len {
+            return Err(too_short(key, range, Some(range.start + len_of(&body))));
+        }
         Ok(body.into())
     }
 

@@ -20,6 +20,7 @@ mod write;
 
 pub use place::{CONNECT_WAIT, S3Credentials, S3Spec, STALL_WAIT};
 
+use super::bandwidth::Bandwidth;
 use super::memory::{check_limit, too_short};
 use super::{
     Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, PAGE_OBJECTS, Page, PendingUpload, Properties, Store,
@@ -70,6 +71,8 @@ struct Inner {
     known: Known,
     stall: Duration,
     lock: Option<ObjectLock>,
+    upload: Option<Arc<Bandwidth>>,
+    download: Option<Arc<Bandwidth>>,
     /// The bucket was seen to exist: a 404 without a code means the object.
     bucket_seen: AtomicBool,
     /// How long the bucket locks whatever is stored in it, once that was asked for.
@@ -80,6 +83,16 @@ impl S3Store {
     /// Prepares a client; asks the server nothing yet. `Invalid` for an endpoint that is no URL,
     /// holds credentials, or is plain HTTP to another machine.
     pub async fn open(spec: S3Spec) -> Result<Self> {
+        Self::open_limited(spec, None, None).await
+    }
+
+    /// As [`Self::open`]; bytes of objects go to the server and come from it no faster than these
+    /// allow, slice by slice.
+    pub async fn open_limited(
+        spec: S3Spec,
+        upload: Option<Arc<Bandwidth>>,
+        download: Option<Arc<Bandwidth>>,
+    ) -> Result<Self> {
         if let Some(endpoint) = &spec.endpoint {
             check_endpoint(endpoint, spec.allow_plaintext)?;
         }
@@ -123,6 +136,8 @@ impl S3Store {
             known: Known::default(),
             stall: spec.stall,
             lock: spec.lock,
+            upload,
+            download,
             bucket_seen: AtomicBool::new(false),
             default_lock: OnceCell::new(),
         };
@@ -184,8 +199,9 @@ impl S3Store {
         }
     }
 
-    fn stream(body: Bytes, progress: &Arc<Progress>) -> ByteStream {
-        ByteStream::new(SdkBody::from_body_1_x(Sliced::new(body, Arc::clone(progress))))
+    fn stream(&self, body: Bytes, progress: &Arc<Progress>) -> ByteStream {
+        let sliced = Sliced::new(body, Arc::clone(progress), self.inner.upload.clone());
+        ByteStream::new(SdkBody::from_body_1_x(sliced))
     }
 
     fn signed_len(body: &Bytes) -> Result<i64> {
@@ -301,7 +317,13 @@ impl S3Store {
                         .fact("expected", format!("{len} bytes"))
                         .fact("got", "more"));
                 }
-                Some(Some(Ok(slice))) => bytes.extend_from_slice(&slice),
+                Some(Some(Ok(slice))) => {
+                    bytes.extend_from_slice(&slice);
+                    // What is not read yet waits at the server.
+                    if let Some(limit) = &self.inner.download {
+                        limit.pass(slice.len()).await;
+                    }
+                }
                 Some(Some(Err(error))) => {
                     return Err(Error::unavailable(format!("could not {doing}"))
                         .fact("store", self.describe())

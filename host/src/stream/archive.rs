@@ -14,6 +14,7 @@
 
 mod index;
 mod pack;
+mod queue;
 mod spool;
 mod tar;
 #[cfg(test)]
@@ -26,10 +27,11 @@ pub use unpack::{ArchiveReader, IndexedArchive, RandomAccess};
 
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What is added to an archive's name for the artifact that holds its index.
 pub const INDEX_SUFFIX: &str = ".index";
-/// Entries that are queued or opened ahead of their turn.
+/// Entries that are queued, opened ahead of their turn, or taken and not yet in the tar.
 pub const WINDOW: usize = 128;
 /// Bodies up to this size are read whole ahead of their turn; larger ones stream in their turn.
 pub const SMALL_BYTES: u64 = 128 * 1024;
@@ -49,6 +51,11 @@ pub struct Entry {
     pub attributes: Vec<(String, String)>,
     /// Its size in bytes.
     pub size: u64,
+}
+
+fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is whole between any two statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Refuses a path that no entry can have.

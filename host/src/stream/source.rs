@@ -56,6 +56,9 @@ pub struct SourceInfo {
     pub attributes: Vec<(String, String)>,
 }
 
+/// What [`ByteSource::next_chunk`] gives at a time where a source has no chunks of its own, in bytes.
+const CHUNK_BYTES: usize = 128 * 1024;
+
 /// Bytes that can be read once, from start to end, on a blocking thread.
 ///
 /// Guarantee: `Ok(0)` (or `None`) is the proven end. A producer that failed, a connection that
@@ -73,7 +76,7 @@ pub trait ByteSource: Send {
 
     /// The next bytes without a copy where the source holds them already; `None` is the end.
     fn next_chunk(&mut self) -> Result<Option<Bytes>> {
-        let mut buf = vec![0; 128 * 1024];
+        let mut buf = vec![0; CHUNK_BYTES];
         let n = self.read(&mut buf)?;
         buf.truncate(n);
         Ok((n > 0).then(|| buf.into()))
@@ -152,5 +155,10 @@ impl ByteSource for InMemory {
         let n = buf.len().min(self.rest.len());
         buf[..n].copy_from_slice(&self.rest.split_to(n));
         Ok(n)
+    }
+
+    fn next_chunk(&mut self) -> Result<Option<Bytes>> {
+        let n = CHUNK_BYTES.min(self.rest.len());
+        Ok((n > 0).then(|| self.rest.split_to(n)))
     }
 }

@@ -29,6 +29,10 @@ use tokio_util::sync::CancellationToken;
 /// list in one page, and 7.4 GiB of 8 MiB each.
 pub const DEFAULT_PARTS_PER_SEGMENT: u32 = 950;
 
+/// The least that a segment must have room for, in bytes: an age header, the largest frame with the
+/// tags of its messages, and the two closing frames.
+pub const MIN_SEGMENT_BYTES: u64 = (MAX_FRAME_STORED_BYTES + MAX_FRAME_STORED_BYTES / 4 + MAX_HEADER_BYTES) as u64;
+
 /// How one artifact is written.
 #[derive(Clone, Debug)]
 pub struct WriteOptions {
@@ -39,7 +43,7 @@ pub struct WriteOptions {
     /// For whom segments are sealed; `None` leaves them as plain zstd.
     pub recipients: Option<Arc<Recipients>>,
     /// The most parts of one segment, at least 2; then the next segment begins. A segment must have
-    /// room for a header and one frame (3 MiB).
+    /// room for a header and one frame ([`MIN_SEGMENT_BYTES`]).
     pub parts_per_segment: u32,
     /// How long a failed or cancelled write waits for the store to abort. The aborts go on in the
     /// background after that.
@@ -96,10 +100,9 @@ pub async fn write_artifact(
             .fact("got", options.parts_per_segment.to_string()));
     }
     let max_segment_bytes = u64::from(options.parts_per_segment) * budget.settings().part_bytes as u64;
-    let least = (MAX_FRAME_STORED_BYTES + MAX_FRAME_STORED_BYTES / 4 + MAX_HEADER_BYTES) as u64;
-    if max_segment_bytes < least {
+    if max_segment_bytes < MIN_SEGMENT_BYTES {
         return Err(Error::invalid("a segment has no room for a frame")
-            .fact("expected", format!("parts that make at least {least} bytes"))
+            .fact("expected", format!("parts that make at least {MIN_SEGMENT_BYTES} bytes"))
             .fact("got", format!("{} parts of {} bytes", options.parts_per_segment, budget.settings().part_bytes)));
     }
     // Ends everything below when this future is dropped, and when the upload is over.

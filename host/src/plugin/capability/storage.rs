@@ -9,6 +9,7 @@ mod task;
 
 pub use archive::{GuestArchive, GuestArchiveReader};
 pub use bucket::GuestBucket;
+pub(crate) use bucket::ReadBack;
 
 use super::bytes::{GuestSource, Watch};
 use crate::error::{Error, Result};

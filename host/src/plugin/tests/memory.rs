@@ -191,6 +191,10 @@ impl Bucket for Drawer {
         Ok(Vec::new())
     }
 
+    fn is_open(&self) -> bool {
+        true
+    }
+
     fn read(&self, label: &str, key: &str, _: Option<&str>) -> Result<Source> {
         let bytes = lock(&self.0).get(key).cloned().ok_or_else(|| Error::not_found(format!("no object \"{key}\"")))?;
         Ok(Source::new(Origin::Bucket { label: label.to_owned() }, InMemory::new(bytes)))

@@ -11,8 +11,9 @@ use crate::stream::archive::{self, IndexedArchive, RandomAccess};
 use crate::stream::{ArtifactReader, Budget, ByteSource, Identity, Origin, Source, SourceInfo, open_artifact};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// The artifacts of one backup, to be read.
@@ -208,6 +209,8 @@ impl Artifacts for StoredArtifacts {
             index: index.clone(),
             origin: bodies.origin,
             sequential: Arc::new(Mutex::new(sequential)),
+            ahead: VecDeque::new(),
+            reading: None,
             indexed: None,
         }))
     }
@@ -220,9 +223,20 @@ struct OpenArchive {
     index: ArtifactRecord,
     origin: Origin,
     sequential: Arc<Mutex<archive::ArchiveReader>>,
+    /// Entries that were read and not yet asked for: going to another thread for each of them would
+    /// cost more than reading it.
+    ahead: VecDeque<Next>,
+    /// The next of them, while they are read.
+    reading: Option<JoinHandle<Vec<Next>>>,
     /// Made by the first `open`, which reads the whole index.
     indexed: Option<Arc<IndexedArchive>>,
 }
+
+/// An entry and its body, or the end.
+type Next = Result<Option<(archive::Entry, Source)>>;
+
+/// Entries that are read together. Their small bodies count into the archive reader's 16 MiB.
+const ENTRIES_AT_ONCE: usize = 64;
 
 struct At(ArtifactReader);
 
@@ -236,8 +250,17 @@ impl RandomAccess for At {
 #[async_trait]
 impl ArchiveReader for OpenArchive {
     async fn next(&mut self) -> Result<Option<(Entry, Source)>> {
-        let sequential = self.sequential.clone();
-        let next = blocking(move || sequential.lock().unwrap_or_else(PoisonError::into_inner).next_entry()).await?;
+        if self.ahead.is_empty() {
+            let reading = self.reading.get_or_insert_with(|| read_ahead(&self.sequential));
+            // Given up half-way, the entries are still there for the next call.
+            let read = reading.await;
+            self.reading = None;
+            self.ahead = read.map_err(thread_ended)?.into();
+        }
+        let next = self.ahead.pop_front().unwrap_or(Ok(None))?;
+        if self.ahead.len() == ENTRIES_AT_ONCE / 2 && self.reading.is_none() && self.ahead.back().is_some_and(goes_on) {
+            self.reading = Some(read_ahead(&self.sequential));
+        }
         Ok(next.map(|(entry, source)| (adapt(entry), source)))
     }
 
@@ -259,13 +282,27 @@ impl ArchiveReader for OpenArchive {
     }
 }
 
+fn read_ahead(from: &Arc<Mutex<archive::ArchiveReader>>) -> JoinHandle<Vec<Next>> {
+    let from = Arc::clone(from);
+    tokio::task::spawn_blocking(move || {
+        from.lock().unwrap_or_else(PoisonError::into_inner).next_entries(ENTRIES_AT_ONCE)
+    })
+}
+
+/// Whether reading on takes nothing away from this entry, and there is something to read.
+fn goes_on(last: &Next) -> bool {
+    last.as_ref().is_ok_and(|next| next.as_ref().is_some_and(|(_, source)| !source.leash.is_held()))
+}
+
+fn thread_ended(error: tokio::task::JoinError) -> Error {
+    Error::failed("the thread that reads an artifact ended badly").because(error)
+}
+
 fn adapt(entry: archive::Entry) -> Entry {
     let archive::Entry { path, attributes, size } = entry;
     Entry { path, attributes, size }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|e| Error::failed("the thread that reads an artifact ended badly").because(e))?
+    tokio::task::spawn_blocking(work).await.map_err(thread_ended)?
 }

@@ -160,7 +160,7 @@ impl S3Upload {
                 .set_checksum_crc64_nvme(sums.crc64nvme.clone())
                 .set_checksum_crc32_c(sums.crc32c.clone())
                 .set_content_md5(sums.md5.clone())
-                .body(S3Store::stream(body.clone(), &progress))
+                .body(self.store.stream(body.clone(), &progress))
                 .customize()
                 .disable_payload_signing()
                 .send();

@@ -8,9 +8,8 @@ use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Point};
 use crate::id::ObjectKey;
-use crate::store::{Condition, ObjectInfo, Store, len_of};
+use crate::store::{Condition, ObjectInfo, Store, combine_crc64nvme, crc64nvme, len_of};
 use bytes::Bytes;
-use crc_fast::CrcAlgorithm;
 
 /// Objects without a known checksum are read back in pieces of this size.
 const READ_BACK_BYTES: u64 = 8 * 1024 * 1024;
@@ -95,7 +94,7 @@ impl S3Store {
             .set_checksum_crc64_nvme(sums.crc64nvme.clone())
             .set_checksum_crc32_c(sums.crc32c.clone())
             .set_content_md5(sums.md5.clone())
-            .body(Self::stream(body, &progress))
+            .body(self.stream(body, &progress))
             .customize()
             .disable_payload_signing()
             .send();
@@ -158,13 +157,13 @@ impl S3Store {
 
     /// CRC64NVME of an object's bytes, in flat memory.
     async fn read_back(&self, key: &ObjectKey, size: u64) -> Result<u64> {
-        let mut digest = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
-        let mut at = 0;
+        let (mut at, mut crc) = (0, crc64nvme(b""));
         while at < size {
             let end = size.min(at + READ_BACK_BYTES);
-            digest.update(&self.read(key, at..end).await?);
+            let bytes = self.read(key, at..end).await?;
+            crc = combine_crc64nvme(crc, crc64nvme(&bytes), end - at);
             at = end;
         }
-        Ok(digest.finalize())
+        Ok(crc)
     }
 }

@@ -1,20 +1,16 @@
 //! Packing: entries in, one tar out, its index behind it.
 //!
-//! An entry goes through two queues at once: one in the order in which entries were added, which the
-//! tar follows, and one for the openers, threads that open bodies ahead of their turn. At most
-//! [`WINDOW`] entries are in the first, so what openers read ahead is bounded however the consumer
-//! stalls, and no opener waits for memory that a later entry holds.
+//! Bodies are opened ahead of their turn by threads; how entries pass between threads is `queue`'s.
 
 use super::index::{self, EntryOutcome, IndexLine};
+use super::queue::{Queue, Taken};
 use super::spool::{Spool, SpoolSource};
-use super::{Entry, INDEX_SUFFIX, SMALL_BYTES, WINDOW, check_path, merged, tar};
+use super::{Entry, INDEX_SUFFIX, SMALL_BYTES, check_path, locked, merged, tar};
 use crate::error::{Error, Kind, Result};
 use crate::stream::{ByteSource, Origin, Source};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use tokio::sync::mpsc;
+use std::sync::{Arc, Mutex};
 
 /// Entries that could not be read whole and are named one by one; the index has them all.
 const MAX_FAILED: usize = 10_000;
@@ -42,9 +38,7 @@ impl Default for PackOptions {
 
 /// Where entries go in. Dropping it unfinished makes the tar end in an error.
 pub struct ArchiveInput {
-    order: mpsc::Sender<Message>,
-    jobs: crossbeam_channel::Sender<Job>,
-    waiting: crossbeam_channel::Receiver<Job>,
+    queue: Arc<Queue<Job, Opened>>,
     openers: usize,
     started: usize,
     seen: HashSet<[u8; 16]>,
@@ -53,8 +47,9 @@ pub struct ArchiveInput {
 
 /// The bytes of the tar. It ends well only after [`ArchiveInput::finish`].
 pub struct ArchiveTar {
-    order: mpsc::Receiver<Message>,
-    waiting: Option<Arc<Slot>>,
+    queue: Arc<Queue<Job, Opened>>,
+    /// Entries that were taken out of the queue together.
+    taken: VecDeque<Opened>,
     ready: Vec<u8>,
     at: usize,
     streaming: Option<Streaming>,
@@ -87,21 +82,7 @@ pub struct Packed {
 struct Shared {
     /// Why the tar failed, for whoever calls next.
     broken: Mutex<Option<(Kind, String)>>,
-    /// Nobody reads the tar any more: openers need not open.
-    gone: AtomicBool,
     done: Mutex<Option<Packed>>,
-}
-
-enum Message {
-    Entry(Arc<Slot>),
-    Finish,
-}
-
-/// An entry's place in the order.
-#[derive(Default)]
-struct Slot {
-    opened: Mutex<Option<Opened>>,
-    filled: Condvar,
 }
 
 /// What an opener found.
@@ -119,9 +100,7 @@ enum Opened {
 struct Job {
     path: String,
     attributes: Vec<(String, String)>,
-    body: Option<Source>,
-    slot: Arc<Slot>,
-    shared: Arc<Shared>,
+    body: Source,
 }
 
 struct Streaming {
@@ -129,11 +108,6 @@ struct Streaming {
     line: IndexLine,
     hash: blake3::Hasher,
     done: u64,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these locks is whole between any two statements.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The name of the artifact that holds the index of the archive `name`. Errors: `Invalid` when it
@@ -155,23 +129,15 @@ pub fn index_name(name: &str) -> Result<String> {
 /// has the index, which is stored behind it.
 pub fn pack(options: PackOptions) -> Result<(ArchiveInput, ArchiveTar, ArchiveEnd)> {
     let shared = Arc::new(Shared::default());
-    let (order, follow) = mpsc::channel(WINDOW);
-    // Bounded by the other queue, which every entry enters first.
-    let (jobs, waiting) = crossbeam_channel::unbounded();
+    let openers = options.openers.max(1);
+    let queue = Queue::new(openers, open, never_opened);
     let mut spool = Spool::new(options.spool_dir);
     spool.push(&index::head()?)?;
-    let input = ArchiveInput {
-        order,
-        jobs,
-        waiting,
-        openers: options.openers.max(1),
-        started: 0,
-        seen: HashSet::new(),
-        shared: shared.clone(),
-    };
+    let input =
+        ArchiveInput { queue: queue.clone(), openers, started: 0, seen: HashSet::new(), shared: shared.clone() };
     let tar = ArchiveTar {
-        order: follow,
-        waiting: None,
+        queue,
+        taken: VecDeque::new(),
         ready: Vec::new(),
         at: 0,
         streaming: None,
@@ -188,7 +154,7 @@ pub fn pack(options: PackOptions) -> Result<(ArchiveInput, ArchiveTar, ArchiveEn
 }
 
 impl ArchiveInput {
-    /// Queues an entry; waits while [`WINDOW`] are queued. The body's own attributes are kept, those
+    /// Queues an entry; waits while [`super::WINDOW`] are on their way. The body's own attributes are kept, those
     /// given here win over them.
     ///
     /// Errors: `Invalid` (a path that no entry can have, a body whose length is never known, a body
@@ -216,18 +182,12 @@ impl ArchiveInput {
             );
         }
         self.start_opener()?;
-        let slot = Arc::new(Slot::default());
-        let job = Job { path, attributes, body: Some(body), slot: slot.clone(), shared: self.shared.clone() };
-        if self.order.send(Message::Entry(slot)).await.is_err() {
-            return Err(self.shared.why_broken());
-        }
-        // Its receivers live as long as this does.
-        self.jobs.send(job).map_err(|_| self.shared.why_broken())
+        self.queue.push(Job { path, attributes, body }).await.map_err(|_| self.shared.why_broken())
     }
 
     /// Ends the archive well. The tar then ends when the last entry is through.
     pub async fn finish(self) -> Result<()> {
-        self.order.send(Message::Finish).await.map_err(|_| self.shared.why_broken())
+        self.queue.finish().map_err(|_| self.shared.why_broken())
     }
 
     /// Threads start with the entries that need them.
@@ -235,14 +195,20 @@ impl ArchiveInput {
         if self.started == self.openers {
             return Ok(());
         }
-        let waiting = self.waiting.clone();
-        // It ends when the input is dropped, which holds the only sender.
+        let queue = self.queue.clone();
+        // It ends when the input is dropped.
         std::thread::Builder::new()
             .name("archive-opener".into())
-            .spawn(move || waiting.iter().for_each(Job::run))
+            .spawn(move || queue.work())
             .map_err(|e| Error::failed("could not start a thread that opens bodies").because_of_io(e))?;
         self.started += 1;
         Ok(())
+    }
+}
+
+impl Drop for ArchiveInput {
+    fn drop(&mut self) {
+        self.queue.drop_input();
     }
 }
 
@@ -255,53 +221,12 @@ impl Shared {
     }
 }
 
-impl Slot {
-    fn fill(&self, opened: Opened) {
-        *locked(&self.opened) = Some(opened);
-        self.filled.notify_one();
-    }
-
-    fn take(&self) -> Opened {
-        let mut opened = locked(&self.opened);
-        loop {
-            match opened.take() {
-                Some(found) => return found,
-                None => opened = self.filled.wait(opened).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-
-    fn is_filled(&self) -> bool {
-        locked(&self.opened).is_some()
-    }
-}
-
-impl Job {
-    fn run(mut self) {
-        let Some(body) = self.body.take() else { return };
-        if self.shared.gone.load(Ordering::Relaxed) {
-            return;
-        }
-        let path = std::mem::take(&mut self.path);
-        let attributes = std::mem::take(&mut self.attributes);
-        self.slot.fill(open(path, attributes, body));
-    }
-}
-
-impl Drop for Job {
-    /// Whoever waits for the slot never waits for ever, even if an opener panicked.
-    fn drop(&mut self) {
-        let mut opened = locked(&self.slot.opened);
-        if opened.is_none() {
-            *opened = Some(Opened::Fatal(Error::failed("the body of an archive's entry was never opened")));
-        }
-        drop(opened);
-        self.slot.filled.notify_one();
-    }
+fn never_opened() -> Opened {
+    Opened::Fatal(Error::failed("the body of an archive's entry was never opened"))
 }
 
 /// Opens a body, and reads it whole if it is small.
-fn open(path: String, attributes: Vec<(String, String)>, mut body: Source) -> Opened {
+fn open(Job { path, attributes, mut body }: Job) -> Opened {
     let unread = |path: String, attributes, error: &Error| {
         Opened::Unread(IndexLine {
             path,
@@ -488,29 +413,23 @@ impl ArchiveTar {
 
     /// The next entry, taken into the stream. False when nothing is ready and `wait` is not allowed.
     fn advance(&mut self, may_wait: bool) -> Result<bool> {
-        let slot = match self.waiting.take() {
-            Some(slot) => slot,
-            None => {
-                let message = if may_wait { self.order.blocking_recv() } else { self.order.try_recv().ok() };
-                match message {
-                    Some(Message::Entry(slot)) => slot,
-                    Some(Message::Finish) => {
-                        self.put(tar::END.to_vec())?;
-                        self.ended = true;
-                        return Ok(true);
-                    }
-                    None if may_wait => {
-                        return Err(Error::new(Kind::Cancelled, "an archive was dropped before it was finished"));
-                    }
-                    None => return Ok(false),
+        if self.taken.is_empty() {
+            match self.queue.take(may_wait) {
+                Taken::Entries(taken) => self.taken = taken,
+                Taken::Finished => {
+                    self.put(tar::END.to_vec())?;
+                    self.ended = true;
+                    return Ok(true);
                 }
+                Taken::Dropped => {
+                    return Err(Error::new(Kind::Cancelled, "an archive was dropped before it was finished"));
+                }
+                Taken::NotYet => return Ok(false),
             }
-        };
-        if !may_wait && !slot.is_filled() {
-            self.waiting = Some(slot);
-            return Ok(false);
         }
-        self.begin(slot.take())?;
+        if let Some(opened) = self.taken.pop_front() {
+            self.begin(opened)?;
+        }
         Ok(true)
     }
 
@@ -570,14 +489,14 @@ impl ByteSource for ArchiveTar {
         }
         self.fill(buf).inspect_err(|error| {
             *locked(&self.shared.broken) = Some((error.kind(), error.message().to_owned()));
-            self.order.close();
+            self.queue.leave();
         })
     }
 }
 
 impl Drop for ArchiveTar {
     fn drop(&mut self) {
-        self.shared.gone.store(true, Ordering::Relaxed);
+        self.queue.leave();
     }
 }
 

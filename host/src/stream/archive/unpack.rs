@@ -5,13 +5,13 @@
 
 use super::index::{EntryOutcome, IndexLine, IndexReader, max_line_bytes};
 use super::tar::{self, BLOCK, Block, Pax};
-use super::{Entry, SMALL_BYTES};
+use super::{Entry, SMALL_BYTES, locked};
 use crate::error::{Error, Kind, Result};
 use crate::stream::{ByteSource, Leash, Origin, Source, SourceInfo};
 use bytes::{Buf, Bytes};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Small bodies that are read but not yet consumed, together; beyond it, bodies stream.
 const BUDGET_BYTES: u64 = 16 << 20;
@@ -26,11 +26,6 @@ pub trait RandomAccess: Send {
 
 fn damaged(got: impl Into<String>) -> Error {
     Error::damaged("could not read an archive").fact("got", got)
-}
-
-fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these locks is whole between any two statements.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The tar as a stream that knows where it stands.
@@ -53,7 +48,7 @@ impl Input {
 
     /// Exactly `n` bytes, which the caller has bounded.
     fn exact(&mut self, n: usize) -> Result<Vec<u8>> {
-        let mut all = Vec::new();
+        let mut all = Vec::with_capacity(n);
         while all.len() < n {
             let some = self.some(n - all.len())?;
             if some.is_empty() {
@@ -173,6 +168,21 @@ impl ArchiveReader {
         // Behind an error there is nothing to trust.
         self.ended = !matches!(next, Ok(Some(_)));
         next
+    }
+
+    /// The next entries as [`Self::next_entry`] gives them, at least one and at most `max`: up to the
+    /// first that ends the archive, fails, or has a body that is part of the stream. All but the last
+    /// stay readable whatever is asked for next. For readers that hand entries to another thread.
+    pub fn next_entries(&mut self, max: usize) -> Vec<Result<Option<(Entry, Source)>>> {
+        let mut entries = Vec::new();
+        loop {
+            let next = self.next_entry();
+            let is_last = !matches!(next, Ok(Some(_))) || locked(&self.shared.state).body.is_some();
+            entries.push(next);
+            if is_last || entries.len() >= max {
+                return entries;
+            }
+        }
     }
 
     fn advance(&mut self) -> Result<Option<(Entry, Source)>> {
@@ -327,6 +337,11 @@ impl ByteSource for SmallBody {
         self.rest.copy_to_slice(&mut buf[..n]);
         Ok(n)
     }
+
+    fn next_chunk(&mut self) -> Result<Option<Bytes>> {
+        let rest = std::mem::take(&mut self.rest);
+        Ok((!rest.is_empty()).then_some(rest))
+    }
 }
 
 /// A large body, read from the stream in its turn.
@@ -336,21 +351,18 @@ struct StreamBody {
     info: SourceInfo,
 }
 
-impl ByteSource for StreamBody {
-    fn open(&mut self) -> Result<SourceInfo> {
-        Ok(self.info.clone())
-    }
-
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+impl StreamBody {
+    /// The next bytes, at most `max`; empty at the proven end.
+    fn some(&mut self, max: usize) -> Result<Bytes> {
         let mut state = locked(&self.shared.state);
         let State { input, body, number, left } = &mut *state;
         let Some(body) = body.as_mut().filter(|_| *number == self.number) else {
             return Err(Error::invalid("could not read the body of an entry that was passed over"));
         };
         if body.left == 0 {
-            return body.expected.as_ref().map_or(Ok(0), |expected| expected.check().map(|()| 0));
+            return body.expected.as_ref().map_or(Ok(()), Expected::check).map(|()| Bytes::new());
         }
-        let most = buf.len().min(usize::try_from(body.left).unwrap_or(usize::MAX));
+        let most = max.min(usize::try_from(body.left).unwrap_or(usize::MAX));
         let some = input.some(most)?;
         if some.is_empty() && most > 0 {
             return Err(damaged("an end in the middle of an entry"));
@@ -361,8 +373,24 @@ impl ByteSource for StreamBody {
         let n = u64::try_from(some.len()).unwrap_or(0);
         body.left -= n;
         *left -= n;
+        Ok(some)
+    }
+}
+
+impl ByteSource for StreamBody {
+    fn open(&mut self) -> Result<SourceInfo> {
+        Ok(self.info.clone())
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let some = self.some(buf.len())?;
         buf[..some.len()].copy_from_slice(&some);
         Ok(some.len())
+    }
+
+    fn next_chunk(&mut self) -> Result<Option<Bytes>> {
+        let some = self.some(usize::MAX)?;
+        Ok((!some.is_empty()).then_some(some))
     }
 }
 

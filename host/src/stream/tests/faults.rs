@@ -335,6 +335,72 @@ fn a_stalled_store_holds_the_source_back_within_the_published_memory() {
     check_nothing_left(&kit, &store, "stalled");
 }
 
+/// A store whose every part waits for its turn.
+struct InTurns {
+    inner: MemorySegments,
+    turns: Arc<Semaphore>,
+}
+
+struct InTurnsWrite {
+    inner: Arc<dyn SegmentWrite>,
+    turns: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Segments for InTurns {
+    async fn begin(&self, number: u32) -> Result<Arc<dyn SegmentWrite>> {
+        let inner = self.inner.begin(number).await?;
+        Ok(Arc::new(InTurnsWrite { inner, turns: self.turns.clone() }))
+    }
+}
+
+#[async_trait]
+impl SegmentWrite for InTurnsWrite {
+    async fn part(&self, number: u32, body: Bytes, crc64nvme: u64, is_only: bool) -> Result<()> {
+        self.turns.acquire().await.unwrap().forget();
+        self.inner.part(number, body, crc64nvme, is_only).await
+    }
+    async fn complete(&self, n_parts: u32, stored_bytes: u64, crc64nvme: u64) -> Result<()> {
+        self.inner.complete(n_parts, stored_bytes, crc64nvme).await
+    }
+    async fn abort(&self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+#[test]
+fn transfers_into_a_slow_and_into_a_fast_store_share_the_published_memory() {
+    const TRANSFERS: usize = 3;
+    for is_slow in [true, false] {
+        let kit = Kit::new();
+        let turns = Arc::new(Semaphore::new(if is_slow { 0 } else { 1_000_000 }));
+        let writes: Vec<_> = (0..TRANSFERS as u64)
+            .map(|seed| {
+                let source = Source::new(Origin::Plugin, InMemory::new(noise(6 * FRAME_BYTES, seed)));
+                let segments = Arc::new(InTurns { inner: MemorySegments::default(), turns: turns.clone() });
+                kit.runtime.spawn(kit.begin_write(segments, source, options(), |_| {}, CancellationToken::new()))
+            })
+            .collect();
+        // Slow as can be: one part is let through each time when nothing more can be taken in. There
+        // are some 150 of them.
+        for _ in 0..if is_slow { 20 } else { 0 } {
+            wait_until("the budget is used up", || kit.budget.in_use().parts == 4 + TRANSFERS);
+            turns.add_permits(1);
+            wait_until("the turn is taken", || turns.available_permits() == 0);
+        }
+        turns.add_permits(1_000_000);
+        for write in writes {
+            kit.runtime.block_on(write).unwrap().unwrap();
+        }
+        let peak = kit.budget.peak();
+        assert!(peak.frame_buffers <= 3 * 2 + TRANSFERS && peak.parts <= 4 + TRANSFERS, "{is_slow}: {peak:?}");
+        if is_slow {
+            assert_eq!(peak.parts, 4 + TRANSFERS, "all of the budget is used when the store is slow");
+        }
+        assert_eq!(kit.budget.in_use(), Peak { frame_buffers: 0, parts: 0 });
+    }
+}
+
 #[test]
 fn a_consumer_that_is_slow_or_stops_keeps_reading_within_the_budget() {
     let kit = Kit::new();

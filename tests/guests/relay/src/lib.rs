@@ -2,6 +2,7 @@
 //! commands are is up to the test, so it stands for any component.
 
 use serde::Deserialize;
+use std::io::Write;
 use strongroom_plugin::prelude::*;
 
 struct Relay;
@@ -18,6 +19,9 @@ struct Settings {
     fail: bool,
     #[serde(default)]
     careless: bool,
+    /// Artifacts of some bytes that the guest makes itself, besides the others.
+    #[serde(default)]
+    tiny: u32,
 }
 
 fn one_artifact() -> Vec<String> {
@@ -28,6 +32,27 @@ fn one_artifact() -> Vec<String> {
 #[serde(deny_unknown_fields, default)]
 struct Options {
     fail_after: Option<usize>,
+}
+
+/// Stores so many artifacts of some bytes each, some of them at once, and returns their bytes.
+fn store_tiny(n: u32) -> Result<u64> {
+    let mut under_way = std::collections::VecDeque::new();
+    let mut bytes = 0;
+    for i in 0..n {
+        let (mut sink, source) = bytes::pipe()?;
+        sink.write_all(format!("tiny artifact {i}").as_bytes())?;
+        sink.finish()?;
+        under_way.push_back(storage::put(format!("tiny-{i:05}"), source).start()?);
+        if under_way.len() > 64
+            && let Some(oldest) = under_way.pop_front()
+        {
+            bytes += oldest.wait()?.size;
+        }
+    }
+    for transfer in under_way {
+        bytes += transfer.wait()?.size;
+    }
+    Ok(bytes)
 }
 
 impl Plugin for Relay {
@@ -46,7 +71,7 @@ impl Plugin for Relay {
             let transfer = storage::put(name, process.stdout()?).start()?;
             under_way.push((process, transfer));
         }
-        let mut bytes = 0;
+        let mut bytes = store_tiny(settings.tiny)?;
         for (process, transfer) in under_way {
             bytes += transfer.wait()?.size;
             if !settings.careless {

@@ -3,14 +3,15 @@
 use super::super::bytes::{GuestSource, Watch, blocking};
 use super::task::Task;
 use super::{GuestWriting, object_for_guest};
-use crate::bucket::SharedBucket;
+use crate::bucket::{ObjectKind, SharedBucket};
 use crate::error::{Error, Result};
 use crate::plugin::bindings::strongroom::plugin::storage;
-use crate::plugin::guard::{Deadline, Refusal};
+use crate::plugin::guard::{Deadline, Refusal, lock};
 use crate::plugin::state::{State, Underway, all_wait_for_guest};
 use crate::policy::Call;
 use crate::policy::storage::{BucketCall, BucketVerb};
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 use wasmtime::component::Resource;
 
 /// A bucket in the guest's hands: an opening is a promise of nothing, each call is decided on its own.
@@ -22,6 +23,35 @@ pub struct GuestBucket {
 impl GuestBucket {
     pub(super) fn new(label: String, shared: SharedBucket) -> Self {
         Self { label, shared }
+    }
+}
+
+/// Attributes of files as the file system gave them right after they were written, for the question
+/// that mostly follows: going to another thread once more for each of a million small files would
+/// cost more than the files. Each is given once, and only the last [`READ_BACK`] are kept.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ReadBack(Arc<Mutex<VecDeque<ReadBackOf>>>);
+
+/// Label and key of a file, and its attributes.
+type ReadBackOf = (String, String, Vec<(String, String)>);
+
+/// More than there are writes under way.
+const READ_BACK: usize = 32;
+
+impl ReadBack {
+    fn keep(&self, label: String, key: String, attributes: Vec<(String, String)>) {
+        let mut kept = lock(&self.0);
+        if kept.len() == READ_BACK {
+            kept.pop_front();
+        }
+        kept.push_back((label, key, attributes));
+    }
+
+    /// Takes what is kept of a file; also when it is about to change.
+    fn take(&self, label: &str, key: &str) -> Option<Vec<(String, String)>> {
+        let mut kept = lock(&self.0);
+        let at = kept.iter().position(|(of_label, of_key, _)| of_label == label && of_key == key)?;
+        kept.remove(at).map(|(_, _, attributes)| attributes)
     }
 }
 
@@ -86,6 +116,10 @@ impl storage::HostBucket for State {
         let (label, bucket) = self.bucket(&this)?;
         let call = call(&label, Some(BucketVerb::Read), Some(&key), None);
         let work = async {
+            let read_back = if version.is_none() { self.read_back.take(&label, &key) } else { None };
+            if let Some(attributes) = read_back {
+                return Ok(attributes);
+            }
             let key = key.clone();
             Ok(blocking(move || bucket.attributes(&key, version.as_deref())).await??)
         };
@@ -102,7 +136,12 @@ impl storage::HostBucket for State {
         let guard = self.guard.clone();
         let work = async {
             let (its_label, its_key) = (label.clone(), key.clone());
-            let mut source = blocking(move || bucket.read(&its_label, &its_key, version.as_deref())).await??;
+            // A thread for each of a million small files would cost more than the files.
+            let mut source = if bucket.is_open() {
+                bucket.read(&its_label, &its_key, version.as_deref())?
+            } else {
+                blocking(move || bucket.read(&its_label, &its_key, version.as_deref())).await??
+            };
             source.inspect = guard.policy().inspects_object(&label, &key);
             self.push_source(source, None)
         };
@@ -142,12 +181,19 @@ impl storage::HostBucket for State {
             let (source, key) = (watch.over(source, &stop), key.clone());
             let keeps_owners = self.guard.policy().keeps_owners(&label, &key);
             let attributes = if keeps_owners { attributes } else { without_owners(attributes) };
-            let work = tokio::task::spawn_blocking(move || {
+            let (label, read_back) = (label.clone(), self.read_back.clone());
+            read_back.take(&label, &key);
+            let work = move || {
                 let written = bucket.write(&key, &attributes, source, overwrite);
+                if written.as_ref().is_ok_and(|object| object.kind == ObjectKind::File)
+                    && let Ok(attributes) = bucket.attributes(&key, None)
+                {
+                    read_back.keep(label, key, attributes);
+                }
                 drop(place);
                 written
-            });
-            let task = Task::new(work, vec![stop], waits_for, watch, &self.reaper);
+            };
+            let task = Task::blocking(work, vec![stop], waits_for, watch, &self.reaper);
             self.writings.push(Underway { task: Some(task.abort_handle()), waits_for: task.waits_for().to_vec() });
             Ok(self.table.push(GuestWriting { task, _permit: permit })?)
         };
@@ -165,6 +211,7 @@ impl storage::HostBucket for State {
         let verb = if version.is_some() { BucketVerb::DeleteVersion } else { BucketVerb::Delete };
         let call = call(&label, Some(verb), Some(&key), None);
         let work = async {
+            self.read_back.take(&label, &key);
             let key = key.clone();
             Ok(blocking(move || bucket.delete(&key, version.as_deref())).await??)
         };
@@ -203,6 +250,18 @@ mod tests {
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn attributes_after_a_write_are_given_once_and_only_the_last_are_kept() {
+        let kept = ReadBack::default();
+        let mode = pairs(&[("mode", "0644")]);
+        for n in 0..=READ_BACK {
+            kept.keep("a".to_owned(), n.to_string(), mode.clone());
+        }
+        assert_eq!(kept.take("a", "0"), None, "it was the oldest");
+        assert_eq!(kept.take("b", "1"), None, "another bucket");
+        assert_eq!((kept.take("a", "1"), kept.take("a", "1")), (Some(mode), None));
     }
 
     #[test]

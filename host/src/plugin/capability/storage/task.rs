@@ -5,6 +5,7 @@ use crate::plugin::capability::bytes::Watch;
 use crate::plugin::guard::lock;
 use crate::plugin::state::Reaper;
 use crate::stream::Leash;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -47,6 +48,30 @@ impl<T: Send + 'static> Task<T> {
             // Nobody may be waiting any more.
             let _ = tell.send(true);
         }));
+        Self { outcome, done, stop, waits_for, watch, abort }
+    }
+
+    /// As [`Self::new`], for work that blocks a thread: it says itself that it is done, without a task
+    /// between, which counts where there are a million small files.
+    pub(super) fn blocking(
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+        stop: Vec<CancellationToken>,
+        waits_for: Vec<Leash>,
+        watch: Watch,
+        reaper: &Reaper,
+    ) -> Self {
+        let (tell, done) = watch::channel(false);
+        let outcome = Arc::new(Mutex::new(None));
+        let place = Arc::clone(&outcome);
+        let work = tokio::task::spawn_blocking(move || {
+            let panicked = |_| Err(Error::failed("the host failed in the background"));
+            let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked);
+            *lock(&place) = Some(result);
+            // Nobody may be waiting any more.
+            let _ = tell.send(true);
+        });
+        let abort = work.abort_handle();
+        reaper.add(work);
         Self { outcome, done, stop, waits_for, watch, abort }
     }
 
