@@ -220,7 +220,8 @@ fn flipped_bytes_of_large_segments_are_found_and_named() {
                 // every byte before it meets one again.
                 let borders =
                     [0, 1, 30, 100, 199, 300, good.len() - 1, good.len() - 17, good.len() - 60, good.len() - 120];
-                let step = [104_729, 7_919, 1_299_709].into_iter().find(|step| good.len() % step != 0).unwrap();
+                let step =
+                    [104_729, 7_919, 1_299_709].into_iter().find(|step| !good.len().is_multiple_of(*step)).unwrap();
                 let spread = turns(FLIPS, "flips of a large segment")
                     .take(good.len())
                     .map(|i| usize::try_from(i).unwrap().wrapping_mul(step) % good.len());

@@ -106,7 +106,8 @@ fn check_job(fixture: &Fixture, sandbox: &Sandbox, job: &str) {
     let mut got: Vec<_> = back.map(|path| (path.metadata().unwrap().len(), b3sum(sandbox, &path))).collect();
     let of_job = fixture.artifacts.iter().filter(|artifact| artifact.job == job);
     let mut expected: Vec<_> = of_job.map(|artifact| (artifact.bytes, artifact.blake3.clone())).collect();
-    (got.sort(), expected.sort());
+    got.sort();
+    expected.sort();
     assert_eq!(got, expected, "{}: {job}", fixture.version);
 }
 

@@ -24,8 +24,9 @@ fn found(name: &str) -> PathBuf {
 fn check(name: &str, cases: u64) {
     let target = hostile::target(name);
     for path in strongroom_tests::files(&found(name)).unwrap_or_default() {
-        println!("{}", path.display());
-        target.run(&std::fs::read(path).unwrap());
+        let instructions = std::fs::read(&path).unwrap();
+        let result = std::panic::catch_unwind(|| target.run(&instructions));
+        assert!(result.is_ok(), "{} breaks it again: {}", path.display(), target.promise);
     }
     // The same in every ordinary run, so that a failure is one of the change under test; new ones under soak.
     let mut runner = match std::env::var_os(xtask::soak::COUNT).or(std::env::var_os(xtask::soak::MINUTES)) {

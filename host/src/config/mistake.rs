@@ -86,11 +86,16 @@ impl Mistakes {
         self.list.sort_by_key(|mistake| (mistake.span.start, mistake.span.end));
         self.list.dedup();
         // Wherever one stands, it is never shown.
-        let identities = self.source.match_indices("AGE-SECRET-KEY-").map(|(at, _)| {
-            let rest = &self.source[at..];
-            at..at + rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).unwrap_or(rest.len())
-        });
-        self.masked.extend(identities);
+        self.masked.extend(identities(&self.source));
+        for mistake in &mut self.list {
+            for text in
+                [Some(&mut mistake.message), Some(&mut mistake.label), mistake.help.as_mut()].into_iter().flatten()
+            {
+                for found in identities(text).into_iter().rev() {
+                    text.replace_range(found, "…");
+                }
+            }
+        }
         let mut shown = String::with_capacity(self.source.len());
         let mut rest = self.source.char_indices().peekable();
         while let Some((at, c)) = rest.next() {
@@ -187,6 +192,39 @@ impl Mistakes {
     }
 }
 
+/// The fewest letters in a row that are taken for those of an age identity, which has 58.
+const IDENTITY_BYTES: usize = 32;
+
+/// What an age identity says of itself, behind `AGE-`.
+const SECRET: &[u8] = b"SECRET-KEY-";
+
+/// Where age identities stand in a text: whole, in any case, or mangled by whoever copied them. A word counts that
+/// says `SECRET-KEY-`, and one with a long run of capital letters and digits that is not a digest in hexadecimal.
+fn identities(text: &str) -> Vec<Range<usize>> {
+    let is_of_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    let is_of_key = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    let mut found = Vec::new();
+    let mut start = 0;
+    while start < bytes.len() {
+        let word = bytes[start..].iter().take_while(|byte| is_of_word(**byte)).count();
+        let word = start..start + word;
+        let letters = &bytes[word.clone()];
+        let says_so = letters
+            .windows(SECRET.len())
+            .position(|part| part.eq_ignore_ascii_case(SECRET))
+            .is_some_and(|at| at + SECRET.len() < letters.len());
+        let looks_so = letters
+            .split(|byte| !is_of_key(byte))
+            .any(|run| run.len() >= IDENTITY_BYTES && run.iter().any(|byte| *byte > b'F'));
+        start = word.end + 1;
+        if says_so || looks_so {
+            found.push(word);
+        }
+    }
+    found
+}
+
 /// What stands for a character that is not shown: as long in bytes, so that every other place stays where it is,
 /// and one character, so that columns do.
 fn blot(c: char, ascii: char) -> char {
@@ -244,5 +282,37 @@ impl miette::Diagnostic for Drawn<'_> {
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
         let span = self.mistake.span.clone();
         Some(Box::new(std::iter::once(LabeledSpan::new(Some(self.mistake.label.clone()), span.start, span.len()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_found_whole_and_mangled_and_nothing_else_is() {
+        let key = "1QYQSZQGPQYQSZQGPQYQSZQGPQYQSZQGPQYQSZQGPQYQSZQGPQYQSQ6XVZ7";
+        for secret in [
+            format!("AGE-SECRET-KEY-{key}"),
+            format!("GE-SECRET-KEY-{key}"),
+            format!("age-secret-key-{key}").to_lowercase(),
+            key.to_owned(),
+            key[20..].to_owned(),
+            format!("xAGE-SECRTKEY-{key}"),
+        ] {
+            let text = format!("a = \"ü{secret}\" # b");
+            let found = identities(&text);
+            assert_eq!(found.len(), 1, "{text}");
+            assert_eq!(&text[found[0].clone()], secret, "{text}");
+        }
+        for harmless in [
+            "AGE-SECRET-KEY-…",
+            "E3B0C44298FC1C149AFBF4C8996FB92427AE41E4649B934CA495991B7852B855",
+            "age13cgr9jv94r4840qycftjuqremdefuhqeasgkr5jc53xe0svwmyss2ny0pk",
+            "AKIAIOSFODNN7EXAMPLE",
+            "A_LONG_NAME_OF_A_VARIABLE_OF_THE_ENVIRONMENT",
+        ] {
+            assert!(identities(harmless).is_empty(), "{harmless}");
+        }
     }
 }

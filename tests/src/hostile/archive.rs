@@ -175,8 +175,8 @@ fn made_tar(input: &mut Input<'_>) -> Vec<u8> {
     for _ in 0..=input.byte() % 3 {
         let mut records = Vec::new();
         for _ in 0..input.byte() % 5 {
-            let keyword = if input.byte() % 8 == 0 { input.text() } else { (*input.one(KEYWORDS)).to_owned() };
-            let value = if input.byte() % 4 == 0 { input.text() } else { (*input.one(VALUES)).to_owned() };
+            let keyword = if input.byte().is_multiple_of(8) { input.text() } else { (*input.one(KEYWORDS)).to_owned() };
+            let value = if input.byte().is_multiple_of(4) { input.text() } else { (*input.one(VALUES)).to_owned() };
             let rest = 3 + keyword.len() + value.len();
             let len = (rest + 1..).find(|len| *len == rest + len.to_string().len()).expect("some length fits");
             records.extend(format!("{len} {keyword}={value}\n").into_bytes());
@@ -200,7 +200,7 @@ fn made_tar(input: &mut Input<'_>) -> Vec<u8> {
 fn header(kind: u8, name: &str, size: &str, input: &mut Input<'_>) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
     let octal = |input: &mut Input<'_>, digits: u32| {
-        let number = if input.byte() % 4 == 0 { input.number() } else { 0o644 };
+        let number = if input.byte().is_multiple_of(4) { input.number() } else { 0o644 };
         format!("{:01$o}\0", number % 8_u64.pow(digits), digits as usize)
     };
     let fields = [
@@ -212,7 +212,7 @@ fn header(kind: u8, name: &str, size: &str, input: &mut Input<'_>) -> [u8; BLOCK
         (136, octal(input, 11)),
         (157, input.one(VALUES).to_owned()),
         (257, "ustar\x0000".to_owned()),
-        (345, if input.byte() % 8 == 0 { input.text() } else { String::new() }),
+        (345, if input.byte().is_multiple_of(8) { input.text() } else { String::new() }),
     ];
     for (at, text) in fields {
         let n = text.len().min(BLOCK - at);
@@ -227,15 +227,15 @@ fn changed_tar(input: &mut Input<'_>) -> Vec<u8> {
     let how = input.byte();
     let mut bytes = if how == u8::MAX {
         input.rest().to_vec()
-    } else if how % 4 == 0 {
+    } else if how.is_multiple_of(4) {
         made_tar(input)
     } else {
         // Most of the archive is one large body; headers and records are before it.
         let mut tar = tar.clone();
-        let cut = if input.byte() % 4 == 0 { tar.len() } else { 12 * BLOCK };
+        let cut = if input.byte().is_multiple_of(4) { tar.len() } else { 12 * BLOCK };
         let mut rest = tar.split_off(cut.min(tar.len()));
         for _ in 0..=input.byte() % 4 {
-            if input.byte() % 2 == 0 {
+            if input.byte().is_multiple_of(2) {
                 input.change(&mut tar, &[&good().1], WORDS);
             } else {
                 // In place, so that what is behind stays where it was.
@@ -248,7 +248,7 @@ fn changed_tar(input: &mut Input<'_>) -> Vec<u8> {
         tar.append(&mut rest);
         tar
     };
-    if input.byte() % 4 != 0 {
+    if !input.byte().is_multiple_of(4) {
         with_checksums(&mut bytes);
     }
     bytes

@@ -173,7 +173,7 @@ impl<'a> Input<'a> {
         let n = bytes[start..].iter().position(|byte| *byte == b'\n').map_or(bytes.len() - start, |n| n + 1);
         let line = bytes[start..start + n].to_vec();
         let how = self.byte();
-        if how % 3 != 0 {
+        if !how.is_multiple_of(3) {
             bytes.drain(start..start + n).for_each(drop);
         }
         if how % 3 != 1 {

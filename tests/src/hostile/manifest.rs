@@ -145,7 +145,7 @@ pub(super) fn component(input: &mut Input<'_>) {
                 inner = [HEADER, &nested(&inner)].concat();
             }
             bytes.extend(nested(&inner));
-            if input.byte() % 2 == 0 {
+            if input.byte().is_multiple_of(2) {
                 bytes.extend(&manifest);
             }
             let error = Component::decode(&bytes).map(drop).expect_err("a nested manifest");
@@ -155,7 +155,7 @@ pub(super) fn component(input: &mut Input<'_>) {
             // Near the end, where the manifest is, or anywhere else.
             bytes.extend(&manifest);
             let whole = bytes.clone();
-            let start = if input.byte() % 2 == 0 { whole.len() - manifest.len() - 64 } else { 0 };
+            let start = if input.byte().is_multiple_of(2) { whole.len() - manifest.len() - 64 } else { 0 };
             let mut end = bytes.split_off(start);
             for _ in 0..=input.byte() % 4 {
                 input.change(&mut end, &[&manifest, HEADER], &[SECTION]);

@@ -69,7 +69,7 @@ pub(super) fn tail(input: &mut Input<'_>) {
 /// A frame whose chaining value nobody has compared yet.
 pub(super) fn frame(input: &mut Input<'_>) {
     let len = input.below(40_000);
-    let plain = if input.byte() % 2 == 0 { text(len) } else { noise(len, 3) };
+    let plain = if input.byte().is_multiple_of(2) { text(len) } else { noise(len, 3) };
     let compression = match input.byte() % 4 {
         0 => Compression::Raw,
         level => Compression::Level(i32::from(level)),
@@ -123,7 +123,7 @@ pub(super) fn sealed(input: &mut Input<'_>) {
         good.extend(tag);
     }
     let words = ["-> X25519 ", "\n--- ", "age-encryption.org/v1\n", "-> grease\n\n", "\n", "-> ", "="];
-    let bytes = if input.byte() % 2 == 0 {
+    let bytes = if input.byte().is_multiple_of(2) {
         // The header is where something is parsed.
         let mut head = input.edited(&[&good[..header_bytes]], &words);
         head.extend(&good[header_bytes..]);

@@ -152,10 +152,10 @@ const VALUES: &[&str] = &["shop-1", "a", "-x", "--x\n\t", "aXbYc", "x.dump", "",
 
 /// The pattern or glob of a slot, with values that want to fill it.
 pub(super) fn slot(input: &mut Input<'_>) {
-    let is_glob = input.byte() % 3 == 0;
+    let is_glob = input.byte().is_multiple_of(3);
     let text = if is_glob { input.edited_text(GLOBS, WORDS) } else { input.edited_text(PATTERNS, WORDS) };
-    let max_bytes = (input.byte() % 4 == 0).then(|| input.below(70_000));
-    let max_count = (input.byte() % 8 == 0).then(|| input.below(2_000));
+    let max_bytes = (input.byte().is_multiple_of(4)).then(|| input.below(70_000));
+    let max_count = (input.byte().is_multiple_of(8)).then(|| input.below(2_000));
     let written = match is_glob {
         true => SlotText { glob: Some(&text), max_bytes, max_count, ..SlotText::default() },
         false => SlotText { pattern: Some(&text), max_bytes, max_count, ..SlotText::default() },

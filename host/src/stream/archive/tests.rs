@@ -449,3 +449,18 @@ fn a_body_that_was_passed_over_is_checked_all_the_same() {
         assert_eq!(error.kind(), Kind::Damaged);
     }
 }
+
+#[test]
+fn a_time_that_no_clock_can_show_is_refused() {
+    let head = tar::head(&Entry { path: "a".into(), ..Entry::default() });
+    let block: &[u8; tar::BLOCK] = head.as_slice().try_into().unwrap();
+    let entry = |records: &[u8]| tar::parse_entry(block, tar::Pax::parse(records).unwrap());
+    assert!(entry(b"16 mtime=12.000\n").is_ok());
+    for records in [
+        &b"50 mtime=170141183460469231731687303715.999999999\n"[..],
+        b"51 mtime=-170141183460469231731687303715.999999999\n",
+        b"39 mtime=9223372036854775808.000000000\n",
+    ] {
+        assert_eq!(entry(records).unwrap_err().kind(), Kind::Damaged, "{}", records.escape_ascii());
+    }
+}
