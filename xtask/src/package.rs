@@ -31,6 +31,7 @@ pub const PACKAGES: &[Package] = &[
     program("zstd", "zstd"),
     program("b3sum", "b3sum"),
     program("jq", "jq"),
+    program("minisign", "minisign"),
     program("podman", "podman"),
     program("runc", "runc"),
     program("busybox-static", "busybox"),

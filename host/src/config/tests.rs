@@ -302,7 +302,7 @@ fn a_file_is_read_relative_to_itself() {
     let path = scratch.path().join("strongroom.toml");
     std::fs::write(&path, FRAME).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let config = Config::load(&path).unwrap();
+    let config = Config::load(&path, &ceiling::Ceilings::none()).unwrap();
     let base = scratch.path().canonicalize().unwrap();
     assert_eq!(config.plugins[&label("pg")].source, base.join("pg.wasm"));
     assert_eq!(config.path, path);

@@ -92,7 +92,8 @@ fn all_grants() -> Grants {
             "data".to_owned(),
             vec![bucket(read, Effect::Reads), bucket(write, Effect::Changes)],
         )]),
-        artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()] }),
+        artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()], requested: None }),
+        ceilings: Vec::new(),
     }
 }
 
