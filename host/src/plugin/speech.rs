@@ -20,6 +20,12 @@ pub fn line(text: &str) -> String {
     shown
 }
 
+/// A text for one line that is not cut: for what somebody decides on, of which no part may be hidden
+/// behind the rest.
+pub fn whole(text: &str) -> String {
+    text.chars().map(escape).collect()
+}
+
 /// At most `max` texts, each as [`line()`].
 pub fn lines(texts: Vec<String>, max: usize) -> Vec<String> {
     texts.into_iter().take(max).map(|text| line(&text)).collect()
