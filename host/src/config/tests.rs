@@ -181,7 +181,6 @@ fn what_is_not_built_yet_is_refused_and_says_what_to_use_now() {
     let mut found = Vec::new();
     for text in [
         "[cluster.prod]\ncontext = \"prod\"",
-        "[ceiling]\n",
         "[store.a]\ntype = \"azure\"",
         "[store.a]\ntype = \"local\"\npath = \"a\"\nencryption = \"off\"\nobject_lock = true",
         "[bucket.a]\ntype = \"s3\"\npath = \"x\"",

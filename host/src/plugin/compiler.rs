@@ -155,7 +155,6 @@ impl Asked {
 
     /// A compiler that is out of memory aborts; one that is out of processor time is killed.
     fn why(&self, status: ExitStatus, said: &str) -> Error {
-        const SIGABRT: i32 = 6;
         const SIGXCPU: i32 = 24;
         let Bounds { memory_bytes, cpu_seconds, .. } = self.bounds;
         match (status.code(), status.signal()) {
@@ -163,7 +162,9 @@ impl Asked {
                 Error::invalid("the component cannot be compiled").because(super::speech::line(said.trim()))
             }
             (_, Some(SIGXCPU)) => too_much("time", &format!("{cpu_seconds} s of processor time")),
-            (_, Some(SIGABRT)) if said.contains("memory allocation") => too_much("memory", &unit::bytes(memory_bytes)),
+            _ if said.contains("memory allocation") || said.contains("out of memory") => {
+                too_much("memory", &unit::bytes(memory_bytes))
+            }
             _ => Error::failed("the compiler of plugins failed")
                 .fact("ended with", status.to_string())
                 .fact("said", super::speech::line(said.trim()))
