@@ -14,6 +14,7 @@ use super::capability::{CAPABILITIES, Risk};
 use super::component::{Component, Import};
 use super::manifest::{ExecRequest, PluginManifest, RawSlot, RawStdin};
 use super::speech::{line, whole};
+use crate::policy::exec::StdinGrant;
 use crate::policy::storage::BucketVerb;
 use crate::policy::{Effect, Grants, Verb};
 use serde::Serialize;
@@ -318,10 +319,10 @@ fn request_of_exec(exec: &ExecRequest) -> Request {
     let env = grant.env.iter().map(|(name, value)| format!("{name}={value}"));
     let command: Vec<_> = env.chain([exec.program.clone()]).chain(grant.args.iter().cloned()).collect();
     let stdin = match &grant.stdin {
-        None => "",
-        Some(RawStdin::Text { .. }) => " < a fixed text",
-        Some(RawStdin::Artifact { .. }) => " < an artifact",
-        Some(RawStdin::Word(_)) => " < whatever the plugin gives",
+        None => String::new(),
+        Some(RawStdin::Text { text, hold }) => format!(" < {text:?}{}", if *hold { ", kept open" } else { "" }),
+        Some(RawStdin::Artifact { artifact, made_by }) => format!(" < artifact {artifact:?} made by {made_by:?}"),
+        Some(RawStdin::Word(_)) => " < whatever the plugin gives".to_owned(),
     };
     Request {
         kind: "exec",
@@ -423,7 +424,13 @@ fn effective(grants: &Grants) -> Vec<Effective> {
 fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {
     let env = grant.env.iter().map(|(name, value)| format!("{name}={value}"));
     let args = grant.args.iter().map(ToString::to_string);
-    env.chain([grant.program.clone()]).chain(args).collect::<Vec<_>>().join(" ")
+    let stdin = match &grant.stdin {
+        StdinGrant::None => String::new(),
+        StdinGrant::Text { text, hold } => format!(" < {text:?}{}", if *hold { ", kept open" } else { "" }),
+        StdinGrant::Artifact { name, made_by } => format!(" < artifact {} made by {made_by:?}", name.describe()),
+        StdinGrant::Plugin => " < whatever the plugin gives".to_owned(),
+    };
+    format!("{}{stdin}", env.chain([grant.program.clone()]).chain(args).collect::<Vec<_>>().join(" "))
 }
 
 fn notes(component: &Component, imports: &[Interface], ceilings: &[String]) -> Vec<String> {

