@@ -286,13 +286,28 @@ impl Policy {
                 String::new(),
             ));
         }
-        self.under_ceilings(&rule, grant, &line)?;
+        self.under_ceilings(&rule, grant, &line, scratch)?;
         Ok(line)
     }
 
     /// Whether every ceiling lets this command line run; what is missing is nobody's to grant here.
-    fn under_ceilings(&self, rule: &str, grant: &ExecGrant, line: &CommandLine) -> Result<(), Decision> {
-        match self.grants.ceilings.iter().find_map(|ceiling| ceiling.command(grant, line).err()) {
+    ///
+    /// The scratch directory has another path in every run: to a ceiling it is `{scratch}`.
+    fn under_ceilings(
+        &self,
+        rule: &str,
+        grant: &ExecGrant,
+        line: &CommandLine,
+        scratch: Option<&str>,
+    ) -> Result<(), Decision> {
+        if self.grants.ceilings.is_empty() {
+            return Ok(());
+        }
+        let mut shown = line.clone();
+        if let Some(path) = scratch.filter(|path| line.uses_scratch && !path.is_empty()) {
+            shown.args.iter_mut().for_each(|arg| *arg = arg.replace(path, "{scratch}"));
+        }
+        match self.grants.ceilings.iter().find_map(|ceiling| ceiling.command(grant, &shown).err()) {
             None => Ok(()),
             Some(over) => {
                 Err(Decision::deny(format!("{rule}, under the ceiling {}", over.at()), over.reason, String::new()))

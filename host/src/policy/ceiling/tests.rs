@@ -114,6 +114,29 @@ fn arguments_with_slots_are_held_against_the_ceiling_at_each_call() {
 }
 
 #[test]
+fn the_scratch_directory_is_the_same_in_every_run() {
+    let rule = ExecRule { args: Some(patterns(&["--dir=[{]scratch[}]"])), must_have: Vec::new(), ..psql() };
+    let grant =
+        ExecGrant { args: vec![Template::parse("--dir={scratch}").unwrap()], slots: BTreeMap::new(), ..grant() };
+    let policy = Policy {
+        plugin: "pg".to_owned(),
+        grants: Grants {
+            exec: [("dump".to_owned(), grant)].into(),
+            ceilings: vec![Arc::new(ceiling(rule))],
+            ..Grants::default()
+        },
+        occasion: Occasion { verb: Verb::Backup, plan_only: false },
+        settings: json!({}),
+    };
+    let call = ExecCall { command: "dump", slots: &[], stdin: None, reads_output: false };
+    for path in ["/tmp/strongroom-1", "/scratch"] {
+        let line = policy.command_line(&call, Some(path)).unwrap();
+        assert_eq!(line.args, [format!("--dir={path}")], "what runs has the real path");
+    }
+    assert!(policy.decide(&crate::policy::Call::Exec(call)).allowed);
+}
+
+#[test]
 fn a_second_ceiling_takes_away_and_never_gives() {
     let any = Ceiling { file: "any".to_owned(), exec: Allowed::Any, ..Ceiling::default() };
     let nothing = Ceiling { file: "nothing".to_owned(), ..Ceiling::default() };
