@@ -11,7 +11,7 @@ mod tests;
 use super::exec::{CommandLine, ExecGrant, StdinGrant};
 use super::kube::{KubeGrant, KubeVerb};
 use super::metrics::MetricsGrant;
-use super::slot::{SlotKind, SlotRule, quoted};
+use super::slot::{SlotKind, SlotRule, Template, quoted};
 use super::storage::{ArtifactGrant, BucketGrant, BucketVerb};
 use super::{Effect, Verb, When};
 use crate::error::Result;
@@ -366,7 +366,7 @@ impl ExecRule {
     fn covers_arguments(&self, arguments: &Arguments<'_>) -> std::result::Result<(), Miss> {
         let known: Vec<String> = match arguments {
             Arguments::Filled(args) => args.to_vec(),
-            Arguments::Granted(grant) => grant.args.iter().filter_map(|arg| arg.literal()).collect(),
+            Arguments::Granted(grant) => grant.args.iter().filter_map(Template::literal).collect(),
         };
         if let Some(missing) = self.must_have.iter().find(|must| !known.contains(must)) {
             return Err((1, "args", format!("the ceiling wants the argument {} as it is", quoted(missing))));

@@ -160,8 +160,8 @@ impl KubeGrant {
         if call.verb.changes() && self.when.effect == Effect::Reads {
             return deny("it changes the cluster, and the grant only reads".to_owned());
         }
-        let named = self.kinds.contains(call.kind);
-        if !named && !(self.kinds.contains("*") && !is_powerful(call.kind)) {
+        let by_star = self.kinds.contains("*") && !is_powerful(call.kind);
+        if !by_star && !self.kinds.contains(call.kind) {
             return deny("the kind is not granted".to_owned());
         }
         let inside = |all: &BTreeSet<String>, given: Option<&str>| {

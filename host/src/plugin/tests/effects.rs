@@ -128,12 +128,13 @@ async fn a_hostile_plugin_changes_nothing_in_a_backup_a_diagnosis_a_verification
     let plugin = Plugin::load("rogue", bytes, &sha256, &everything(dir.path()), &Cache::none())
         .await
         .unwrap_or_else(|e| panic!("{}", in_full(&e)));
-    let (mut n_changed, mut marks) = (0, Vec::new());
+    let (mut n_tried, mut n_changed, mut marks) = (0, 0, Vec::new());
     for (function, deed) in TRIED {
         for (verb, plan_only) in VERBS.into_iter().flat_map(|verb| [(verb, false), (verb, true)]) {
             let what = format!("{function} by {deed:?} in {verb:?}, plan {plan_only}");
             // Of its own: a program that was told to end may still leave its mark later.
-            let mark = dir.path().join(format!("mark-{}", marks.len()));
+            let mark = dir.path().join(format!("mark-{n_tried}"));
+            n_tried += 1;
             let (bench, error, changed) = attempt(&plugin, deed, Occasion { verb, plan_only }, &mark).await;
             if verb == Verb::Restore && !plan_only {
                 n_changed += usize::from(changed || mark.exists());

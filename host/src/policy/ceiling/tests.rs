@@ -1,6 +1,5 @@
 use super::*;
 use crate::policy::exec::ExecCall;
-use crate::policy::slot::Template;
 use crate::policy::{Grants, Occasion, Policy};
 use serde_json::json;
 use std::collections::BTreeMap;
