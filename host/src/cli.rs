@@ -30,6 +30,7 @@ pub mod vendor;
 pub mod verify;
 
 use crate::config::Config;
+use crate::config::ceiling::Ceilings;
 use crate::config::place::Directories;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -82,6 +83,9 @@ pub struct Globals {
     /// Directory for what can be made again, such as compiled plugins [default: by platform convention]
     #[arg(long, global = true, value_name = "DIR", env = "STRONGROOM_CACHE_DIR", hide_env_values = true)]
     pub cache_dir: Option<PathBuf>,
+    /// Another ceiling over every grant, besides /etc/strongroom/ceiling.toml; may be repeated
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ceiling: Vec<PathBuf>,
     /// How the result is written to standard output
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,
@@ -121,12 +125,19 @@ impl Globals {
         self.directories()?.config_file(self.config.as_deref())
     }
 
+    /// Everything that is over the configuration.
+    ///
+    /// Errors: those of [`Ceilings::load`].
+    pub fn ceilings(&self) -> Result<Ceilings> {
+        Ceilings::load(&self.ceiling)
+    }
+
     /// The configuration, read and checked; its warnings are shown.
     ///
     /// Errors: those of [`Config::load`]; a missing file is `Invalid` here, exit code 2.
     pub fn load(&self) -> Result<Config> {
         let path = self.config_file()?;
-        let config = load(&path)?;
+        let config = load(&path, &self.ceilings()?)?;
         let output = self.output();
         if !config.warnings.is_empty() && !output.quiet {
             for warning in config.warnings.placed() {
@@ -141,8 +152,8 @@ impl Globals {
 }
 
 /// Reads a configuration; that it is missing is a mistake of the command line.
-fn load(path: &Path) -> Result<Config> {
-    Config::load(path).map_err(|error| match error.kind() {
+fn load(path: &Path, ceilings: &Ceilings) -> Result<Config> {
+    Config::load(path, ceilings).map_err(|error| match error.kind() {
         crate::error::Kind::NotFound => Error::invalid(format!("there is no configuration \"{}\"", path.display()))
             .hint("name another one with --config, or write it (README, sixty seconds to a first backup)")
             .because(error),

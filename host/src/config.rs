@@ -4,6 +4,7 @@
 //! this module nothing checks a value again. No secret is ever part of a [`Config`], only where to
 //! find it; [`secret`] fetches it as late as possible.
 
+pub mod ceiling;
 pub mod diff;
 pub mod edit;
 pub mod environment;
@@ -27,9 +28,12 @@ pub use store::{S3Config, StoreConfig, StorePlace};
 use crate::error::{Error, Result};
 use crate::exec::RunIn;
 use crate::id::Label;
+use crate::plugin::Trust;
 use crate::plugin::limits::Limits;
+use crate::plugin::signature::TrustedKey;
 use crate::policy::Grants;
 use crate::run::retention::Keep;
+use ceiling::Ceilings;
 use fields::Fields;
 use jiff::tz::TimeZone;
 use mistake::Mistakes;
@@ -45,6 +49,10 @@ pub struct Config {
     pub path: PathBuf,
     /// Public keys of hosts whose records are believed, besides this host's own.
     pub trusted_hosts: Vec<String>,
+    /// Whose signatures on plugins count, and what never runs; ceilings included.
+    pub trust: Trust,
+    /// What is over every grant.
+    pub ceilings: Ceilings,
     /// Stores by label.
     pub stores: BTreeMap<Label, StoreConfig>,
     /// Buckets by label.
@@ -85,6 +93,10 @@ pub struct PluginConfig {
     pub source: PathBuf,
     /// `sha256`: the digest that was approved, in lower case; without it nothing runs.
     pub sha256: Option<String>,
+    /// `signature`: where its signature lies, if it has one.
+    pub signature: PathBuf,
+    /// `trusted_keys`: the only keys for this plugin.
+    pub trusted_keys: Option<Vec<TrustedKey>>,
     /// `grant`.
     pub grants: Grants,
     /// `limits`.
@@ -158,20 +170,32 @@ impl Config {
     ///
     /// Errors: `NotFound` and `Denied` of the file itself (also when others can write it);
     /// `Invalid` with [`Mistakes`] as its source, which holds every mistake of the file at once.
-    pub fn load(path: &Path) -> Result<Self> {
+    pub fn load(path: &Path, ceilings: &Ceilings) -> Result<Self> {
         let text = file::read_guarded(path)?;
         let base = file::directory_of(path)?;
-        Self::parse(&text, path, &base)
+        Self::parse_under(&text, path, &base, ceilings)
+    }
+
+    /// Checks the text of a configuration that no ceiling is over: for tests and tools.
+    ///
+    /// Errors: as [`Self::parse_under`].
+    pub fn parse(text: &str, name: &Path, base: &Path) -> Result<Self> {
+        Self::parse_under(text, name, base, &Ceilings::none())
     }
 
     /// Checks the text of a configuration. `name` is the file as the operator named it, `base` the
     /// absolute directory that relative paths start from. No I/O, but for the system's time zones.
     ///
     /// Errors: as [`Self::load`], without those of the file.
-    pub fn parse(text: &str, name: &Path, base: &Path) -> Result<Self> {
+    pub fn parse_under(text: &str, name: &Path, base: &Path, ceilings: &Ceilings) -> Result<Self> {
         let shown = name.display().to_string();
-        let mut meaning =
-            Meaning { base, mistakes: Mistakes::new(&shown, text), warnings: Mistakes::new(&shown, text) };
+        let mut meaning = Meaning {
+            base,
+            ceilings: ceilings.clone(),
+            bucket_paths: BTreeMap::new(),
+            mistakes: Mistakes::new(&shown, text),
+            warnings: Mistakes::new(&shown, text),
+        };
         let root = read::read(text, &key::ROOT, &mut meaning.mistakes);
         let mut config = meaning.config(&root);
         let mistakes = meaning.mistakes.finish();
@@ -180,7 +204,24 @@ impl Config {
         }
         config.path = name.to_owned();
         config.warnings = meaning.warnings.finish();
+        config.ceilings = ceilings.clone();
         Ok(config)
+    }
+
+    /// Whom to believe about a plugin: its own keys or the file's, and nothing that a ceiling forbids.
+    pub fn trust(&self, plugin: &PluginConfig) -> Trust {
+        let mut trust = self.trust.clone();
+        if let Some(keys) = &plugin.trusted_keys {
+            trust.keys.clone_from(keys);
+        }
+        for ceiling in self.ceilings.list() {
+            trust.required |= ceiling.signatures_required;
+            trust.revoked.extend(ceiling.revoked.iter().cloned());
+            if !ceiling.trusted_keys.is_empty() {
+                trust.keys.retain(|key| ceiling.trusted_keys.iter().any(|one| one == key.as_str()));
+            }
+        }
+        trust
     }
 
     /// The job of this name.
@@ -226,6 +267,9 @@ fn list<'a>(labels: impl Iterator<Item = &'a Label>) -> String {
 /// From shapes to meanings, with everything that is wrong on the way.
 struct Meaning<'a> {
     base: &'a Path,
+    ceilings: Ceilings,
+    /// Roots of the buckets by label: a ceiling compares places.
+    bucket_paths: BTreeMap<String, PathBuf>,
     mistakes: Mistakes,
     warnings: Mistakes,
 }
@@ -233,12 +277,19 @@ struct Meaning<'a> {
 impl Meaning<'_> {
     fn config(&mut self, root: &Fields) -> Config {
         let mut config = Config { trusted_hosts: self.trusted_hosts(root), ..Config::default() };
+        config.trust = Trust {
+            keys: ceiling::trusted_keys(root, &mut self.mistakes),
+            required: root.text("signatures") == Some("required"),
+            revoked: ceiling::revoked(root, &mut self.mistakes),
+        };
         for (label, fields) in labelled(root, "store") {
             config.stores.extend(self.store(fields).map(|store| (label, store)));
         }
         for (label, fields) in labelled(root, "bucket") {
             config.buckets.extend(self.bucket(fields).map(|bucket| (label, bucket)));
         }
+        let place = |(label, BucketConfig::Local { path }): (&Label, &BucketConfig)| (label.to_string(), path.clone());
+        self.bucket_paths = config.buckets.iter().map(place).collect();
         for (label, fields) in labelled(root, "plugin") {
             config.plugins.extend(self.plugin(&label, fields).map(|plugin| (label, plugin)));
         }

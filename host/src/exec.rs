@@ -23,6 +23,7 @@ use crate::policy::exec::{CommandLine, StdinGrant};
 use crate::secret::{Redactor, Secret};
 use crate::stream::{Leash, Origin, Source};
 pub use find::{STANDARD_PATH, find_program};
+pub use local::keep_inherited_files_from_children;
 use output::{Pipe, Stdout};
 pub use probe::probe;
 use std::collections::BTreeMap;
@@ -124,6 +125,17 @@ pub struct Process {
     stall: Duration,
     input_waits_for: Vec<Leash>,
     stdout_leash: Option<Leash>,
+}
+
+/// The end of a process: seen without keeping it alive.
+#[derive(Clone, Debug)]
+pub struct End(tokio::sync::watch::Receiver<bool>);
+
+impl End {
+    /// Whether the program has ended, or nobody watches it any more.
+    pub fn is_over(&self) -> bool {
+        *self.0.borrow() || self.0.has_changed().is_err()
+    }
 }
 
 /// Starts a command line that the policy gave.
@@ -256,6 +268,11 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// Its end, for who counts processes.
+    pub fn end(&self) -> End {
+        End(self.shared.subscribe())
     }
 
     /// What must leave the guest's hands before [`Process::wait`] can end: whatever feeds its

@@ -7,7 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     process::no_core_dumps();
-    let cli = match cli::parse(std::env::args_os()) {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(code) = strongroom::plugin::compiler::child(&arguments) {
+        return ExitCode::from(code);
+    }
+    let cli = match cli::parse(arguments) {
         Ok(cli) => cli,
         Err(exit) => return exit.into(),
     };

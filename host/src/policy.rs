@@ -1,10 +1,13 @@
 //! What a plugin may do: pure data and total functions, no I/O and no async.
 //!
-//! Effective = what the manifest requests, and what the operator grants (and later what the
-//! ceiling allows). Every host function asks [`Policy::decide`] with a [`Call`] and gets a
+//! Effective = what the manifest requests, and what the operator grants, and what every ceiling
+//! allows. Every host function asks [`Policy::decide`] with a [`Call`] and gets a
 //! [`Decision`] that names the rule, allowed or not.
 
+pub mod ceiling;
 pub mod exec;
+pub mod kube;
+pub mod metrics;
 pub mod slot;
 pub mod storage;
 #[cfg(test)]
@@ -13,6 +16,7 @@ mod tests;
 use crate::stream::Origin;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The verb that a run was started for. Every grant names the verbs it holds for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -67,6 +71,8 @@ pub struct Grants {
     pub buckets: BTreeMap<String, Vec<storage::BucketGrant>>,
     /// The artifacts of the run, if granted at all.
     pub artifacts: Option<storage::ArtifactGrant>,
+    /// What none of them may exceed, whoever wrote them: each ceiling takes away, none gives.
+    pub ceilings: Vec<Arc<ceiling::Ceiling>>,
 }
 
 /// The policy of one run: grants, occasion, and the job's settings that slots refer to.

@@ -4,6 +4,7 @@ use regex::Regex;
 use std::fmt::Write as _;
 use std::path::Path;
 use strongroom::config::Config;
+use strongroom::config::ceiling::key::CEILING;
 use strongroom::config::key::{Key, Names, ROOT, Section, Shape};
 use strongroom::plugin::manifest::PluginManifest;
 use strongroom_tests::root;
@@ -100,6 +101,16 @@ fn the_configuration_page_has_every_key_as_the_host_knows_it() {
     check_made("docs/configuration.md", BEGIN, &reference());
 }
 
+/// Between this line of `docs/ceiling.md` and [`END`] lies what is made from the table of a ceiling's keys.
+const BEGIN_CEILING: &str = "<!-- made from host/src/config/ceiling/key.rs -->\n";
+
+#[test]
+fn the_ceiling_page_has_every_key_as_the_host_knows_it() {
+    let mut text = String::new();
+    write_section(&mut text, "", &CEILING);
+    check_made("docs/ceiling.md", BEGIN_CEILING, &text);
+}
+
 /// Between this line of `docs/output.md` and [`END`] lies what is made from the types of the results.
 const BEGIN_OUTPUT: &str = "<!-- made from the types that --output json writes -->\n";
 
@@ -113,7 +124,17 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("`prune`", &["host/src/cli/prune.rs"]),
     ("`key show`", &["host/src/cli/key.rs"]),
     ("`store init`, `store check`", &["host/src/cli/store.rs"]),
-    ("`plugin inspect`, `plugin build`, `plugin approve`", &["host/src/plugin/inspect.rs", "host/src/cli/plugin.rs"]),
+    (
+        "`plugin inspect`, `plugin diff`, `plugin build`, `plugin approve`, `plugin sign`, `plugin keygen`",
+        &[
+            "host/src/plugin/inspect.rs",
+            "host/src/plugin/inspect/concern.rs",
+            "host/src/plugin/inspect/diff.rs",
+            "host/src/cli/plugin.rs",
+            "host/src/cli/plugin/approve.rs",
+            "host/src/cli/plugin/sign.rs",
+        ],
+    ),
     ("`config check`", &["host/src/cli/config.rs"]),
     ("Errors", &["host/src/cli/report.rs", "host/src/config/mistake.rs"]),
     (

@@ -47,6 +47,8 @@ fn the_bucket_plugin_asks_for_this_and_no_more() {
       sha256     <digest>
       licence    Apache-2.0
       contract   strongroom:plugin 0.1
+      signature  none
+      ceiling    none
 
     imports
       strongroom:plugin/bytes@0.1.0
@@ -88,5 +90,8 @@ fn the_bucket_plugin_asks_for_this_and_no_more() {
       artifacts "artifacts"  for backup, verify, restore; reads
         stores and reads back its own artifacts, without seeing them
         why: "stores and reads the archive of its own backups; the plugin itself reads none of its bytes"
+
+    notes
+      no ceiling: whoever writes the configuration may grant anything
     "#);
 }

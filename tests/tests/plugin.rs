@@ -183,7 +183,7 @@ fn approving_on_a_terminal_asks_for_each_grant_and_keeps_every_comment() {
     let component = relay();
     let sandbox = sandbox(&component, "", "", "value = \"/etc/passwd\"");
     sandbox.run(["backup", "orders"]).check_code(4);
-    let output = approve_on_a_terminal(&sandbox, "y\ny\ny\ny\ny\ny\n");
+    let output = approve_on_a_terminal(&sandbox, "y\ny\ny\ny\ny\ny\ny\n");
     output.check_code(0);
     for text in ASKED {
         output.check_stdout(text);
@@ -200,7 +200,7 @@ fn approving_on_a_terminal_asks_for_each_grant_and_keeps_every_comment() {
 fn what_is_not_granted_on_the_terminal_is_left_out_and_denied_later() {
     let sandbox = sandbox(&relay(), "", "", "value = \"/etc/passwd\"");
     // `consume`, the only one that changes something, is the second question.
-    approve_on_a_terminal(&sandbox, "y\nn\ny\ny\ny\ny\n").check_code(0);
+    approve_on_a_terminal(&sandbox, "y\nn\ny\ny\ny\ny\ny\n").check_code(0);
     assert!(!config_of(&sandbox).contains("grant.exec.consume"));
     sandbox.run(["backup", "orders"]).check_code(0);
     let refused = sandbox.run(["restore", "orders", "latest"]);
@@ -211,9 +211,9 @@ fn what_is_not_granted_on_the_terminal_is_left_out_and_denied_later() {
 fn without_the_last_yes_nothing_is_written() {
     let sandbox = sandbox(&relay(), "", "", "");
     let before = config_of(&sandbox);
-    approve_on_a_terminal(&sandbox, "y\ny\ny\ny\ny\nn\n").check_code(130).check_stdout("nothing was written");
+    approve_on_a_terminal(&sandbox, "y\ny\ny\ny\ny\ny\nn\n").check_code(130).check_stdout("nothing was written");
     // An empty answer is no.
-    approve_on_a_terminal(&sandbox, "\n\n\n\n\n\n").check_code(130);
+    approve_on_a_terminal(&sandbox, "\n\n\n\n\n\n\n").check_code(130);
     assert_eq!(config_of(&sandbox), before);
 }
 

@@ -58,7 +58,7 @@ pub fn run(args: &ConfigArgs, globals: &Globals) -> anyhow::Result<Exit> {
 
 fn check(globals: &Globals) -> anyhow::Result<Exit> {
     let output = globals.output();
-    let config = load(&globals.config_file()?)?;
+    let config = load(&globals.config_file()?, &globals.ceilings()?)?;
     if !output.is_json() && !config.warnings.is_empty() {
         output.note(&config.warnings.draw_warnings(output.drawing(), output.width()));
     }

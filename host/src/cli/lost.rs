@@ -48,7 +48,7 @@ pub(super) async fn session(
     let source = keep(&bare.directories.cache, &component.sha256, &bytes)?;
     let text = write(args, &store, &listed, &component, &source)?;
     let base = std::env::current_dir().doing(|| "find the current directory".to_owned())?;
-    let config = Config::parse(&text, Path::new(NAME), &base)?;
+    let config = Config::parse_under(&text, Path::new(NAME), &base, &globals.ceilings()?)?;
     drop(bare);
     Session::with(globals, config, cancel)
 }

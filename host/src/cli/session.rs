@@ -6,13 +6,16 @@ use crate::bucket::OnDemand;
 use crate::bucket::SharedBucket;
 use crate::catalog::{Catalog, HostKey, PublicKey, Trust, lease};
 use crate::config::place::Directories;
-use crate::config::{BucketConfig, Config, JobConfig, SecretRef, StoreConfig, StorePlace, environment, secret};
+use crate::config::{
+    BucketConfig, Config, JobConfig, PluginConfig, SecretRef, StoreConfig, StorePlace, environment, secret,
+};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::exec::Place;
 use crate::failpoint;
 use crate::id::Label;
+use crate::plugin::compiler::Compiler;
 use crate::plugin::limits::Limits;
-use crate::plugin::{Cache, Plugin, component};
+use crate::plugin::{Approval, Cache, Plugin, component, signature};
 use crate::progress::Progress;
 use crate::run::{Job, Sealing};
 use crate::secret::Secret;
@@ -134,13 +137,16 @@ impl Session {
         let (store_label, store) = self.config.store(job.store.as_str())?;
         let (label, plugin) = self.config.plugin(job.plugin.as_str())?;
         let bytes = read_component(&plugin.source)?;
+        let signature = read_signature(&plugin.signature)?;
         let Some(sha256) = &plugin.sha256 else {
             return Err(Error::denied(format!("plugin \"{label}\" was not approved: nothing of it runs"))
                 .fact("expected", format!("sha256 in [plugin.{label}]"))
                 .hint(format!("see what it asks for and approve it: strongroom plugin approve {label}")));
         };
-        let cache = Cache::open(&self.directories.cache, &self.directories.state)?;
-        let loaded = Plugin::load(label.as_str(), bytes.to_vec(), sha256, &plugin.grants, &cache).await?;
+        self.check_buckets(label, plugin)?;
+        let cache = Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?;
+        let approval = Approval { sha256: sha256.clone(), signature, trust: self.config.trust(plugin) };
+        let loaded = Plugin::load(label.as_str(), bytes.to_vec(), approval, &plugin.grants, &cache).await?;
         loaded.component().manifest.check_settings(&job.settings).map_err(|error| {
             error.while_doing(format!("the settings of job \"{name}\" are not what plugin \"{label}\" takes"))
         })?;
@@ -173,6 +179,30 @@ impl Session {
             progress: self.progress.clone(),
             cancel: self.cancel.clone(),
         })
+    }
+
+    /// Whether the buckets that are granted lie where every ceiling allows, with links followed: the
+    /// configuration could only compare paths as they are written.
+    fn check_buckets(&self, label: &Label, plugin: &PluginConfig) -> Result<()> {
+        for ceiling in self.config.ceilings.list() {
+            for (name, grants) in &plugin.grants.buckets {
+                let Some((_, BucketConfig::Local { path })) =
+                    self.config.buckets.iter().find(|(bucket, _)| bucket.as_str() == name)
+                else {
+                    continue;
+                };
+                // One that is not there is refused when it is opened.
+                let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+                if let Some(over) = grants.iter().find_map(|grant| ceiling.bucket_grant(&real, grant).err()) {
+                    return Err(Error::denied(format!("a grant of plugin \"{label}\" is over the ceiling"))
+                        .fact("grant", format!("plugin.{label}.grant.bucket.{name}"))
+                        .fact("bucket", format!("\"{}\"", real.display()))
+                        .fact("ceiling", over.at())
+                        .fact("reason", over.reason));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The identity that opens what is in a store.
@@ -274,6 +304,25 @@ fn pace(config: &StoreConfig, open_transfers: usize) -> Pace {
 fn sealing(config: &StoreConfig) -> Result<Sealing> {
     let recipients = if config.encrypted { Some(Arc::new(Recipients::parse(&config.recipients)?)) } else { None };
     Ok(Sealing { recipients, level: config.level, parts_per_segment: config.parts_per_segment })
+}
+
+/// The text of a signature's file, if it is there.
+///
+/// Errors: `Denied`, and `Invalid` for what is no text.
+pub fn read_signature(path: &Path) -> Result<Option<String>> {
+    use std::io::Read;
+    let attempt = || format!("read the signature \"{}\"", path.display());
+    let file = match std::fs::File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.doing(attempt)?,
+    };
+    let mut bytes = Vec::new();
+    // One byte more than there may be: what is longer is refused as such, where it is looked into.
+    let most = u64::try_from(signature::MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(most).read_to_end(&mut bytes).doing(attempt)?;
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|error| Error::invalid(format!("the signature \"{}\" is not text", path.display())).because(error))
 }
 
 /// A component's bytes, read once, at most [`component::MAX_BYTES`].

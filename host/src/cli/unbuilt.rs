@@ -15,8 +15,6 @@ const UNBUILT: &[(&str, &str)] = &[
     ("man", "use `strongroom help VERB`"),
     ("plugin new", "copy one of the folders in plugins/; the README says how a plugin looks"),
     ("plugin test", "use `cargo test` in the plugin's folder, and `strongroom backup JOB --dry-run`"),
-    ("plugin diff", "compare what `strongroom plugin inspect` says about each"),
-    ("plugin sign", "publish the SHA-256 of the component; the configuration pins it"),
     ("plugin push", "publish the .wasm file as any other file"),
     ("plugin pull", "download the .wasm file and name its path in [plugin.…] source"),
 ];

@@ -1,8 +1,10 @@
 //! Text of others (plugins, programs, servers) made fit for a terminal: it cannot move the cursor,
 //! set a title, hide itself or fill the screen.
 
+use crate::plugin::speech::escape;
+
 /// Longest text of a plugin that is shown, in bytes.
-pub const MAX_BYTES: usize = 1024;
+pub const MAX_BYTES: usize = crate::plugin::speech::MAX_TEXT_BYTES;
 
 /// One line of text: control characters and what changes the direction of writing are escaped.
 /// Longer than `max` bytes, it is cut and says so.
@@ -28,13 +30,7 @@ pub fn lines(text: &str) -> String {
 }
 
 fn push(shown: &mut String, c: char) {
-    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let breaks = matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}');
-    if c.is_control() || turns || breaks {
-        shown.extend(c.escape_default());
-    } else {
-        shown.push(c);
-    }
+    shown.push_str(&escape(c));
 }
 
 #[cfg(test)]

@@ -125,6 +125,19 @@ pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) ->
     Ok(edited.to_string())
 }
 
+/// The document without what `[plugin.<label>]` is granted, for when that cannot be read any more.
+///
+/// Errors: `Invalid` when the document is not TOML.
+pub fn without_grants(document: &str, label: &str) -> Result<String> {
+    let mut edited: DocumentMut =
+        document.parse().map_err(|error| Error::invalid("the configuration is not TOML").because(error))?;
+    let plugin = edited.get_mut("plugin").and_then(Item::as_table_like_mut).and_then(|plugins| plugins.get_mut(label));
+    if let Some(plugin) = plugin.and_then(Item::as_table_like_mut) {
+        plugin.remove("grant");
+    }
+    Ok(edited.to_string())
+}
+
 /// The document with the recipients of `[store.<label>]` replaced, and its identity named; so that
 /// an identity that was just made is the one that opens the next backup.
 ///

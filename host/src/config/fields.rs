@@ -141,6 +141,13 @@ impl Fields {
         }
     }
 
+    pub(super) fn tables(&self, name: &str) -> &[Fields] {
+        match self.get(name).map(|field| &field.datum) {
+            Some(Datum::Tables(tables)) => tables,
+            _ => &[],
+        }
+    }
+
     pub(super) fn table(&self, name: &str) -> Option<&Fields> {
         match &self.get(name)?.datum {
             Datum::Table(fields) => Some(fields),

@@ -5,6 +5,7 @@ use super::Meaning;
 use super::fields::Fields;
 use super::read::looks_secret;
 use crate::error::Result;
+use crate::policy::ceiling::{Ceiling, Over};
 use crate::policy::exec::{ExecGrant, StdinGrant};
 use crate::policy::slot::{SlotRule, SlotText, Template};
 use crate::policy::storage::{ArtifactGrant, BucketGrant, BucketVerb};
@@ -18,7 +19,14 @@ impl Meaning<'_> {
         for entry in fields.map("exec") {
             let Some(exec) = entry.table() else { continue };
             if let Some(grant) = self.exec(exec) {
-                self.check(exec, grant.check());
+                // Only where there is a ceiling, and every one of them says so.
+                let permitted = |name: &str| {
+                    let ceilings = self.ceilings.list();
+                    !ceilings.is_empty() && ceilings.iter().all(|one| one.allows_dangerous(name, &grant.program))
+                };
+                let found = grant.check_permitting(&permitted);
+                self.check(exec, found);
+                self.under_ceilings(exec, |ceiling| ceiling.exec_grant(&grant));
                 grants.exec.insert(entry.name.clone(), grant);
             }
         }
@@ -26,6 +34,9 @@ impl Meaning<'_> {
             for bucket in entry.tables() {
                 if let Some(grant) = self.bucket_grant(bucket) {
                     self.check(bucket, grant.check());
+                    if let Some(path) = self.bucket_paths.get(&entry.name).cloned() {
+                        self.under_ceilings(bucket, |ceiling| ceiling.bucket_grant(&path, &grant));
+                    }
                     grants.buckets.entry(entry.name.clone()).or_default().push(grant);
                 }
             }
@@ -35,11 +46,27 @@ impl Meaning<'_> {
             let rules = inspect.iter().filter_map(|(text, span)| {
                 self.parsed(&format!("{}.inspect", artifacts.path), span.clone(), SlotRule::pattern(text))
             });
-            let grant = ArtifactGrant { inspect: rules.collect() };
+            let grant = ArtifactGrant { inspect: rules.collect(), requested: None };
             self.check(artifacts, grant.check());
+            self.under_ceilings(artifacts, |ceiling| ceiling.artifact_grant(&grant));
             grants.artifacts = Some(grant);
         }
+        grants.ceilings = self.ceilings.list();
         grants
+    }
+
+    /// A grant over a ceiling is a mistake with two places: its own, and the rule that it breaks.
+    fn under_ceilings(&mut self, fields: &Fields, check: impl Fn(&Ceiling) -> std::result::Result<(), Over>) {
+        for ceiling in self.ceilings.list() {
+            let Err(over) = check(&ceiling) else { continue };
+            let elsewhere = self.ceilings.elsewhere(&over);
+            let message = format!("{} is over the ceiling {}", fields.path, over.at());
+            let help =
+                format!("grant less, or ask whoever owns \"{}\": a ceiling can only be changed there", over.file);
+            let mistake = self.mistakes.add(fields.span_of(over.key), message, over.reason);
+            mistake.help = Some(help);
+            mistake.elsewhere = elsewhere;
+        }
     }
 
     fn exec(&mut self, fields: &Fields) -> Option<ExecGrant> {
@@ -185,7 +212,7 @@ fn verb(text: &str) -> Option<Verb> {
     [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose].into_iter().find(|verb| verb.name() == text)
 }
 
-fn bucket_verb(text: &str) -> Option<BucketVerb> {
+pub(super) fn bucket_verb(text: &str) -> Option<BucketVerb> {
     use BucketVerb::{Delete, DeleteVersion, List, Overwrite, Owners, Read, ReadConfig, Write, WriteConfig};
     [List, Read, Write, Overwrite, Owners, Delete, DeleteVersion, ReadConfig, WriteConfig]
         .into_iter()

@@ -129,6 +129,17 @@ pub static ROOT: Section = Section {
             Shape::List(&Shape::Text),
             "Public keys of other hosts whose backup records are believed, as `strongroom key show` prints them there.",
         ),
+        may(
+            "trusted_keys",
+            Shape::List(&Shape::Text),
+            "minisign public keys that are trusted to sign plugins: the second line of a vendor's .pub file, several while keys change.",
+        ),
+        may(
+            "signatures",
+            Shape::Word(&Words { known: &["required", "optional"], not_built: &[] }),
+            "\"required\": a plugin without a good signature does not run. \"optional\" unless set: one that is there must be good.",
+        ),
+        may("revoked", Shape::List(&Shape::Text), "SHA-256 of components that must never run, whatever is approved."),
         may("store", Shape::Map(Names::Label, &Shape::Table(&STORE)), "Places where backups are kept, by label."),
         may(
             "bucket",
@@ -145,10 +156,6 @@ pub static ROOT: Section = Section {
         not_built(
             "cluster",
             "run strongroom where the database's own client reaches it, and leave Kubernetes resources to GitOps for now",
-        ),
-        not_built(
-            "ceiling",
-            "keep this file writable by its owner only, and review `plugin approve --print` before applying it",
         ),
         not_built("metrics", "read `strongroom list --output json` from your monitoring"),
         not_built("audit", "keep the log of standard error; `-v` adds one line for each command that runs"),
@@ -293,8 +300,16 @@ static PLUGIN: Section = Section {
         ),
         may("grant", Shape::Table(&GRANT), "What it may do; nothing unless granted. Written by `plugin approve`."),
         may("limits", Shape::Table(&LIMITS), "What one run may use at most."),
-        not_built("public_key", "pin the exact bytes with sha256"),
-        not_built("signed_by", "pin the exact bytes with sha256"),
+        may(
+            "signature",
+            Shape::Text,
+            "File of its signature; the file beside it that ends in .wasm.minisig unless set.",
+        ),
+        may(
+            "trusted_keys",
+            Shape::List(&Shape::Text),
+            "minisign public keys that may sign this plugin, instead of the file's `trusted_keys`.",
+        ),
     ],
 };
 

@@ -19,6 +19,23 @@ pub struct Mistake {
     pub help: Option<String>,
     /// Where, in bytes of the file.
     pub span: Range<usize>,
+    /// The other place that it is about, in another file.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// A place in another file that a mistake is about as well, such as the rule of a ceiling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The file as it was named.
+    pub file: String,
+    /// Its text.
+    pub source: String,
+    /// Where, in bytes of it.
+    pub span: Range<usize>,
+    /// What it is.
+    pub message: String,
+    /// What stands at the mark.
+    pub label: String,
 }
 
 /// Where a mistake is and what it is, for programs (`--output json`).
@@ -72,7 +89,7 @@ impl Mistakes {
         let end = self.source.len();
         let span = span.start.min(end)..span.end.min(end);
         let at = self.list.len();
-        self.list.push(Mistake { message: message.into(), label: label.into(), help: None, span });
+        self.list.push(Mistake { message: message.into(), label: label.into(), help: None, span, elsewhere: None });
         &mut self.list[at]
     }
 
@@ -176,7 +193,12 @@ impl Mistakes {
             .without_syntax_highlighting();
         let mut out = String::new();
         for mistake in &self.list {
-            let drawn = Drawn { mistake, severity, source: NamedSource::new(&self.file, self.source.clone()) };
+            let drawn = Drawn {
+                mistake,
+                severity,
+                source: NamedSource::new(&self.file, self.source.clone()),
+                other: mistake.elsewhere.as_ref().map(Other::new),
+            };
             if handler.render_report(&mut out, &drawn).is_err() {
                 // A report that cannot be drawn (a span in a strange place) is still told.
                 out.push_str(&format!("{}: {}\n", mistake.message, mistake.label));
@@ -250,6 +272,55 @@ struct Drawn<'a> {
     mistake: &'a Mistake,
     severity: Severity,
     source: NamedSource<String>,
+    other: Option<Other>,
+}
+
+/// The other place of a mistake, drawn below it.
+struct Other {
+    message: String,
+    label: LabeledSpan,
+    source: NamedSource<String>,
+}
+
+impl Other {
+    fn new(elsewhere: &Elsewhere) -> Self {
+        let Elsewhere { file, source, span, message, label } = elsewhere;
+        let end = span.end.min(source.len());
+        let start = span.start.min(end);
+        Self {
+            message: message.clone(),
+            label: LabeledSpan::new(Some(label.clone()), start, end - start),
+            source: NamedSource::new(file, source.clone()),
+        }
+    }
+}
+
+impl fmt::Debug for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Other {}
+
+impl miette::Diagnostic for Other {
+    fn severity(&self) -> Option<Severity> {
+        Some(Severity::Advice)
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        Some(&self.source)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        Some(Box::new(std::iter::once(self.label.clone())))
+    }
 }
 
 impl fmt::Debug for Drawn<'_> {
@@ -273,6 +344,11 @@ impl miette::Diagnostic for Drawn<'_> {
 
     fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {
         self.mistake.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn miette::Diagnostic> + 'a>> {
+        let other = self.other.as_ref()? as &dyn miette::Diagnostic;
+        Some(Box::new(std::iter::once(other)))
     }
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {

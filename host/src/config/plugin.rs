@@ -1,7 +1,7 @@
 //! `[plugin.x]`: where the component is, what was approved, what it may use.
 
 use super::fields::Fields;
-use super::{Meaning, PluginConfig};
+use super::{Meaning, PluginConfig, ceiling};
 use crate::id::Label;
 use crate::plugin::limits::Limits;
 use crate::policy::Grants;
@@ -23,7 +23,16 @@ impl Meaning<'_> {
                 .help = Some("download the component, check its digest, and write its path".to_owned());
             return None;
         }
-        Some(PluginConfig { source: self.path(fields, "source")?, sha256, grants, limits })
+        let trusted_keys = fields.has("trusted_keys").then(|| ceiling::trusted_keys(fields, &mut self.mistakes));
+        let source = self.path(fields, "source")?;
+        let signature = if fields.has("signature") {
+            self.path(fields, "signature")?
+        } else {
+            let mut beside = source.clone().into_os_string();
+            beside.push(crate::plugin::signature::SUFFIX);
+            beside.into()
+        };
+        Some(PluginConfig { source, sha256, signature, trusted_keys, grants, limits })
     }
 
     fn sha256(&mut self, label: &Label, fields: &Fields, grants: &Grants) -> Option<String> {

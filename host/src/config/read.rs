@@ -429,8 +429,8 @@ fn show_size(n: u64) -> String {
 fn fits(shape: &Shape, value: &DeValue<'_>) -> bool {
     match value {
         DeValue::String(_) => matches!(shape, Shape::Text | Shape::Word(_) | Shape::Duration | Shape::Size(..)),
-        DeValue::Table(_) => matches!(shape, Shape::Table(_) | Shape::Map(..) | Shape::Json),
-        DeValue::Array(_) => matches!(shape, Shape::List(_)),
+        DeValue::Table(_) => matches!(shape, Shape::Table(_) | Shape::Tables(_) | Shape::Map(..) | Shape::Json),
+        DeValue::Array(_) => matches!(shape, Shape::List(_) | Shape::Tables(_)),
         DeValue::Integer(_) => matches!(shape, Shape::Whole(..) | Shape::Size(..)),
         DeValue::Boolean(_) => matches!(shape, Shape::Flag),
         DeValue::Float(_) | DeValue::Datetime(_) => false,

@@ -181,7 +181,6 @@ fn what_is_not_built_yet_is_refused_and_says_what_to_use_now() {
     let mut found = Vec::new();
     for text in [
         "[cluster.prod]\ncontext = \"prod\"",
-        "[ceiling]\n",
         "[store.a]\ntype = \"azure\"",
         "[bucket.a]\ntype = \"s3\"\npath = \"x\"",
         "[plugin.a]\nsource = \"oci://example.org/a\"",
@@ -324,7 +323,7 @@ fn a_file_is_read_relative_to_itself() {
     let path = scratch.path().join("strongroom.toml");
     std::fs::write(&path, FRAME).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let config = Config::load(&path).unwrap();
+    let config = Config::load(&path, &ceiling::Ceilings::none()).unwrap();
     let base = scratch.path().canonicalize().unwrap();
     assert_eq!(config.plugins[&label("pg")].source, base.join("pg.wasm"));
     assert_eq!(config.path, path);

@@ -109,7 +109,7 @@ pub(super) fn confine(child: &mut Command, privileges: NewPrivileges) {
 /// Keeps files that the host itself inherited (from a shell, `make` or a service manager) from its
 /// children. What the host opens is closed on exec anyway. Called once, before the first child.
 #[expect(unsafe_code, reason = "a number of /proc/self/fd is not a handle of this process's own code")]
-pub(super) fn keep_inherited_files_from_children() {
+pub fn keep_inherited_files_from_children() {
     // Without /proc nothing is known of such files, and containers without it are no place for a host.
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());

@@ -4,7 +4,7 @@
 //! that this host wrote it for exactly this component and this engine; its key lies elsewhere, in
 //! the state directory. A file that does not fit is written anew, never repaired.
 
-use super::engine;
+use super::compiler::Compiler;
 use crate::error::{Error, IoContext, Result};
 use crate::failpoint::{self, Point};
 use std::fs::{self, OpenOptions};
@@ -17,12 +17,15 @@ use wasmtime::component::Component;
 
 /// Length of key and MAC in bytes.
 const KEY_BYTES: usize = 32;
-/// The largest compiled form that is read back: code is some times larger than its component.
-const MAX_FILE_BYTES: u64 = 1 << 30;
+/// The largest file that is read back.
+const MAX_FILE_BYTES: u64 = super::compiler::MAX_CODE_BYTES + KEY_BYTES as u64;
 
-/// Where compiled components are kept; or nowhere.
+/// Where compiled components are kept, or nowhere; and who compiles those that are not there.
 #[derive(Clone, Debug)]
-pub struct Cache(Option<Place>);
+pub struct Cache {
+    place: Option<Place>,
+    compiler: Compiler,
+}
 
 #[derive(Clone)]
 struct Place {
@@ -37,28 +40,28 @@ impl std::fmt::Debug for Place {
 }
 
 impl Cache {
-    /// Keeps nothing: every load compiles.
+    /// Keeps nothing, and compiles in this process: for tests, and tools whose program is not strongroom.
     pub fn none() -> Self {
-        Self(None)
+        Self { place: None, compiler: Compiler::Here }
     }
 
     /// Keeps compiled components in `cache_dir/compiled` (mode 0700), with the key in
-    /// `state_dir/compiled.key` (mode 0600, made at first use).
+    /// `state_dir/compiled.key` (mode 0600, made at first use). What is not there, `compiler` makes.
     ///
     /// Errors: when a directory or the key cannot be made, or belongs to or is open to others.
-    pub fn open(cache_dir: &Path, state_dir: &Path) -> Result<Self> {
+    pub fn open(cache_dir: &Path, state_dir: &Path, compiler: Compiler) -> Result<Self> {
         let dir = cache_dir.join("compiled");
         private_dir(&dir)?;
         let key = read_or_make_key(state_dir)?;
-        Ok(Self(Some(Place { dir, key })))
+        Ok(Self { place: Some(Place { dir, key }), compiler })
     }
 
     /// The compiled component: from the cache if it is there and authentic, else compiled now.
     ///
     /// Blocking: compiling takes some milliseconds for 100 KiB and tens of seconds for 40 MiB.
     pub(super) fn component(&self, engine: &Engine, sha256: &str, bytes: &[u8]) -> Result<Component> {
-        let Some(place) = &self.0 else {
-            return deserialize(engine, &engine::compile(engine, bytes)?);
+        let Some(place) = &self.place else {
+            return deserialize(engine, &self.compiler.compile(bytes)?);
         };
         let name = format!("{sha256}-{}.bin", compatibility(engine));
         let path = place.dir.join(&name);
@@ -67,7 +70,7 @@ impl Cache {
         {
             return Ok(component);
         }
-        let code = engine::compile(engine, bytes)?;
+        let code = self.compiler.compile(bytes)?;
         // Without the cache everything works, only slower.
         if let Err(error) = place.write(&path, &name, &code) {
             tracing::warn!(path = %path.display(), %error, "could not keep a compiled plugin");
@@ -117,8 +120,9 @@ impl Place {
 /// Loads compiled code that this process compiled or that the cache has authenticated.
 #[expect(unsafe_code, reason = "compiled code can only be loaded unsafely; see the safety comment")]
 fn deserialize(engine: &Engine, code: &[u8]) -> Result<Component> {
-    // SAFETY: `code` is the output of `engine::compile` in this process, or was read with a MAC
-    // whose key only this host's user can read, over exactly these bytes, for this engine.
+    // SAFETY: `code` is what this program's own compiler gave for this engine (in this process, or over
+    // a pipe from a child that is this program), or was read with a MAC over exactly these bytes whose
+    // key only this host's user can read.
     unsafe { Component::deserialize(engine, code) }
         .map_err(|e| Error::failed("the compiled component cannot be loaded").because(format!("{e:#}")))
 }
@@ -200,6 +204,7 @@ fn read_or_make_key(state_dir: &Path) -> Result<[u8; KEY_BYTES]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::engine;
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
@@ -214,11 +219,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (cache_dir, state_dir) = (dir.path().join("cache"), dir.path().join("state"));
         let engine = engine::shared().unwrap();
-        let cache = Cache::open(&cache_dir, &state_dir).unwrap();
+        let cache = Cache::open(&cache_dir, &state_dir, Compiler::Here).unwrap();
         cache.component(engine, "aa", EMPTY).unwrap();
         let path = check_entries(&cache_dir).pop().unwrap();
         let good = fs::read(&path).unwrap();
-        let place = cache.0.clone().unwrap();
+        let place = cache.place.clone().unwrap();
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(place.read(&path, name).is_some(), "an own file is taken");
 
@@ -232,7 +237,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), good, "it was compiled and written again");
 
         assert!(place.read(&path, "another-name.bin").is_none(), "it does not stand in for another component");
-        let other = Cache::open(&cache_dir, &dir.path().join("other-state")).unwrap().0.unwrap();
+        let other = Cache::open(&cache_dir, &dir.path().join("other-state"), Compiler::Here).unwrap().place.unwrap();
         assert!(other.read(&path, name).is_none(), "another host's key does not count");
     }
 
@@ -240,14 +245,14 @@ mod tests {
     fn a_directory_or_key_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (cache_dir, state_dir) = (dir.path().join("cache"), dir.path().join("state"));
-        Cache::open(&cache_dir, &state_dir).unwrap();
+        Cache::open(&cache_dir, &state_dir, Compiler::Here).unwrap();
         for (path, mode) in [(cache_dir.join("compiled"), 0o700), (state_dir.join("compiled.key"), 0o600)] {
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, mode, "{}", path.display());
             fs::set_permissions(&path, fs::Permissions::from_mode(mode | 0o044)).unwrap();
-            let error = Cache::open(&cache_dir, &state_dir).unwrap_err();
+            let error = Cache::open(&cache_dir, &state_dir, Compiler::Here).unwrap_err();
             assert!(error.to_string().contains("is not private"), "{error}");
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         }
-        Cache::open(&cache_dir, &state_dir).unwrap();
+        Cache::open(&cache_dir, &state_dir, Compiler::Here).unwrap();
     }
 }

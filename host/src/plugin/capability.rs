@@ -27,6 +27,8 @@ pub enum Risk {
     Changes,
     /// Runs commands.
     Executes,
+    /// Has power over a cluster, or reads every Secret of one.
+    Administers,
 }
 
 impl Risk {
@@ -39,6 +41,7 @@ impl Risk {
             Risk::Inspects => "inspects",
             Risk::Changes => "changes",
             Risk::Executes => "executes",
+            Risk::Administers => "administers",
         }
     }
 }

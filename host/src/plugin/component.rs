@@ -112,7 +112,8 @@ fn features() -> WasmFeatures {
         - WasmFeatures::FUNCTION_REFERENCES
 }
 
-fn check_size(bytes: &[u8]) -> Result<()> {
+/// Refuses what is larger than [`MAX_BYTES`].
+pub(super) fn check_size(bytes: &[u8]) -> Result<()> {
     if bytes.len() > MAX_BYTES {
         return Err(Error::limit("the component is too large")
             .fact("expected", format!("at most {}", unit::bytes(MAX_BYTES as u64)))

@@ -21,14 +21,19 @@ pub(super) fn shared() -> Result<&'static Engine> {
     ENGINE.as_ref().map_err(|why| Error::failed("could not start the WebAssembly engine").because(why.clone()))
 }
 
-fn start() -> wasmtime::Result<Engine> {
+/// An engine without the thread that counts time: for compiling, not for running.
+pub(super) fn unticked() -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
         .concurrency_support(false)
         .wasm_memory64(false)
         .max_wasm_stack(MAX_WASM_STACK_BYTES);
-    let engine = Engine::new(&config)?;
+    Engine::new(&config)
+}
+
+fn start() -> wasmtime::Result<Engine> {
+    let engine = unticked()?;
     let weak = engine.weak();
     std::thread::Builder::new().name("plugin-ticks".to_owned()).spawn(move || {
         while let Some(engine) = weak.upgrade() {
@@ -40,9 +45,7 @@ fn start() -> wasmtime::Result<Engine> {
     Ok(engine)
 }
 
-/// Compiles a component that was decoded and checked before, to the form that the cache keeps.
-///
-/// The one place where a compiler sees a vendor's bytes, so that it can move into a process of its own.
+/// Compiles a component in this process; [`super::compiler`] does it in one of its own.
 pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>> {
     engine
         .precompile_component(bytes)

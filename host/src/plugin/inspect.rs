@@ -2,12 +2,19 @@
 //!
 //! Everything a vendor wrote is shown as data: cut, escaped, and in quotes.
 
+mod concern;
+pub mod diff;
+#[cfg(test)]
+mod tests;
 mod text;
+
+pub use concern::Concern;
 
 use super::capability::{CAPABILITIES, Risk};
 use super::component::{Component, Import};
-use super::manifest::{PluginManifest, RawStdin};
-use super::speech::line;
+use super::manifest::{ExecRequest, PluginManifest, RawSlot, RawStdin};
+use super::speech::{line, whole};
+use crate::policy::exec::StdinGrant;
 use crate::policy::storage::BucketVerb;
 use crate::policy::{Effect, Grants, Verb};
 use serde::Serialize;
@@ -43,8 +50,16 @@ pub struct Inspection {
     pub imports: Vec<Interface>,
     /// What it asks for.
     pub requests: Vec<Request>,
-    /// What is effective under the grants that were given, if any were.
+    /// What is effective under the grants that were given, if any were, and under every ceiling.
     pub effective: Option<Vec<Effective>>,
+    /// Its signature, as far as it was looked at.
+    pub signature: Signature,
+    /// Whether a configuration has approved exactly these bytes.
+    pub approval: Option<ApprovalState>,
+    /// Ceilings that are over the configuration; without any, an operator may grant everything.
+    pub ceilings: Vec<String>,
+    /// What `--fail-on` can fail on, in the order of its words.
+    pub concerns: Vec<Concern>,
     /// What a person who decides should know.
     pub notes: Vec<String>,
 }
@@ -81,6 +96,64 @@ pub struct Function {
     pub does: String,
     /// Whether a request covers it: if not, it is imported and never allowed.
     pub requested: bool,
+    /// Whether what is effective covers it; absent where no configuration was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub granted: Option<bool>,
+}
+
+/// A signature and what it is worth.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Signature {
+    /// What it is worth.
+    pub state: SignatureState,
+    /// Number of the key, as minisign prints it.
+    pub key_id: Option<String>,
+    /// The trusted comment, once the signature was checked.
+    pub comment: Option<String>,
+    /// Why it is not believed.
+    pub reason: Option<String>,
+}
+
+/// What a signature is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SignatureState {
+    /// There is none.
+    #[default]
+    None,
+    /// There is one, and no key is trusted that it could be checked with.
+    Unchecked,
+    /// It is by a trusted key, over these bytes.
+    Good,
+    /// It is by another key, or not over these bytes.
+    Refused,
+}
+
+/// What a configuration says of these bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ApprovalState {
+    /// Its digest is the pinned one.
+    Approved,
+    /// No digest is pinned: nothing of it runs.
+    NeverApproved,
+    /// Another digest is pinned: nothing of it runs.
+    OtherBytes,
+    /// It never runs again, whatever is approved.
+    Revoked,
+}
+
+/// What surrounds a component: all of it may be absent.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings<'a> {
+    /// What the configuration grants.
+    pub grants: Option<&'a Grants>,
+    /// See [`Inspection::signature`].
+    pub signature: Signature,
+    /// See [`Inspection::approval`].
+    pub approval: Option<ApprovalState>,
+    /// See [`Inspection::ceilings`].
+    pub ceilings: Vec<String>,
 }
 
 /// Something that the plugin asks for.
@@ -94,6 +167,10 @@ pub struct Request {
     pub reason: String,
     /// What exactly: the command line, or what is done with the bucket.
     pub what: String,
+    /// What may fill the holes of the command line, each as `name: what it admits`.
+    pub slots: Vec<String>,
+    /// Secrets that it asks for, by name.
+    pub secrets: Vec<String>,
     /// Verbs it is for.
     pub verbs: Vec<Verb>,
     /// Whether it changes something.
@@ -123,9 +200,20 @@ pub struct Effective {
 
 /// What `component` is, and with `grants`, what of it is effective.
 pub fn inspect(component: &Component, grants: Option<&Grants>) -> Inspection {
+    inspect_in(component, Surroundings { grants, ..Surroundings::default() })
+}
+
+/// What `component` is, in what surrounds it.
+pub fn inspect_in(component: &Component, surroundings: Surroundings<'_>) -> Inspection {
     let manifest = &component.manifest;
-    let imports: Vec<_> = component.imports.iter().map(|(name, import)| interface(name, import, manifest)).collect();
-    Inspection {
+    let Surroundings { grants, signature, approval, ceilings } = surroundings;
+    let effective_grants = grants.map(|grants| manifest.effective(grants));
+    let imports: Vec<_> = component
+        .imports
+        .iter()
+        .map(|(name, import)| interface(name, import, manifest, effective_grants.as_ref()))
+        .collect();
+    let mut inspection = Inspection {
         schema: SCHEMA,
         name: manifest.name.clone(),
         version: manifest.version.clone(),
@@ -140,14 +228,20 @@ pub fn inspect(component: &Component, grants: Option<&Grants>) -> Inspection {
             .iter()
             .map(|(name, version)| Tool { name: name.clone(), version: version.clone() })
             .collect(),
-        notes: notes(component, &imports),
+        notes: notes(component, &imports, &ceilings),
         requests: requests(manifest),
-        effective: grants.map(|grants| effective(&manifest.effective(grants))),
+        effective: effective_grants.as_ref().map(effective),
+        concerns: Vec::new(),
         imports,
-    }
+        signature,
+        approval,
+        ceilings,
+    };
+    inspection.concerns = concern::of(&inspection, component, effective_grants.as_ref());
+    inspection
 }
 
-fn interface(name: &str, import: &Import, manifest: &PluginManifest) -> Interface {
+fn interface(name: &str, import: &Import, manifest: &PluginManifest, grants: Option<&Grants>) -> Interface {
     let functions = import.functions.iter().map(|function| {
         let entry = CAPABILITIES
             .iter()
@@ -157,9 +251,45 @@ fn interface(name: &str, import: &Import, manifest: &PluginManifest) -> Interfac
             risk: entry.map(|entry| entry.risk),
             does: entry.map_or_else(|| "inert".to_owned(), |entry| entry.does.to_owned()),
             requested: entry.is_none_or(|entry| is_requested(manifest, entry.interface, entry.function)),
+            granted: grants.and_then(|grants| entry.map(|entry| is_granted(grants, entry.interface, entry.function))),
         }
     });
     Interface { name: name.to_owned(), inert: !import.is_contract(), functions: functions.collect() }
+}
+
+/// Whether grants cover a function on any occasion.
+fn is_granted(grants: &Grants, interface: &str, function: &str) -> bool {
+    let buckets = || grants.buckets.values().flatten();
+    let may = |verbs: &[BucketVerb]| buckets().any(|bucket| verbs.iter().any(|verb| bucket.may.contains(verb)));
+    let inspects = || {
+        grants.exec.values().any(|exec| exec.inspect)
+            || buckets().any(|bucket| bucket.inspect)
+            || grants.artifacts.as_ref().is_some_and(|artifacts| !artifacts.inspect.is_empty())
+    };
+    match (interface, function) {
+        ("exec", "run") => grants.exec.values().any(|exec| exec.inspect),
+        ("exec", _) => !grants.exec.is_empty(),
+        ("bytes", "source.read") => inspects(),
+        ("storage", "open-bucket") => !grants.buckets.is_empty(),
+        ("storage", function) => match bucket_verbs_of(function) {
+            Some(verbs) => may(verbs),
+            None => grants.artifacts.is_some(),
+        },
+        _ => true,
+    }
+}
+
+/// The verbs of which a function on buckets needs one; `None` for the others.
+fn bucket_verbs_of(function: &str) -> Option<&'static [BucketVerb]> {
+    Some(match function {
+        "bucket.objects" => &[BucketVerb::List],
+        "bucket.attributes" | "bucket.read" => &[BucketVerb::Read],
+        "bucket.write" | "writing.wait" => &[BucketVerb::Write, BucketVerb::Overwrite],
+        "bucket.delete" => &[BucketVerb::Delete, BucketVerb::DeleteVersion],
+        "bucket.read-config" => &[BucketVerb::ReadConfig],
+        "bucket.write-config" => &[BucketVerb::WriteConfig],
+        _ => return None,
+    })
 }
 
 /// Whether the manifest's requests cover a function at all.
@@ -175,45 +305,49 @@ fn is_requested(manifest: &PluginManifest, interface: &str, function: &str) -> b
                 || request.artifacts.as_ref().is_some_and(|artifacts| !artifacts.inspect.is_empty())
         }
         ("storage", "open-bucket") => !request.bucket.is_empty(),
-        ("storage", "bucket.objects") => may(&[BucketVerb::List]),
-        ("storage", "bucket.attributes" | "bucket.read") => may(&[BucketVerb::Read]),
-        ("storage", "bucket.write" | "writing.wait") => may(&[BucketVerb::Write, BucketVerb::Overwrite]),
-        ("storage", "bucket.delete") => may(&[BucketVerb::Delete, BucketVerb::DeleteVersion]),
-        ("storage", "bucket.read-config") => may(&[BucketVerb::ReadConfig]),
-        ("storage", "bucket.write-config") => may(&[BucketVerb::WriteConfig]),
-        ("storage", _) => request.artifacts.is_some(),
+        ("storage", function) => match bucket_verbs_of(function) {
+            Some(verbs) => may(verbs),
+            None => request.artifacts.is_some(),
+        },
         _ => true,
+    }
+}
+
+/// A requested command for people.
+fn request_of_exec(exec: &ExecRequest) -> Request {
+    let grant = &exec.grant;
+    let env = grant.env.iter().map(|(name, value)| format!("{name}={value}"));
+    let command: Vec<_> = env.chain([exec.program.clone()]).chain(grant.args.iter().cloned()).collect();
+    let stdin = match &grant.stdin {
+        None => String::new(),
+        Some(RawStdin::Text { text, hold }) => format!(" < {text:?}{}", if *hold { ", kept open" } else { "" }),
+        Some(RawStdin::Artifact { artifact, made_by }) => format!(" < artifact {artifact:?} made by {made_by:?}"),
+        Some(RawStdin::Word(_)) => " < whatever the plugin gives".to_owned(),
+    };
+    Request {
+        kind: "exec",
+        name: exec.name.clone(),
+        reason: line(&exec.reason),
+        what: whole(&format!("{}{stdin}", command.join(" "))),
+        slots: grant.slots.iter().map(|(name, slot)| whole(&format!("{name}: {}", admits(slot)))).collect(),
+        secrets: grant.secrets.iter().map(|name| whole(name)).collect(),
+        verbs: grant.verbs.iter().copied().collect(),
+        effect: grant.effect.unwrap_or(Effect::Changes),
+        scratch: grant.scratch,
+        inspect: grant.inspect,
     }
 }
 
 fn requests(manifest: &PluginManifest) -> Vec<Request> {
     let request = &manifest.request;
-    let exec = request.exec.iter().map(|exec| {
-        let grant = &exec.grant;
-        let env = grant.env.iter().map(|(name, value)| format!("{name}={value}"));
-        let command: Vec<_> = env.chain([exec.program.clone()]).chain(grant.args.iter().cloned()).collect();
-        let stdin = match &grant.stdin {
-            None => "",
-            Some(RawStdin::Text { .. }) => " < a fixed text",
-            Some(RawStdin::Artifact { .. }) => " < an artifact",
-            Some(RawStdin::Word(_)) => " < whatever the plugin gives",
-        };
-        Request {
-            kind: "exec",
-            name: exec.name.clone(),
-            reason: line(&exec.reason),
-            what: line(&format!("{}{stdin}", command.join(" "))),
-            verbs: grant.verbs.iter().copied().collect(),
-            effect: grant.effect.unwrap_or(Effect::Changes),
-            scratch: grant.scratch,
-            inspect: grant.inspect,
-        }
-    });
+    let exec = request.exec.iter().map(request_of_exec);
     let buckets = request.bucket.iter().map(|bucket| Request {
         kind: "bucket",
         name: line(&bucket.setting),
         reason: line(&bucket.reason),
         what: bucket_verbs(&bucket.may),
+        slots: Vec::new(),
+        secrets: Vec::new(),
         verbs: bucket.verbs.iter().copied().collect(),
         effect: bucket.effect,
         scratch: bucket.scratch,
@@ -224,6 +358,8 @@ fn requests(manifest: &PluginManifest) -> Vec<Request> {
         name: "artifacts".to_owned(),
         reason: line(&artifacts.reason),
         what: artifact_what(&artifacts.inspect),
+        slots: Vec::new(),
+        secrets: Vec::new(),
         verbs: vec![Verb::Backup, Verb::Verify, Verb::Restore],
         effect: Effect::Reads,
         scratch: false,
@@ -232,11 +368,22 @@ fn requests(manifest: &PluginManifest) -> Vec<Request> {
     exec.chain(buckets).chain(artifacts).collect()
 }
 
+/// What a slot admits, in words.
+pub fn admits(slot: &RawSlot) -> String {
+    match slot {
+        RawSlot::Pattern(pattern) => format!("{pattern:?}"),
+        RawSlot::Table { pattern: Some(pattern), .. } => format!("{pattern:?}"),
+        RawSlot::Table { glob: Some(glob), .. } => format!("names like {glob:?}"),
+        RawSlot::Table { setting: Some(setting), .. } => format!("what the setting {setting:?} names"),
+        RawSlot::Table { .. } => "nothing".to_owned(),
+    }
+}
+
 fn artifact_what(inspect: &[String]) -> String {
     if inspect.is_empty() {
         "stores and reads back its own artifacts, without seeing them".to_owned()
     } else {
-        line(&format!("stores and reads back its own artifacts; reads the bytes of {}", inspect.join(", ")))
+        whole(&format!("stores and reads back its own artifacts; reads the bytes of {}", inspect.join(", ")))
     }
 }
 
@@ -248,7 +395,7 @@ fn effective(grants: &Grants) -> Vec<Effective> {
     let exec = grants.exec.iter().map(|(name, grant)| Effective {
         kind: "exec",
         name: name.clone(),
-        what: line(&command_line(grant)),
+        what: whole(&command_line(grant)),
         verbs: grant.when.verbs.iter().copied().collect(),
         effect: grant.when.effect,
         inspect: grant.inspect,
@@ -277,10 +424,16 @@ fn effective(grants: &Grants) -> Vec<Effective> {
 fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {
     let env = grant.env.iter().map(|(name, value)| format!("{name}={value}"));
     let args = grant.args.iter().map(ToString::to_string);
-    env.chain([grant.program.clone()]).chain(args).collect::<Vec<_>>().join(" ")
+    let stdin = match &grant.stdin {
+        StdinGrant::None => String::new(),
+        StdinGrant::Text { text, hold } => format!(" < {text:?}{}", if *hold { ", kept open" } else { "" }),
+        StdinGrant::Artifact { name, made_by } => format!(" < artifact {} made by {made_by:?}", name.describe()),
+        StdinGrant::Plugin => " < whatever the plugin gives".to_owned(),
+    };
+    format!("{}{stdin}", env.chain([grant.program.clone()]).chain(args).collect::<Vec<_>>().join(" "))
 }
 
-fn notes(component: &Component, imports: &[Interface]) -> Vec<String> {
+fn notes(component: &Component, imports: &[Interface], ceilings: &[String]) -> Vec<String> {
     let mut notes = Vec::new();
     for exec in component.manifest.request.exec.iter().filter(|e| matches!(e.grant.stdin, Some(RawStdin::Word(_)))) {
         notes.push(format!(
@@ -297,6 +450,9 @@ fn notes(component: &Component, imports: &[Interface]) -> Vec<String> {
         imports.iter().flat_map(|i| &i.functions).filter(|f| !f.requested).map(|f| f.name.as_str()).collect();
     if !beyond.is_empty() {
         notes.push(format!("imported, never allowed: {}", beyond.join(", ")));
+    }
+    if ceilings.is_empty() {
+        notes.push("no ceiling: whoever writes the configuration may grant anything".to_owned());
     }
     notes
 }

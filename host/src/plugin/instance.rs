@@ -154,6 +154,10 @@ impl Instance {
                 () = cancel.cancelled() => Err(ending.cancelled()),
                 ended = tokio::time::timeout(wall_clock, call) => match ended {
                     Err(_) => Err(ending.guard.spent(Limit::WallClock)),
+                    // What it says was restored was not: nobody knows how those writes ended.
+                    Ok(Ok(Ok(_))) if store.data().n_unknown_writings > 0 => {
+                        Err(ending.left_open(verb.name(), store.data().n_unknown_writings))
+                    }
                     Ok(Ok(Ok(value))) => Ok(value),
                     Ok(Ok(Err(reported))) => Err(ending.reported(reported)),
                     Ok(Err(error)) => Err(ending.stopped(verb.name(), store.data(), &error)),
@@ -172,6 +176,14 @@ impl Instance {
 impl Ending {
     fn cancelled(&self) -> Error {
         Error::cancelled(format!("plugin \"{}\" was stopped", self.label))
+    }
+
+    /// The error of a guest that says it is done while writes into buckets are under way.
+    fn left_open(&self, function: &str, n: usize) -> Error {
+        Error::failed(format!("plugin \"{}\" {} returned before its writes had ended", self.name, self.version))
+            .fact("in", function)
+            .fact("abandoned", format!("{n} write(s) into a bucket that it never waited for"))
+            .hint("this is for the plugin's vendor to mend; send them this message")
     }
 
     /// The error that a guest returned, attributed; the host's own error behind it, if it passed one on.

@@ -10,7 +10,7 @@ pub const MAX_TEXT_BYTES: usize = 1024;
 pub fn line(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars() {
-        let piece: String = if is_harmless(c) { c.to_string() } else { c.escape_unicode().to_string() };
+        let piece = escape(c);
         if shown.len() + piece.len() > MAX_TEXT_BYTES {
             shown.push('…');
             break;
@@ -20,13 +20,28 @@ pub fn line(text: &str) -> String {
     shown
 }
 
+/// A text for one line that is not cut: for what somebody decides on, of which no part may be hidden
+/// behind the rest.
+pub fn whole(text: &str) -> String {
+    text.chars().map(escape).collect()
+}
+
 /// At most `max` texts, each as [`line()`].
 pub fn lines(texts: Vec<String>, max: usize) -> Vec<String> {
     texts.into_iter().take(max).map(|text| line(&text)).collect()
 }
 
-fn is_harmless(c: char) -> bool {
+/// One character as it may be shown: itself, or its escape where a terminal would obey it, or where it
+/// changes the look of what surrounds it. The one place that decides this.
+pub fn escape(c: char) -> String {
+    if is_harmless(c) { c.to_string() } else { c.escape_unicode().to_string() }
+}
+
+/// Whether a character changes nothing but its own place: no control character, no mark that turns the
+/// direction of writing, hides or joins.
+pub fn is_harmless(c: char) -> bool {
     !c.is_control()
+        && c != '\u{061c}'
         && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 

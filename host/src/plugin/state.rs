@@ -22,11 +22,14 @@ pub(crate) struct State {
     pub(super) run: RunContext,
     pub(super) memory: MemoryLimiter,
     pub(super) streams: Counter,
-    pub(super) processes: Counter,
+    /// Processes that were started; those that have ended are forgotten at the next look.
+    pub(super) processes: Vec<crate::exec::End>,
     /// Transfers that were begun: finished ones are forgotten at the next look.
     pub(super) transfers: Vec<Underway>,
     /// Writes into buckets that were begun.
     pub(super) writings: Vec<Underway>,
+    /// Writes into buckets of which the guest has not learned how they ended.
+    pub(super) n_unknown_writings: usize,
     pub(super) write_places: Arc<tokio::sync::Semaphore>,
     pub(super) read_back: ReadBack,
     pub(super) n_artifacts: usize,
@@ -47,9 +50,10 @@ impl State {
             table,
             memory: MemoryLimiter::new(limits),
             streams: Counter::new(limits.open_streams),
-            processes: Counter::new(limits.processes),
+            processes: Vec::new(),
             transfers: Vec::new(),
             writings: Vec::new(),
+            n_unknown_writings: 0,
             write_places: Arc::new(tokio::sync::Semaphore::new(MAX_WRITES)),
             read_back: ReadBack::default(),
             n_artifacts: 0,

@@ -3,7 +3,8 @@
 //! The guest is built once by `plugin build` itself, from `tests/guests/rogue`.
 
 mod build;
-mod decode;
+pub(super) mod decode;
+mod effects;
 mod flow;
 mod hostile;
 mod memory;
@@ -77,7 +78,7 @@ fn exec(program: &str, args: &[&str]) -> ExecGrant {
 }
 
 /// All that the guest's manifest requests.
-fn all_grants() -> Grants {
+pub(super) fn all_grants() -> Grants {
     let read = BTreeSet::from([BucketVerb::List, BucketVerb::Read]);
     let write = BTreeSet::from([BucketVerb::Write]);
     let bucket = |may, effect| BucketGrant {
@@ -97,7 +98,8 @@ fn all_grants() -> Grants {
             "data".to_owned(),
             vec![bucket(read, Effect::Reads), bucket(write, Effect::Changes)],
         )]),
-        artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()] }),
+        artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()], requested: None }),
+        ceilings: Vec::new(),
     }
 }
 

@@ -115,6 +115,11 @@ pub struct CommandLine {
 impl ExecGrant {
     /// What is wrong with the grant by itself, all of it; the configuration refuses to load with any.
     pub fn check(&self) -> Vec<Mistake> {
+        self.check_permitting(&|_| false)
+    }
+
+    /// The same, where every ceiling lets it set some of the variables that are dangerous.
+    pub fn check_permitting(&self, permitted: &dyn Fn(&str) -> bool) -> Vec<Mistake> {
         let mut mistakes = Vec::new();
         let mut say = |key: &str, message: String, hint: &str| {
             mistakes.push(Mistake { key: key.to_owned(), message, hint: hint.to_owned() });
@@ -128,7 +133,7 @@ impl ExecGrant {
             say(&mistake.key, mistake.message, &mistake.hint);
         }
         self.check_slots(&mut say);
-        self.check_environment(&mut say);
+        self.check_environment(permitted, &mut say);
         self.check_stdin(&mut say);
         if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
             say("timeout", "a timeout of nothing ends every command at once".to_owned(), "leave it out, or write 10m");
@@ -179,7 +184,7 @@ impl ExecGrant {
         }
     }
 
-    fn check_environment(&self, say: &mut impl FnMut(&str, String, &str)) {
+    fn check_environment(&self, permitted: &dyn Fn(&str) -> bool, say: &mut impl FnMut(&str, String, &str)) {
         let secrets = self.secrets.iter().map(|name| ("secrets".to_owned(), name, None));
         let env = self.env.iter().map(|(name, value)| (format!("env.{name}"), name, Some(value)));
         for (key, name, value) in env.chain(secrets) {
@@ -189,7 +194,7 @@ impl ExecGrant {
                     format!("{} is not the name of a variable", quoted(name)),
                     "use A-Z 0-9 _, not beginning with a digit",
                 );
-            } else if let Some(reason) = forbidden_name(name) {
+            } else if let Some(reason) = forbidden_name(name).filter(|_| value.is_none() || !permitted(name)) {
                 say(
                     &key,
                     format!("a grant may not set {name}: {reason}"),
@@ -281,7 +286,33 @@ impl Policy {
                 String::new(),
             ));
         }
+        self.under_ceilings(&rule, grant, &line, scratch)?;
         Ok(line)
+    }
+
+    /// Whether every ceiling lets this command line run; what is missing is nobody's to grant here.
+    ///
+    /// The scratch directory has another path in every run: to a ceiling it is `{scratch}`.
+    fn under_ceilings(
+        &self,
+        rule: &str,
+        grant: &ExecGrant,
+        line: &CommandLine,
+        scratch: Option<&str>,
+    ) -> Result<(), Decision> {
+        if self.grants.ceilings.is_empty() {
+            return Ok(());
+        }
+        let mut shown = line.clone();
+        if let Some(path) = scratch.filter(|path| line.uses_scratch && !path.is_empty()) {
+            shown.args.iter_mut().for_each(|arg| *arg = arg.replace(path, "{scratch}"));
+        }
+        match self.grants.ceilings.iter().find_map(|ceiling| ceiling.command(grant, &shown).err()) {
+            None => Ok(()),
+            Some(over) => {
+                Err(Decision::deny(format!("{rule}, under the ceiling {}", over.at()), over.reason, String::new()))
+            }
+        }
     }
 
     /// Whether standard output of this command may be read by the guest.

@@ -52,6 +52,8 @@ pub struct BucketGrant {
 pub struct ArtifactGrant {
     /// Artifacts whose bytes the guest may read: patterns of the slots' language.
     pub inspect: Vec<super::slot::SlotRule>,
+    /// What the manifest requests of them, once it is known: a name must match here as well.
+    pub requested: Option<Vec<super::slot::SlotRule>>,
 }
 
 /// What a guest asks of a bucket.
@@ -297,11 +299,12 @@ impl Policy {
     pub fn inspects_artifact(&self, name: &str) -> bool {
         let call = ArtifactCall { verb: ArtifactVerb::Get, name };
         self.decide_artifact(&call).allowed
-            && self
-                .grants
-                .artifacts
-                .as_ref()
-                .is_some_and(|grant| grant.inspect.iter().any(|rule| rule.admits(name, &self.settings).is_ok()))
+            && self.grants.artifacts.as_ref().is_some_and(|grant| {
+                let admits = |rules: &[super::slot::SlotRule]| {
+                    rules.iter().any(|rule| rule.admits(name, &self.settings).is_ok())
+                };
+                admits(&grant.inspect) && grant.requested.as_deref().is_none_or(admits)
+            })
     }
 
     pub(super) fn bucket_rule(&self, label: &str) -> String {

@@ -4,12 +4,12 @@ use super::bytes::{Downstream, GuestSource, Taken};
 use crate::error::Result;
 use crate::exec::{Exit, Process, RunIn};
 use crate::plugin::bindings::strongroom::plugin::exec;
-use crate::plugin::budget::{Limit, Permit};
+use crate::plugin::budget::Limit;
 use crate::plugin::guard::{Deadline, Refusal};
 use crate::plugin::state::{State, check_leashes};
 use crate::policy::Call;
 use crate::policy::exec::ExecCall;
-use crate::stream::{ByteSource, Source, SourceInfo};
+use crate::stream::Source;
 use std::sync::Arc;
 use std::time::Duration;
 use wasmtime::component::Resource;
@@ -22,38 +22,14 @@ pub struct GuestProcess {
     process: Process,
     /// The pipe that it reads from, if the guest made it.
     upstream: Option<Downstream>,
-    /// Shared with its output, which keeps it alive as well.
-    permit: Arc<Permit>,
-}
-
-/// Output of a process, which counts as alive as long as it is.
-struct Output {
-    body: Box<dyn ByteSource>,
-    _permit: Arc<Permit>,
-}
-
-impl ByteSource for Output {
-    fn open(&mut self) -> Result<SourceInfo> {
-        self.body.open()
-    }
-
-    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
-        self.body.read(buf)
-    }
-
-    fn next_chunk(&mut self) -> Result<Option<::bytes::Bytes>> {
-        self.body.next_chunk()
-    }
 }
 
 impl GuestProcess {
     fn stdout(&mut self) -> Result<Source> {
-        let mut source = self.process.stdout()?;
+        let source = self.process.stdout()?;
         if let Some(upstream) = &self.upstream {
             upstream.add(source.leash.clone());
         }
-        let body = std::mem::replace(&mut source.body, Box::new(crate::stream::source::InMemory::new(Vec::new())));
-        source.body = Box::new(Output { body, _permit: Arc::clone(&self.permit) });
         Ok(source)
     }
 }
@@ -65,7 +41,11 @@ impl State {
         stdin: Option<Taken>,
         timeout_ms: Option<u64>,
     ) -> Result<GuestProcess, Refusal> {
-        let permit = self.processes.take().ok_or_else(|| self.guard.spent(Limit::Processes))?;
+        // A process counts until it has ended, whatever the guest has let go of.
+        self.processes.retain(|process| !process.is_over());
+        if self.processes.len() >= self.run.limits.processes {
+            return Err(self.guard.spent(Limit::Processes).into());
+        }
         let scratch = match self.run.place.run_in {
             RunIn::Local { .. } => self.run.scratch.clone(),
             RunIn::Container { .. } => None,
@@ -80,7 +60,8 @@ impl State {
         let (stdin, upstream) = stdin.map_or((None, None), |taken| (Some(taken.source), taken.downstream));
         let place = Arc::clone(&self.run.place);
         let process = crate::exec::spawn(command, place, scratch, stdin, stall, self.run.cancel.child_token()).await?;
-        Ok(GuestProcess { process, upstream, permit: Arc::new(permit) })
+        self.processes.push(process.end());
+        Ok(GuestProcess { process, upstream })
     }
 
     /// Standard input leaves the guest's hands before the policy is asked.

@@ -34,6 +34,8 @@ pub struct GuestTransfer {
 /// An object on its way into a bucket, in the guest's hands.
 pub struct GuestWriting {
     task: Task<crate::bucket::Object>,
+    /// Whether the guest has learned how it ended.
+    is_known: bool,
     _permit: Permit,
 }
 
@@ -141,11 +143,18 @@ impl storage::Host for State {
     async fn first_done(&mut self, transfers: Vec<Resource<GuestTransfer>>) -> Result<u32, Refusal> {
         let guard = self.guard.clone();
         let mut waits = Vec::new();
-        // There are no more of them, and naming one again says nothing new.
-        for transfer in transfers.iter().take(self.run.limits.open_streams) {
+        // There cannot be more of them than there are places; naming one twice says nothing new.
+        let most = self.run.limits.open_streams;
+        let too_many = transfers.len() > most;
+        for transfer in transfers.iter().take(most) {
             waits.push(self.table.get(transfer)?.task.watcher());
         }
         let work = async {
+            if too_many {
+                return Err(Error::invalid("first-done of more transfers than can be open at once")
+                    .fact("expected", format!("at most {most}, the limit open_streams"))
+                    .into());
+            }
             if waits.is_empty() {
                 return Err(Error::invalid("first-done of no transfer would never end").into());
             }
@@ -264,9 +273,14 @@ impl storage::HostWriting for State {
     async fn wait(&mut self, this: Resource<GuestWriting>) -> Result<storage::Object, Refusal> {
         let guard = self.guard.clone();
         let (stall, writing) = (self.run.limits.stall, self.table.get_mut(&this)?);
+        let n_unknown = &mut self.n_unknown_writings;
         let work = async {
             check_leashes(writing.task.waits_for(), "the wait for the object")?;
-            if !writing.task.watcher().done(stall).await {
+            let done = writing.task.watcher().done(stall).await;
+            if !std::mem::replace(&mut writing.is_known, true) {
+                *n_unknown = n_unknown.saturating_sub(1);
+            }
+            if !done {
                 writing.task.stop();
                 return Err(guard.stalled().into());
             }

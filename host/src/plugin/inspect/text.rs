@@ -1,6 +1,6 @@
 //! An inspection for people.
 
-use super::{Inspection, Interface};
+use super::{ApprovalState, Inspection, Interface, SignatureState};
 use crate::policy::{Effect, Verb};
 use std::fmt;
 
@@ -22,6 +22,7 @@ impl fmt::Display for Inspection {
                 .collect();
             writeln!(f, "  toolchain  {}", tools.join(", "))?;
         }
+        write_worth(f, self)?;
         writeln!(f, "\nimports")?;
         for interface in &self.imports {
             write_interface(f, interface)?;
@@ -32,11 +33,14 @@ impl fmt::Display for Inspection {
         }
         for request in &self.requests {
             let when = when(&request.verbs, request.effect, request.scratch, request.inspect);
-            writeln!(
-                f,
-                "  {} {:?}  {when}\n    {}\n    why: {:?}",
-                request.kind, request.name, request.what, request.reason
-            )?;
+            writeln!(f, "  {} {:?}  {when}\n    {}", request.kind, request.name, request.what)?;
+            for slot in &request.slots {
+                writeln!(f, "    slot {slot}")?;
+            }
+            if !request.secrets.is_empty() {
+                writeln!(f, "    secrets: {}", request.secrets.join(", "))?;
+            }
+            writeln!(f, "    why: {:?}", request.reason)?;
         }
         if let Some(effective) = &self.effective {
             writeln!(f, "\neffective under this configuration")?;
@@ -58,6 +62,35 @@ impl fmt::Display for Inspection {
     }
 }
 
+/// Signature, approval and ceilings: what the file itself cannot say.
+fn write_worth(f: &mut fmt::Formatter<'_>, inspection: &Inspection) -> fmt::Result {
+    let signature = &inspection.signature;
+    let key = signature.key_id.as_deref().unwrap_or("unknown");
+    match signature.state {
+        SignatureState::None => writeln!(f, "  signature  none")?,
+        SignatureState::Unchecked => writeln!(f, "  signature  by key {key}, not checked: no key is trusted")?,
+        SignatureState::Good => {
+            let comment = signature.comment.as_deref().unwrap_or_default();
+            writeln!(f, "  signature  good, by key {key}: {comment:?}")?;
+        }
+        SignatureState::Refused => {
+            let reason = signature.reason.as_deref().unwrap_or_default();
+            writeln!(f, "  signature  not believed: {reason}")?;
+        }
+    }
+    if let Some(approval) = inspection.approval {
+        let words = match approval {
+            ApprovalState::Approved => "approved",
+            ApprovalState::NeverApproved => "not approved: nothing of it runs",
+            ApprovalState::OtherBytes => "other bytes were approved: nothing of it runs",
+            ApprovalState::Revoked => "revoked: it never runs again",
+        };
+        writeln!(f, "  approval   {words}")?;
+    }
+    let ceilings = if inspection.ceilings.is_empty() { "none".to_owned() } else { inspection.ceilings.join(", ") };
+    writeln!(f, "  ceiling    {ceilings}")
+}
+
 fn write_interface(f: &mut fmt::Formatter<'_>, interface: &Interface) -> fmt::Result {
     if interface.inert {
         return writeln!(f, "  {}  inert, {} functions", interface.name, interface.functions.len());
@@ -68,13 +101,17 @@ fn write_interface(f: &mut fmt::Formatter<'_>, interface: &Interface) -> fmt::Re
     writeln!(f, "  {}", interface.name)?;
     for function in &interface.functions {
         let risk = function.risk.map_or("inert", super::Risk::name);
-        let beyond = if function.requested { "" } else { "  (imported, never allowed)" };
+        let beyond = match (function.requested, function.granted) {
+            (false, _) => "  (imported, never allowed)",
+            (true, Some(false)) => "  (not granted)",
+            (true, _) => "",
+        };
         writeln!(f, "    {:<20} {risk:<9} {}{beyond}", function.name, function.does)?;
     }
     Ok(())
 }
 
-fn when(verbs: &[Verb], effect: Effect, scratch: bool, inspect: bool) -> String {
+pub(super) fn when(verbs: &[Verb], effect: Effect, scratch: bool, inspect: bool) -> String {
     let verbs: Vec<_> = verbs.iter().map(|verb| verb.name()).collect();
     let effect = match effect {
         Effect::Reads => "reads",

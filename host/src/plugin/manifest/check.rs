@@ -6,6 +6,7 @@
 use super::{MAX_BYTES, PluginManifest, Requests};
 use crate::error::{Error, Result};
 use crate::id::Label;
+use crate::plugin::speech::is_harmless;
 use crate::policy::exec::SCRATCH;
 use crate::policy::slot::{SlotRule, SlotText, Template};
 use std::collections::BTreeSet;
@@ -106,6 +107,7 @@ pub(super) fn parse(text: &str) -> Result<PluginManifest> {
     }
     let table: Table = text.parse().map_err(|e| not_toml(text, &e))?;
     let mut mistakes = Mistakes::default();
+    check_characters("", &Value::Table(table.clone()), &mut mistakes);
     check_shape(&table, &mut mistakes);
     // What serde would say of a missing or unknown key has been said already, and better.
     if let Some(error) = mistakes.into_error() {
@@ -118,6 +120,30 @@ pub(super) fn parse(text: &str) -> Result<PluginManifest> {
     super::schema::check("options", &manifest.options).unwrap_or_else(|e| mistakes.add("options", e));
     check_requests(&manifest, &mut mistakes);
     mistakes.into_error().map_or(Ok(manifest), Err)
+}
+
+/// Text that would do something to a terminal, or look like other text, is in no manifest: a person
+/// reads it and decides. Newlines and tabs may stand in a program's input.
+fn check_characters(at: &str, value: &Value, mistakes: &mut Mistakes) {
+    let strange = |text: &str| text.chars().find(|c| !is_harmless(*c) && !matches!(c, '\n' | '\t'));
+    match value {
+        Value::String(text) => {
+            if let Some(c) = strange(text) {
+                mistakes.add(at, format!("holds the character {}, which is not seen", c.escape_unicode()));
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|inner| check_characters(at, inner, mistakes)),
+        Value::Table(table) => {
+            for (key, inner) in table {
+                if let Some(c) = strange(key).or_else(|| key.chars().find(|c| c.is_control())) {
+                    mistakes.add(at, format!("a key holds the character {}, which is not seen", c.escape_unicode()));
+                }
+                let below = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                check_characters(&below.escape_debug().to_string(), inner, mistakes);
+            }
+        }
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+    }
 }
 
 fn not_toml(text: &str, error: &toml::de::Error) -> Error {

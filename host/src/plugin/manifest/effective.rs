@@ -2,6 +2,7 @@
 
 use super::{ExecRequest, PluginManifest, RawExecGrant};
 use crate::exec;
+use crate::policy::slot::SlotRule;
 use crate::policy::storage::BucketGrant;
 use crate::policy::{Grants, exec::ExecGrant};
 use serde::Serialize;
@@ -28,8 +29,12 @@ impl PluginManifest {
                 if request.inspect.is_empty() {
                     granted.inspect.clear();
                 }
+                // The manifest was checked: every pattern of it is one.
+                let requested = request.inspect.iter().filter_map(|pattern| SlotRule::pattern(pattern).ok());
+                granted.requested = Some(requested.collect());
                 Some(granted)
             }),
+            ceilings: grants.ceilings.clone(),
         }
     }
 

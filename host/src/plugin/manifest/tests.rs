@@ -86,7 +86,7 @@ fn every_mistake_is_named_with_its_place() {
     check_refused("[\"0.1\"]", "[\"one\"]", "component: \"one\" is not a version");
     check_refused("summary = \"Backs up a demonstration\"", "", "\"summary\" is missing");
     check_refused("Backs up a demonstration", " ", "summary: is empty");
-    check_refused("Backs up a demonstration", "a\\u001b[2J", "summary: has control characters");
+    check_refused("Backs up a demonstration", "a\\u001b[2J", "summary: holds the character \\u{1b}");
     check_refused("reason = \"reads the database\"", "reason = \"\"", "request.exec \"dump\".reason: is empty");
     check_refused("reason = \"the dump\"", "", "request.artifacts: \"reason\" is missing");
     check_refused("effect = \"reads\"", "", "request.exec \"dump\": \"effect\" is missing");

@@ -30,7 +30,7 @@ fn inspect_says_what_a_plugin_is_and_could_do() {
     let text = inspection.to_string();
     for words in [
         "rogue 0.1.0",
-        "exec \"echo\"  for backup, diagnose; reads\n    echo {word}\n    why: \"a producer of bytes\"",
+        "exec \"echo\"  for backup, diagnose; reads\n    echo {word}\n    slot word: \"[a-z]{1,20}\"\n    why: \"a producer of bytes\"",
         "effective under this configuration",
         "/bin/echo {word}",
         "spawn                executes  starts a granted command",

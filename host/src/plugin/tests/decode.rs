@@ -11,12 +11,12 @@ use wasm_encoder::{
     NestedComponentSection,
 };
 
-fn manifest() -> String {
+pub(in crate::plugin) fn manifest() -> String {
     std::fs::read_to_string(rogue_dir().join("plugin.toml")).unwrap()
 }
 
 /// The guest's component without its manifest, which `plugin build` puts at the end.
-fn bare() -> Vec<u8> {
+pub(in crate::plugin) fn bare() -> Vec<u8> {
     let text = manifest();
     let embedded = embed_manifest(Vec::new(), &text);
     rogue().strip_suffix(embedded.as_slice()).expect("the manifest is the last section").to_vec()
@@ -161,4 +161,72 @@ async fn one_grant_of_an_interface_is_enough_to_load() {
     grants.exec.retain(|name, _| name == "echo");
     grants.buckets.clear();
     load(&digest(rogue()), &grants).await.unwrap_or_else(|e| panic!("{}", super::in_full(&e)));
+}
+
+/// The guest with a component inside that imports what no plugin may.
+fn with_nested(import: &str) -> Vec<u8> {
+    let mut inner = Encoded::new();
+    let mut types = ComponentTypeSection::new();
+    types.instance(&InstanceType::new());
+    inner.section(&types);
+    let mut imports = ComponentImportSection::new();
+    imports.import(import, ComponentTypeRef::Instance(0));
+    inner.section(&imports);
+    let mut section = Encoded::new();
+    section.section(&NestedComponentSection(&inner));
+    // Without the eight bytes that begin a component, it is a section of another one.
+    let mut bytes = bare();
+    bytes.extend_from_slice(&section.finish()[8..]);
+    embed_manifest(bytes, &manifest())
+}
+
+#[tokio::test]
+async fn imports_of_a_nested_component_reach_nothing() {
+    for import in ["wasi:sockets/tcp@0.2.0", "strongroom:plugin/kube@0.1.0", "evil:corp/backdoor"] {
+        let bytes = with_nested(import);
+        let component = Component::decode(&bytes).unwrap_or_else(|e| panic!("{}", super::in_full(&e)));
+        // Nobody instantiates it, and nothing is linked for it: what the component imports is as before.
+        assert_eq!(component.imports, Component::decode(rogue()).unwrap().imports);
+        let sha256 = digest(&bytes);
+        Plugin::load("rogue", bytes, &sha256, &all_grants(), &Cache::none())
+            .await
+            .unwrap_or_else(|e| panic!("{}", super::in_full(&e)));
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_were_revoked_or_are_not_signed_as_they_must_be_are_not_looked_into() {
+    use crate::plugin::signature;
+    use crate::plugin::{Approval, Trust};
+    let keys = signature::generate(None).unwrap();
+    let trusted = signature::TrustedKey::parse(&keys.public_line).unwrap();
+    // No component at all: what is refused before it is looked into is refused for this reason.
+    let bytes = b"nothing like a component".to_vec();
+    let (good, _) = signature::sign(&bytes, &keys.secret, None, "c").unwrap();
+    let (other, _) = signature::sign(b"other bytes", &keys.secret, None, "c").unwrap();
+    let approval = |signature: Option<&String>, revoked: bool, required: bool, sha256: &str| Approval {
+        sha256: sha256.to_owned(),
+        signature: signature.cloned(),
+        trust: Trust {
+            keys: vec![trusted.clone()],
+            required,
+            revoked: revoked.then(|| digest(&bytes)).into_iter().collect(),
+        },
+    };
+    let own = digest(&bytes);
+    let zeros = "0".repeat(64);
+    for (words, approval) in [
+        ("was revoked", approval(Some(&good), true, true, &zeros)),
+        ("not the one that was approved", approval(Some(&other), false, true, &zeros)),
+        ("could not believe the signature", approval(Some(&other), false, false, &own)),
+        ("is not signed", approval(None, false, true, &own)),
+        // Only now is it looked into.
+        ("not a WebAssembly component", approval(Some(&good), false, true, &own)),
+    ] {
+        let error = Plugin::load("x", bytes.clone(), approval, &all_grants(), &Cache::none()).await.err().expect(words);
+        let text = super::in_full(&error);
+        assert!(text.contains(words), "no {words:?} in\n{text}");
+        let expected = if words.starts_with("not a Web") { Kind::Invalid } else { Kind::Denied };
+        assert_eq!(error.kind(), expected, "{text}");
+    }
 }

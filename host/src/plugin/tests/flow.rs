@@ -230,3 +230,33 @@ async fn a_run_is_for_one_verb_only() {
     let error = bench.backup("nothing").await.0.unwrap_err();
     assert_eq!(error.message(), "\"backup\" was called in a run that is for \"diagnose\"");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_returns_while_a_write_is_open_has_failed() {
+    let bench = Bench::with(|b| b.verb = Verb::Restore);
+    let instance = bench.load().await.start(bench.context("leave-writing")).await.unwrap();
+    let request = RestoreRequest { settings: json!({ "do": "leave-writing" }), options: json!({}), backup: made() };
+    let error = instance.restore(request).await.unwrap_err();
+    assert!(error.message().contains("returned before its writes had ended"), "{}", in_full(&error));
+    assert!(!lock(&bench.drawer.0).contains_key("new"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_has_ended_does_not_count_any_more() {
+    let bench = Bench::with(|b| b.limits.processes = 1);
+    bench.backup("run-thrice").await.0.unwrap_or_else(|e| panic!("{}", in_full(&e)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn artifacts_are_seen_only_where_the_request_asks_for_it_whatever_is_granted() {
+    use crate::policy::slot::SlotRule;
+    let bench = Bench::with(|b| {
+        b.verb = Verb::Verify;
+        b.grants.artifacts.as_mut().unwrap().inspect = vec![SlotRule::pattern(".*").unwrap()];
+    });
+    bench.shelf.lay("hidden.txt", b"unseen");
+    let instance = bench.load().await.start(bench.context("read-hidden-artifact")).await.unwrap();
+    let settings = json!({ "do": "read-hidden-artifact" });
+    let request = VerifyRequest { settings, depth: Depth::Contents, backup: made(), options: json!({}) };
+    assert_eq!(instance.verify(request).await.unwrap_err().kind(), Kind::Denied);
+}

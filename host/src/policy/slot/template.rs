@@ -80,6 +80,15 @@ impl Template {
         }
     }
 
+    /// The text itself, when it has no holes.
+    pub fn literal(&self) -> Option<String> {
+        match self.pieces.as_slice() {
+            [] => Some(String::new()),
+            [Piece::Text(text)] => Some(text.clone()),
+            _ => None,
+        }
+    }
+
     /// The text with its holes filled; `None` when `value` knows one of them not.
     pub fn fill<'a>(&self, value: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
         self.pieces

@@ -194,7 +194,7 @@ fn inspect_is_given_by_the_grant_that_allows_the_call() {
     let mut verify = policy(on(Verb::Verify), Vec::new());
     assert!(!verify.inspects_artifact("globals.json"));
     let inspect = vec![SlotRule::pattern("globals[.]json").unwrap()];
-    verify.grants.artifacts = Some(ArtifactGrant { inspect });
+    verify.grants.artifacts = Some(ArtifactGrant { inspect, requested: None });
     assert!(verify.inspects_artifact("globals.json"));
     assert!(!verify.inspects_artifact("shop.dump"));
     assert!(!verify.inspects_artifact("globalsxjson"));

@@ -337,6 +337,28 @@ fn act(settings: &str) -> Result<Facts, Error> {
             bytes::finish(sink)?;
             writing.wait().map(|object| fact("size", object.size))
         }
+        "bucket-overwrite" => {
+            let bucket = storage::open_bucket("data")?;
+            let (sink, source) = bytes::pipe()?;
+            let writing = bucket.write("one", &[], source, Existing::Replace)?;
+            sink.write(b"replaced")?;
+            bytes::finish(sink)?;
+            writing.wait().map(|object| fact("size", object.size))
+        }
+        "leave-writing" => {
+            let bucket = storage::open_bucket("data")?;
+            let (sink, source) = bytes::pipe()?;
+            let writing = bucket.write("new", &[], source, Existing::Keep)?;
+            sink.write(b"half of it")?;
+            std::mem::forget((sink, writing));
+            Ok(vec![])
+        }
+        "run-thrice" => {
+            for _ in 0..3 {
+                exec::run(invocation("seen"))?;
+            }
+            Ok(vec![])
+        }
         "bucket-delete" => storage::open_bucket("data")?.delete("one", None).map(|()| vec![]),
         "bucket-configure" => {
             let bucket = storage::open_bucket("data")?;

@@ -195,7 +195,8 @@ impl storage::HostBucket for State {
             };
             let task = Task::blocking(work, vec![stop], waits_for, watch, &self.reaper);
             self.writings.push(Underway { task: Some(task.abort_handle()), waits_for: task.waits_for().to_vec() });
-            Ok(self.table.push(GuestWriting { task, _permit: permit })?)
+            self.n_unknown_writings += 1;
+            Ok(self.table.push(GuestWriting { task, is_known: false, _permit: permit })?)
         };
         // It waits for a place, which others take as long as they make progress.
         guard.pass("storage.bucket.write", Some(&call), Deadline::Own, work).await

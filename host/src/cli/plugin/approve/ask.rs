@@ -1,0 +1,214 @@
+//! The questions of `plugin approve`: every bucket, every slot, every command in full. No answer is yes.
+
+use super::super::super::output::Output;
+use super::super::super::{propose, vendor};
+use crate::config::Config;
+use crate::config::edit::{RawExec, RawGrants};
+use crate::error::{Error, IoContext, Result};
+use crate::id::Label;
+use crate::plugin::inspect::admits;
+use crate::plugin::manifest::{PluginManifest, RawSlot};
+use crate::plugin::speech;
+use crate::policy::slot::{Piece, SlotRule, Template};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+
+/// What the settings of the plugin's jobs name, by setting.
+pub(super) struct Settings(BTreeMap<String, BTreeSet<String>>);
+
+impl Settings {
+    pub(super) fn of(config: &Config, label: &Label) -> Self {
+        let mut named: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for job in config.jobs.values().filter(|job| job.plugin == *label) {
+            for (name, value) in job.settings.as_object().into_iter().flatten() {
+                let one = value.as_str().into_iter();
+                let many = value.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str);
+                named.entry(name.clone()).or_default().extend(one.chain(many).map(str::to_owned));
+            }
+        }
+        Self(named)
+    }
+
+    /// The values of a setting, and whether some are left out.
+    fn values(&self, setting: &str) -> String {
+        const SHOWN: usize = 8;
+        let Some(values) = self.0.get(setting).filter(|values| !values.is_empty()) else {
+            return "no job names any yet".to_owned();
+        };
+        let shown: Vec<_> = values.iter().take(SHOWN).map(|value| speech::whole(value)).collect();
+        let more = if values.len() > SHOWN { format!(", and {} more", values.len() - SHOWN) } else { String::new() };
+        format!("the jobs name {}{more}", shown.join(", "))
+    }
+}
+
+/// Asks which buckets are meant by each setting that names one: offered is what jobs and targets name.
+pub(super) fn buckets(
+    manifest: &PluginManifest,
+    config: &Config,
+    known: &mut propose::Known,
+    output: &Output,
+) -> Result<()> {
+    let settings: BTreeSet<&String> = manifest.request.bucket.iter().map(|request| &request.setting).collect();
+    for setting in settings {
+        let offered: Vec<String> = known.buckets.get(setting).into_iter().flatten().cloned().collect();
+        output.complain(&format!("\nwhich bucket is \"{}\"?", vendor::line(setting, 128)));
+        for request in manifest.request.bucket.iter().filter(|request| request.setting == *setting) {
+            output.complain(&format!("  why, says the vendor: {}", vendor::line(&request.reason, vendor::MAX_BYTES)));
+        }
+        let question = if offered.is_empty() {
+            "label(s) of buckets, or nothing for none:".to_owned()
+        } else {
+            format!("y for {}, other label(s), or nothing for none:", offered.join(", "))
+        };
+        let answer = answer(&question)?;
+        let chosen: BTreeSet<String> = match answer.as_str() {
+            "y" | "Y" | "yes" => offered.into_iter().collect(),
+            other => other.split([',', ' ']).filter(|label| !label.is_empty()).map(str::to_owned).collect(),
+        };
+        for label in &chosen {
+            if !config.buckets.keys().any(|bucket| bucket.as_str() == label) {
+                return Err(Error::invalid(format!("there is no bucket \"{}\"", vendor::line(label, 64)))
+                    .hint("add it to the configuration first, or name another one"));
+            }
+        }
+        known.buckets.insert(setting.clone(), chosen);
+    }
+    Ok(())
+}
+
+/// Asks for each grant. What is not granted is left out; the plugin is told `denied` when it tries.
+pub(super) fn grants(
+    manifest: &PluginManifest,
+    mut grants: RawGrants,
+    settings: &Settings,
+    output: &Output,
+) -> Result<RawGrants> {
+    // A slot that several commands have in the same way is asked about once.
+    let mut answered: BTreeMap<(String, String), Option<RawSlot>> = BTreeMap::new();
+    let mut granted = BTreeMap::new();
+    for (name, mut exec) in std::mem::take(&mut grants.exec) {
+        let reason = manifest.request.exec.iter().find(|request| request.name == name);
+        let reason = reason.map(|request| request.reason.as_str()).unwrap_or_default();
+        output.complain(&format!("\ncommand \"{}\"\n{}", vendor::line(&name, 128), propose::toml(&exec)?));
+        output.complain(&format!("  why, says the vendor: {}", vendor::line(reason, vendor::MAX_BYTES)));
+        let mut refused = false;
+        for (slot, rule) in &mut exec.grant.slots {
+            let key = (slot.clone(), admits(rule));
+            let answer = match answered.get(&key) {
+                Some(answer) => answer.clone(),
+                None => {
+                    let answer = ask_slot(slot, rule, settings, output)?;
+                    answered.insert(key, answer.clone());
+                    answer
+                }
+            };
+            match answer {
+                Some(answer) => *rule = answer,
+                None => refused = true,
+            }
+        }
+        if refused {
+            output.complain("  not granted: a slot of it may be filled with nothing");
+            continue;
+        }
+        output.complain(&format!("  runs: {}", command_line(&exec, settings)));
+        if yes("grant it?")? {
+            granted.insert(name, exec);
+        }
+    }
+    grants.exec = granted;
+    let mut without = Vec::new();
+    for (label, several) in &grants.bucket {
+        for grant in several {
+            output.complain(&format!("\nbucket \"{label}\"\n{}", propose::toml(grant)?));
+        }
+        if !yes("grant it?")? {
+            without.push(label.clone());
+        }
+    }
+    without.iter().for_each(|label| drop(grants.bucket.remove(label)));
+    if let Some(artifacts) = &grants.artifacts {
+        if !artifacts.inspect.is_empty() {
+            output
+                .complain(&format!("\nthe plugin itself would read artifacts named {}", artifacts.inspect.join(", ")));
+        }
+        if !yes("\nstore and read the artifacts of its own backups: grant it?")? {
+            grants.artifacts = None;
+        }
+    }
+    Ok(grants)
+}
+
+/// What may fill a slot, or that nothing may.
+fn ask_slot(name: &str, proposed: &RawSlot, settings: &Settings, output: &Output) -> Result<Option<RawSlot>> {
+    let offered = match proposed {
+        RawSlot::Table { setting: Some(setting), .. } => {
+            format!("what the setting \"{}\" names; {}", vendor::line(setting, 128), settings.values(setting))
+        }
+        _ => format!("{}, the vendor proposes; {}", speech::whole(&admits(proposed)), settings.values(name)),
+    };
+    output.complain(&format!("  slot \"{}\": {offered}", vendor::line(name, 64)));
+    loop {
+        let answer = answer("  what may fill it? y for that, a pattern of your own, or nothing to refuse:")?;
+        match answer.as_str() {
+            "" | "n" | "N" | "no" => return Ok(None),
+            "y" | "Y" | "yes" => return Ok(Some(proposed.clone())),
+            pattern => match SlotRule::pattern(pattern) {
+                Ok(_) => return Ok(Some(RawSlot::Pattern(pattern.to_owned()))),
+                Err(error) => output.complain(&format!("  {error}")),
+            },
+        }
+    }
+}
+
+/// The command line as it would run, each hole as what may fill it.
+fn command_line(exec: &RawExec, settings: &Settings) -> String {
+    let filled = |text: &String| {
+        let Ok(template) = Template::parse(text) else { return text.clone() };
+        let piece = |piece: &Piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Slot(name) => match exec.grant.slots.get(name) {
+                Some(RawSlot::Table { setting: Some(setting), .. }) => match settings.0.get(setting) {
+                    Some(values) if values.len() == 1 => values.iter().cloned().collect(),
+                    Some(values) if values.len() > 1 => {
+                        format!("<{}>", values.iter().cloned().collect::<Vec<_>>().join("|"))
+                    }
+                    _ => format!("<setting {setting}>"),
+                },
+                Some(slot) => format!("<{}>", admits(slot).trim_matches('"')),
+                None => format!("<{name}>"),
+            },
+        };
+        template.pieces.iter().map(piece).collect()
+    };
+    let env = exec.grant.env.iter().map(|(name, value)| format!("{name}={}", filled(value)));
+    let secrets = exec.grant.secrets.iter().map(|name| format!("{name}=(secret)"));
+    let words = env.chain(secrets).chain([exec.program.clone()]).chain(exec.grant.args.iter().map(filled));
+    let line: Vec<String> = words.map(|word| quoted(&speech::whole(&word))).collect();
+    line.join(" ")
+}
+
+/// A word as a shell would need it, so that a person sees where one argument ends.
+fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./=:,@%+<>|[]{}^".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+/// Whether the answer is yes; nothing is no.
+pub(super) fn yes(question: &str) -> Result<bool> {
+    Ok(matches!(answer(&format!("{question} [y/N]"))?.as_str(), "y" | "Y" | "yes"))
+}
+
+fn answer(question: &str) -> Result<String> {
+    let mut err = std::io::stderr().lock();
+    let mut answer = String::new();
+    write!(err, "{question} ")
+        .and_then(|()| err.flush())
+        .and_then(|()| std::io::stdin().read_line(&mut answer))
+        .doing(|| "ask on the terminal".to_owned())?;
+    Ok(answer.trim().to_owned())
+}

@@ -1,0 +1,123 @@
+use super::diff::diff;
+use super::*;
+use crate::plugin::component::{Component, embed_manifest};
+use crate::plugin::tests::decode::{bare, manifest};
+use serde_json::Value;
+
+/// The shape that others build on, as it is checked in.
+const PUBLISHED: &str = include_str!("../../../../docs/inspect.schema.json");
+
+fn rogue(change: impl FnOnce(String) -> String) -> Component {
+    let bytes = embed_manifest(bare(), &change(manifest()));
+    Component::decode(&bytes).unwrap_or_else(|error| panic!("{}", crate::plugin::tests::in_full(&error)))
+}
+
+/// Every surrounding that there can be, one after the other.
+fn inspections() -> Vec<Inspection> {
+    let component = rogue(|text| text);
+    let grants = crate::plugin::tests::all_grants();
+    let signature = Signature {
+        state: SignatureState::Good,
+        key_id: Some("D371709CAC38E4BB".to_owned()),
+        comment: Some("c".to_owned()),
+        reason: None,
+    };
+    vec![
+        inspect(&component, None),
+        inspect(&component, Some(&Grants::default())),
+        inspect_in(
+            &component,
+            Surroundings {
+                grants: Some(&grants),
+                signature,
+                approval: Some(ApprovalState::Approved),
+                ceilings: vec!["/etc/strongroom/ceiling.toml".to_owned()],
+            },
+        ),
+    ]
+}
+
+#[test]
+fn the_json_of_an_inspection_has_the_published_shape() {
+    let schema: Value = serde_json::from_str(PUBLISHED).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for inspection in inspections() {
+        let json = serde_json::to_value(&inspection).unwrap();
+        let wrong: Vec<String> =
+            validator.iter_errors(&json).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}\n{json:#}");
+    }
+    // The words of a closed list are in the schema as well.
+    let words = &schema["properties"]["concerns"]["items"]["enum"];
+    assert_eq!(words, &serde_json::json!(Concern::ALL.map(Concern::name)));
+    for concern in Concern::ALL {
+        assert_eq!(serde_json::to_value(concern).unwrap(), concern.name());
+        assert_eq!(Concern::parse(concern.name()), Some(concern));
+    }
+}
+
+#[test]
+fn concerns_are_what_is_asked_for_of_a_file_and_what_is_effective_of_a_plugin() {
+    let [file, nothing, granted] = inspections().try_into().unwrap();
+    use Concern::{Changes, Exec, NeverAllowed, NoCeiling, StdinFromPlugin, Unsigned};
+    assert_eq!(file.concerns, [Exec, StdinFromPlugin, Concern::Inspect, Changes, NeverAllowed, Unsigned, NoCeiling]);
+    assert_eq!(nothing.concerns, [NeverAllowed, Unsigned, NoCeiling], "nothing is granted");
+    assert_eq!(granted.concerns, [Exec, StdinFromPlugin, Concern::Inspect, Changes, NeverAllowed]);
+    assert!(nothing.imports.iter().flat_map(|i| &i.functions).any(|f| f.name == "spawn" && f.granted == Some(false)));
+    assert!(file.to_string().contains("no ceiling: whoever writes the configuration may grant anything"));
+    assert!(granted.to_string().contains("signature  good, by key D371709CAC38E4BB"));
+    assert!(nothing.to_string().contains("(not granted)"));
+}
+
+#[test]
+fn a_request_is_shown_whole_however_long_it_is() {
+    let hidden = "x".repeat(5000);
+    let component = rogue(|text| {
+        text.replacen("args = [\"{word}\"]", &format!("args = [\"{{word}}\", \"{hidden}\", \"--evil\"]"), 1)
+    });
+    assert!(inspect(&component, None).to_string().contains("--evil"));
+}
+
+/// What the new one can do more, as kind and name.
+fn more(change: impl FnOnce(String) -> String) -> Vec<(&'static str, String)> {
+    let difference = diff(&rogue(|text| text), &rogue(change));
+    difference.more.into_iter().map(|change| (change.kind, change.name)).collect()
+}
+
+#[test]
+fn only_what_widens_a_request_is_more() {
+    assert!(more(|text| text.replace("a producer of bytes", "another reason")).is_empty());
+    let echo = |with: &'static str| {
+        more(move |text| {
+            text.replacen("slots = { word = \"[a-z]{1,20}\" }\nverbs = [\"backup\", \"diagnose\"]", with, 1)
+        })
+    };
+    let same = "slots = { word = \"[a-z]{1,20}\" }\n";
+    let leak = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
+    assert!(echo(leak(&format!("{same}verbs = [\"backup\"]"))).is_empty(), "fewer verbs are less");
+    for wider in [
+        format!("{same}verbs = [\"backup\", \"diagnose\", \"verify\"]"),
+        format!("{same}verbs = [\"backup\", \"diagnose\"]\ninspect = true"),
+        format!("{same}verbs = [\"backup\", \"diagnose\"]\nsecrets = [\"PASSWORD\"]"),
+        format!("{same}verbs = [\"backup\", \"diagnose\"]\nstdin = \"plugin\""),
+        "slots = { word = \".*\" }\nverbs = [\"backup\", \"diagnose\"]".to_owned(),
+    ] {
+        assert_eq!(echo(leak(&wider)), [("exec", "echo".to_owned())], "{wider}");
+    }
+    assert_eq!(more(|text| text.replace("\"readable.*\"", "\".*\"")), [("artifacts", "artifacts".to_owned())]);
+    assert_eq!(more(|text| text.replace("\"write\"]", "\"write\", \"delete\"]")), [("bucket", "bucket".to_owned())]);
+}
+
+#[test]
+fn nothing_new_is_said_in_three_lines() {
+    let (old, new) = (rogue(|text| text), rogue(|text| text.replace("version = \"0.1.0\"", "version = \"0.1.1\"")));
+    let text = diff(&old, &new).to_string();
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(
+        text.starts_with("rogue 0.1.0 -> rogue 0.1.1\n") && text.ends_with("nothing that the old one could not do\n")
+    );
+    let gone = diff(&old, &rogue(|text| text.replace("\"write\"]", "\"write\", \"delete\"]")));
+    assert!(
+        gone.is_more() && !diff(&rogue(|text| text.replace("\"write\"]", "\"write\", \"delete\"]")), &old).is_more()
+    );
+}
