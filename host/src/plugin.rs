@@ -15,11 +15,13 @@ mod engine;
 mod guard;
 pub mod inspect;
 mod instance;
+mod ledger;
 pub mod limits;
 mod linker;
 mod load;
 mod log;
 pub mod manifest;
+mod observer;
 pub mod speech;
 mod state;
 #[cfg(test)]
@@ -27,6 +29,8 @@ mod tests;
 pub mod verb;
 
 pub use cache::Cache;
-pub use guard::{Denial, Denials, Observer, Unobserved};
+pub use guard::{Denial, Denials};
 pub use instance::Instance;
+pub use ledger::HandleUse;
 pub use load::Plugin;
+pub use observer::{Ended, Observer, Stop, Unobserved};

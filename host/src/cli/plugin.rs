@@ -197,6 +197,7 @@ fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<Exit> {
     }
     // Never leaves a configuration behind that cannot be loaded.
     Config::parse(&edited, &path, &crate::config::file::directory_of(&path)?)?;
+    super::audit::approved(globals, &config, label, &component.sha256)?;
     crate::config::file::replace(&path, &text, &edited)?;
     let shown =
         ShownApproval { plugin: label.as_str(), sha256: &component.sha256, grants: &grants, changed: text != edited };

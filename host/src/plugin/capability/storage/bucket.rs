@@ -1,12 +1,13 @@
 //! Labelled buckets as data. Their calls block, so each runs on a thread of its own.
 
 use super::super::bytes::{GuestSource, Watch, blocking};
-use super::task::Task;
+use super::task::{Task, Told};
 use super::{GuestWriting, object_for_guest};
 use crate::bucket::SharedBucket;
 use crate::error::{Error, Result};
 use crate::plugin::bindings::strongroom::plugin::storage;
 use crate::plugin::guard::{Deadline, Refusal};
+use crate::plugin::ledger::Ledger;
 use crate::plugin::state::{State, Underway, all_wait_for_guest};
 use crate::policy::Call;
 use crate::policy::storage::{BucketCall, BucketVerb};
@@ -17,11 +18,13 @@ use wasmtime::component::Resource;
 pub struct GuestBucket {
     label: String,
     shared: SharedBucket,
+    /// Counts what is read of it, its objects' bytes included.
+    ledger: Arc<Ledger>,
 }
 
 impl GuestBucket {
-    pub(super) fn new(label: String, shared: SharedBucket) -> Self {
-        Self { label, shared }
+    pub(super) fn new(label: String, shared: SharedBucket, ledger: Arc<Ledger>) -> Self {
+        Self { label, shared, ledger }
     }
 }
 
@@ -58,6 +61,10 @@ impl State {
         let bucket = self.table.get(this)?;
         Ok((bucket.label.clone(), Arc::clone(&bucket.shared)))
     }
+
+    fn ledger_of(&self, this: &Resource<GuestBucket>) -> Result<Arc<Ledger>, Refusal> {
+        Ok(Arc::clone(&self.table.get(this)?.ledger))
+    }
 }
 
 impl storage::HostBucket for State {
@@ -74,7 +81,8 @@ impl storage::HostBucket for State {
             let page = blocking(move || bucket.objects(&prefix, after.as_deref())).await??;
             Ok(storage::Page { objects: page.objects.into_iter().map(object_for_guest).collect(), next: page.next })
         };
-        self.guard.pass("storage.bucket.objects", Some(&call), Deadline::Stall, work).await
+        let ledger = self.ledger_of(&this)?;
+        self.guard.pass_on(&ledger, "storage.bucket.objects", Some(&call), Deadline::Stall, work).await
     }
 
     async fn attributes(
@@ -89,7 +97,8 @@ impl storage::HostBucket for State {
             let key = key.clone();
             Ok(blocking(move || bucket.attributes(&key, version.as_deref())).await??)
         };
-        self.guard.pass("storage.bucket.attributes", Some(&call), Deadline::Stall, work).await
+        let ledger = self.ledger_of(&this)?;
+        self.guard.pass_on(&ledger, "storage.bucket.attributes", Some(&call), Deadline::Stall, work).await
     }
 
     async fn read(
@@ -99,15 +108,15 @@ impl storage::HostBucket for State {
         version: Option<String>,
     ) -> Result<Resource<GuestSource>, Refusal> {
         let (label, bucket) = self.bucket(&this)?;
-        let guard = self.guard.clone();
+        let (guard, ledger) = (self.guard.clone(), self.ledger_of(&this)?);
         let work = async {
             let (its_label, its_key) = (label.clone(), key.clone());
             let mut source = blocking(move || bucket.read(&its_label, &its_key, version.as_deref())).await??;
             source.inspect = guard.policy().inspects_object(&label, &key);
-            self.push_source(source, None)
+            self.push_source(source, None, Arc::clone(&ledger))
         };
         let call = call(&label, Some(BucketVerb::Read), Some(&key), None);
-        guard.pass("storage.bucket.read", Some(&call), Deadline::Stall, work).await
+        guard.pass_on(&ledger, "storage.bucket.read", Some(&call), Deadline::Stall, work).await
     }
 
     async fn write(
@@ -142,12 +151,15 @@ impl storage::HostBucket for State {
             let (source, key) = (watch.over(source, &stop), key.clone());
             let keeps_owners = self.guard.policy().keeps_owners(&label, &key);
             let attributes = if keeps_owners { attributes } else { without_owners(attributes) };
+            let told = Told { later: guard.later(), bytes: |object: &crate::bucket::Object| object.size };
+            let its_guard = guard.clone();
             let work = tokio::task::spawn_blocking(move || {
-                let written = bucket.write(&key, &attributes, source, overwrite);
+                // Writes that are under way together share a flush of what was written down of them.
+                let written = its_guard.flush().and_then(|()| bucket.write(&key, &attributes, source, overwrite));
                 drop(place);
                 written
             });
-            let task = Task::new(work, vec![stop], waits_for, watch, &self.reaper);
+            let task = Task::new(work, vec![stop], waits_for, watch, &self.reaper, told);
             self.writings.push(Underway { task: Some(task.abort_handle()), waits_for: task.waits_for().to_vec() });
             Ok(self.table.push(GuestWriting { task, _permit: permit })?)
         };
@@ -178,7 +190,8 @@ impl storage::HostBucket for State {
             let part = part.clone();
             Ok(blocking(move || bucket.read_config(&part)).await??)
         };
-        self.guard.pass("storage.bucket.read-config", Some(&call), Deadline::Stall, work).await
+        let ledger = self.ledger_of(&this)?;
+        self.guard.pass_on(&ledger, "storage.bucket.read-config", Some(&call), Deadline::Stall, work).await
     }
 
     async fn write_config(&mut self, this: Resource<GuestBucket>, part: String, json: String) -> Result<(), Refusal> {

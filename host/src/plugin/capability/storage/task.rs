@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::plugin::capability::bytes::Watch;
 use crate::plugin::guard::lock;
+use crate::plugin::observer::Later;
 use crate::plugin::state::Reaper;
 use crate::stream::Leash;
 use std::sync::{Arc, Mutex};
@@ -28,6 +29,12 @@ pub(super) struct Watcher {
     watch: Watch,
 }
 
+/// Who is told how the work ended, and how many bytes that were.
+pub(super) struct Told<T> {
+    pub(super) later: Option<Later>,
+    pub(super) bytes: fn(&T) -> u64,
+}
+
 impl<T: Send + 'static> Task<T> {
     pub(super) fn new(
         work: JoinHandle<Result<T>>,
@@ -35,6 +42,7 @@ impl<T: Send + 'static> Task<T> {
         waits_for: Vec<Leash>,
         watch: Watch,
         reaper: &Reaper,
+        told: Told<T>,
     ) -> Self {
         let (tell, done) = watch::channel(false);
         let outcome = Arc::new(Mutex::new(None));
@@ -43,6 +51,12 @@ impl<T: Send + 'static> Task<T> {
         reaper.add(tokio::spawn(async move {
             let result =
                 work.await.unwrap_or_else(|e| Err(Error::failed("the host failed in the background").because(e)));
+            if let Some(later) = told.later {
+                match &result {
+                    Ok(value) => later.done(None, (told.bytes)(value)),
+                    Err(error) => later.done(Some(error), 0),
+                }
+            }
             *lock(&place) = Some(result);
             // Nobody may be waiting any more.
             let _ = tell.send(true);
