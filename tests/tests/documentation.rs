@@ -113,6 +113,10 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("`key show`", &["host/src/cli/key.rs"]),
     ("`store init`, `store check`", &["host/src/cli/store.rs"]),
     ("`plugin inspect`, `plugin build`, `plugin approve`", &["host/src/plugin/inspect.rs", "host/src/cli/plugin.rs"]),
+    (
+        "`audit show`, `audit verify`, `audit unused`",
+        &["host/src/cli/audit.rs", "host/src/audit/line.rs", "host/src/audit/verify.rs", "host/src/config/narrow.rs"],
+    ),
     ("`config check`", &["host/src/cli/config.rs"]),
     ("Errors", &["host/src/cli/report.rs", "host/src/config/mistake.rs"]),
     (

@@ -258,7 +258,31 @@ effect = "reads"
         ]);
         let narrowed = narrow(DOCUMENT, &rules).unwrap();
         let said: Vec<_> = narrowed.unused.iter().map(|unused| format!("{}: {}", unused.rule, unused.what)).collect();
-        insta::assert_snapshot!(format!("{}\n\n{}", said.join("\n"), narrowed.toml), @"");
+        insta::assert_snapshot!(format!("{}\n\n{}", said.join("\n"), narrowed.toml), @r#"
+        plugin.p.grant.exec.ask: verbs: diagnose, restore
+        plugin.p.grant.exec.ask: inspect
+        plugin.p.grant.exec.load: all of it
+        plugin.p.grant.bucket.data: may: list
+        plugin.p.grant.bucket.data: may: write, delete
+        plugin.p.grant.artifacts: inspect
+
+        [plugin.p.grant.artifacts]
+
+        [plugin.p.grant.exec.dump]
+        program = "/bin/dump" # the reader
+        verbs = ["backup"]
+        effect = "reads"
+
+        [plugin.p.grant.exec.ask]
+        program = "/bin/ask"
+        verbs = ["verify"]
+        effect = "reads"
+
+        [[plugin.p.grant.bucket.data]]
+        may = ["read"]
+        verbs = ["backup"]
+        effect = "reads"
+        "#);
     }
 
     #[test]
