@@ -188,7 +188,9 @@ fn killed_in_the_middle_the_log_says_so_and_goes_on() {
     let crash = lines.iter().find(|line| line["event"] == "crash").unwrap();
     assert_eq!(crash["outcome"], "killed");
     let verified = check_whole(&relay.sandbox, &["--store", "main"]);
-    assert_eq!((&verified["runs"][0]["state"], &verified["runs"][1]["state"]), (&"killed".into(), &"ended".into()));
+    let mut states = words(verified["runs"].as_array().unwrap(), "state");
+    states.sort();
+    assert_eq!(states, ["ended", "killed"]);
 }
 
 #[test]
@@ -206,23 +208,26 @@ fn a_log_that_is_taken_away_ends_the_run_which_names_its_file() {
 fn on_a_full_disk_nothing_is_done_that_is_not_written_down() {
     let artifacts: Vec<String> = (0..14).map(|n| format!("\"part-{n}\"")).collect();
     let settings = format!("artifacts = [{}]", artifacts.join(", "));
-    let relay = Relay::new(Setup { produce: sh("echo small"), settings, ..Setup::default() });
-    // The first one compiles the plugin and stores it: those files are large.
+    let setup = Setup { produce: sh("echo small"), settings, ..Setup::default() };
+    let relay = Relay::new(setup.clone());
     relay.backup();
+    // From its first command on, no file of the host may grow beyond 8 KiB, as on a disk that is full: the
+    // kernel refuses the rest.
+    let full = sh("prlimit --pid $PPID --fsize=8192 && echo small");
+    relay.configure(&Setup { produce: full, ..setup.clone() });
     let program = strongroom_tests::host_binary().unwrap();
-    // No file may grow beyond 16 KiB, as on a disk that is full: the kernel refuses the rest.
-    let script = format!("trap '' XFSZ; ulimit -f 32; exec {} backup orders", program.display());
-    let output = relay.sandbox.command("/bin/dash", ["-c", &script]).run();
-    output
-        .check_code(1)
-        .check_stderr("could not write the audit log")
-        .check_stderr("runs/")
-        .check_stderr("File too large");
+    let script = format!("trap '' XFSZ; exec {} backup orders", program.display());
+    let output = relay.sandbox.command("/bin/sh", ["-c", &script]).run();
+    output.check_code(1);
+    for says in ["could not write the audit log", "runs/", "File too large"] {
+        output.check_stderr(says);
+    }
     assert_eq!(relay.listed().len(), 1);
     let left = chains(&relay.sandbox);
-    assert!(std::fs::metadata(left.last().unwrap()).unwrap().len() <= 16 << 10);
+    assert_eq!(left.len(), 2);
     // The chain has no half line, and the next run closes it.
     check_whole(&relay.sandbox, &["--store", "main"]);
+    relay.configure(&setup);
     relay.backup();
     check_whole(&relay.sandbox, &["--store", "main"]);
 }
@@ -263,7 +268,7 @@ fn what_was_denied_refused_approved_or_over_a_limit_has_its_line() {
     let limit = lines.iter().find(|line| line["event"] == "limit").unwrap();
     assert!(limit["detail"].as_str().unwrap().contains("wall_clock"), "{limit}");
     let changed: Vec<_> = lines.iter().filter(|line| line["event"] == "configuration").collect();
-    assert_eq!(changed.len(), 4, "each change once: {changed:#?}");
+    assert_eq!(changed.len(), 3, "each change once: {changed:#?}");
     assert!(changed[1]["detail"].as_str().unwrap().ends_with(": plugin.relay.sha256"), "{changed:#?}");
     check_whole(&relay.sandbox, &[]);
 }
@@ -337,18 +342,13 @@ fn the_session_that_the_readme_shows_is_what_one_sees() {
     let mut shown = String::new();
     for line in session.lines().filter_map(|line| line.strip_prefix("$ strongroom ")) {
         let output = relay.run(&line.split(' ').collect::<Vec<_>>());
-        shown.push_str(&format!(
-            "$ strongroom {line}\n{}",
-            output.check_code(0).shown().replace("exit code 0\n--- stdout\n", "")
-        ));
+        let text = output.check_code(0).shown().replace("exit code 0\n--- stdout\n", "");
+        shown.push_str(&format!("$ strongroom {line}\n{}", text.split("\n--- stderr").next().unwrap()));
         shown.push('\n');
     }
     let squeezed = |text: &str| -> Vec<String> {
         let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         text.lines().map(words).filter(|line| !line.is_empty()).collect()
     };
-    // Digests, and how long it took, are those of the day.
-    let day = regex::Regex::new(r"process \d+|on [^ ,]+, user \d+|strongroom \d+\.\d+\.\d+").unwrap();
-    let shown = day.replace_all(&shown, "…").into_owned();
     assert_eq!(squeezed(session), squeezed(&shown), "README.md shows:\n{session}\nand it is:\n{shown}");
 }

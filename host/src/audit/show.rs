@@ -45,6 +45,15 @@ impl Filter {
     }
 }
 
+/// When a chain began, by its first line; names say it to the second only.
+fn begun(path: &Path) -> Result<Option<Timestamp>> {
+    let doing = || format!("read the audit log \"{}\"", path.display());
+    let file = std::fs::File::open(path).doing(doing)?;
+    let mut text = Vec::new();
+    BufReader::new(std::io::Read::take(file, MAX_LINE_BYTES as u64)).read_until(b'\n', &mut text).doing(doing)?;
+    Ok(serde_json::from_slice::<Line>(&text).ok().map(|line| line.at))
+}
+
 /// Calls `each` with every line that is wanted, run by run, oldest first. Text that is no line is passed
 /// over and counted; the number is returned.
 pub fn read(dir: &Path, filter: &Filter, mut each: impl FnMut(&Line)) -> Result<u64> {
@@ -60,13 +69,12 @@ pub fn read(dir: &Path, filter: &Filter, mut each: impl FnMut(&Line)) -> Result<
         let run = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let is_wanted = filter.runs.is_empty() || filter.runs.iter().any(|wanted| run.starts_with(wanted.as_str()));
         if path.extension().is_some_and(|extension| extension == "jsonl") && is_wanted {
-            paths.push(path);
+            paths.push((begun(&path)?, path));
         }
     }
-    // Their names begin with their time.
     paths.sort();
     let mut unread = 0;
-    for path in paths {
+    for (_, path) in paths {
         let doing = || format!("read the audit log \"{}\"", path.display());
         let mut reader = BufReader::new(std::fs::File::open(&path).doing(doing)?);
         let (mut text, mut job) = (Vec::new(), None);

@@ -20,7 +20,7 @@ use std::path::Path;
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The chains, oldest first.
-    pub runs: Vec<Verified>,
+    pub runs: Vec<VerifiedChain>,
     /// What is not as it was written; empty when all is well.
     pub findings: Vec<Finding>,
     /// Lines of the index.
@@ -31,7 +31,7 @@ pub struct Report {
 
 /// One chain.
 #[derive(Clone, Debug, Serialize)]
-pub struct Verified {
+pub struct VerifiedChain {
     /// The run.
     pub run: String,
     /// How it stands.
@@ -307,17 +307,17 @@ fn finding(path: &Path, line: Option<u64>, what: impl Into<String>) -> Finding {
 }
 
 /// A run whose file is not there.
-fn gone(path: &Path, run: &str, known: &Known, findings: &mut Vec<Finding>) -> Verified {
+fn gone(path: &Path, run: &str, known: &Known, findings: &mut Vec<Finding>) -> VerifiedChain {
     let lines = known.end.as_ref().map_or(0, |(_, ends, _)| ends.lines);
     if known.removed {
-        return Verified { run: run.to_owned(), state: State::Removed, lines };
+        return VerifiedChain { run: run.to_owned(), state: State::Removed, lines };
     }
     findings.push(finding(path, None, "the file is gone, and the index does not say that it was removed"));
-    Verified { run: run.to_owned(), state: State::Bad, lines: 0 }
+    VerifiedChain { run: run.to_owned(), state: State::Bad, lines: 0 }
 }
 
 /// What the index says of a chain against what is there.
-fn compare(path: &Path, run: &str, known: &Known, read: &Read, findings: &mut Vec<Finding>) -> Result<Verified> {
+fn compare(path: &Path, run: &str, known: &Known, read: &Read, findings: &mut Vec<Finding>) -> Result<VerifiedChain> {
     let before = findings.len();
     let mut say = |line: Option<u64>, what: String| findings.push(finding(path, line, what));
     let first_differs =
@@ -362,7 +362,7 @@ fn compare(path: &Path, run: &str, known: &Known, read: &Read, findings: &mut Ve
     if findings.len() > before {
         state = State::Bad;
     }
-    Ok(Verified { run: run.to_owned(), state, lines: read.ends.lines })
+    Ok(VerifiedChain { run: run.to_owned(), state, lines: read.ends.lines })
 }
 
 /// Whether the run that writes a chain lives: it holds a lock on the file.
@@ -406,14 +406,14 @@ fn strangers(
         let begun = read.ends.lines <= 1 && read.bad.is_none();
         let follows = read.ends.lines == 0 || read.prev == GENESIS || indexed.hashes.contains(&read.prev);
         if begun && follows && indexed.whole {
-            report.runs.push(Verified { run: run.to_owned(), state: State::Killed, lines: read.ends.lines });
+            report.runs.push(VerifiedChain { run: run.to_owned(), state: State::Killed, lines: read.ends.lines });
         } else {
             report.findings.push(finding(
                 &path,
                 read.bad.as_ref().map(|bad| bad.0),
                 "the index does not name this file",
             ));
-            report.runs.push(Verified { run: run.to_owned(), state: State::Bad, lines: read.ends.lines });
+            report.runs.push(VerifiedChain { run: run.to_owned(), state: State::Bad, lines: read.ends.lines });
         }
     }
     Ok(())
@@ -425,21 +425,25 @@ fn anchored(
     anchor: &AuditAnchor,
     indexed: &Indexed,
     at: &BTreeMap<String, BTreeMap<u64, String>>,
-) -> Option<Finding> {
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
     let at_index = usize::try_from(anchor.index.lines).ok().and_then(|lines| lines.checked_sub(1));
     if at_index.is_some_and(|at| indexed.hashes.get(at) != Some(&anchor.index.hash)) {
         let what = format!("the record of backup {} holds another hash of this line, or it is gone", anchor.run);
-        return Some(finding(&index_file(dir), Some(anchor.index.lines), what));
+        findings.push(finding(&index_file(dir), Some(anchor.index.lines), what));
     }
     let path = run_file(dir, &anchor.run);
     match (at.get(&anchor.run), indexed.runs.get(&anchor.run)) {
-        (Some(lines), _) if lines.get(&anchor.lines) == Some(&anchor.hash) => None,
+        (Some(lines), _) if lines.get(&anchor.lines) == Some(&anchor.hash) => {}
         (Some(_), _) => {
             let what = "the record of the backup holds another hash of this line, or it is gone";
-            Some(finding(&path, Some(anchor.lines), what))
+            findings.push(finding(&path, Some(anchor.lines), what));
         }
         // Removed when it was old: the index, which the record anchors as well, says so.
-        (None, Some(known)) if known.removed => None,
-        (None, _) => Some(finding(&path, None, "a record in the store anchors this chain, and it is not here")),
+        (None, Some(known)) if known.removed => {}
+        (None, _) => {
+            findings.push(finding(&path, None, "a record in the store anchors this chain, and it is not here"))
+        }
     }
+    findings
 }

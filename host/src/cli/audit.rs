@@ -8,7 +8,7 @@ use super::table::{Align, Table};
 use super::vendor;
 use crate::audit::show::{self, Filter};
 use crate::audit::unused;
-use crate::audit::verify::{self, Finding, State, Verified};
+use crate::audit::verify::{self, Finding, State, VerifiedChain};
 use crate::audit::{Argument, Beginning, Configuration, Event, Keys, Line, Log, Verdict};
 use crate::catalog::PublicKey;
 use crate::clock;
@@ -329,7 +329,7 @@ pub struct AuditVerified<'a> {
     /// Where the log is.
     pub log: &'a str,
     /// The chains that were checked, oldest first.
-    pub runs: &'a [Verified],
+    pub runs: &'a [VerifiedChain],
     /// What is not as it was written; empty when all is well.
     pub findings: &'a [Finding],
     /// Lines of the index.
