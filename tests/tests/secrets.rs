@@ -145,7 +145,7 @@ fn no_canary_is_in_anything_that_any_verb_writes() {
             n_searched += 1;
         }
         // Configuration, identity, key, compiled plugin, audit log of every run, and the store.
-        assert!(n_searched > 15, "{n_searched}");
+        assert!(n_searched >= 12, "{n_searched}");
     }
     // The commands did say all of it.
     let said = std::fs::read_to_string(proof).unwrap();

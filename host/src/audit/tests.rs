@@ -272,6 +272,38 @@ fn nothing_is_removed_on_the_word_of_a_line_that_somebody_else_wrote() {
     assert!(first.exists() && second.exists());
 }
 
+#[tokio::test]
+async fn a_guest_that_is_denied_without_end_does_not_fill_the_disk() {
+    use crate::plugin::Observer;
+    use crate::policy::storage::BucketCall;
+    use crate::policy::{Call, Grants, Occasion, Policy, Verb};
+    let bench = Bench::new();
+    let policy = Arc::new(Policy {
+        plugin: "rogue".to_owned(),
+        grants: Grants::default(),
+        occasion: Occasion { verb: Verb::Backup, plan_only: false },
+        settings: serde_json::Value::Null,
+    });
+    let chain = bench.begin();
+    let summary = Summary::new(bench.log.keys().host.as_ref().unwrap(), []);
+    let recorder = Recorder::new(chain.clone(), summary, policy.clone());
+    let long = "x".repeat(1 << 20);
+    for n in 0..MAX_LINES * 3 {
+        let label = if n == 0 { &long } else { "y" };
+        let call = Call::Bucket(BucketCall { bucket: label, verb: None, key: None, part: None });
+        let decision = policy.decide(&call);
+        assert_eq!(recorder.decided("storage.open-bucket", &call, &decision).await.unwrap(), 0);
+    }
+    recorder.finish().unwrap();
+    chain.close("failed").unwrap();
+    let lines = bench.lines(chain.path());
+    assert_eq!(lines.iter().filter(|line| line.event == Event::Deny).count() as u64, MAX_LINES);
+    let counted = lines.iter().find(|line| line.event == Event::Counted).unwrap();
+    assert_eq!(counted.calls, [Counted { function: "storage.open-bucket".to_owned(), calls: MAX_LINES * 2 }]);
+    assert!(std::fs::metadata(chain.path()).unwrap().len() < 1 << 20);
+    bench.check_whole(&[State::Ended]);
+}
+
 #[test]
 fn what_a_line_costs_is_measured() {
     let folder = tempfile::tempdir().unwrap();

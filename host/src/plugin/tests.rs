@@ -7,6 +7,7 @@ mod decode;
 mod flow;
 mod hostile;
 mod memory;
+mod observed;
 
 use super::build::{BuildOptions, Built, build as build_plugin};
 use super::context::RunContext;
