@@ -4,6 +4,7 @@
 //! printing; adding one is that file, one line in [`Command`] and one arm in [`run`].
 
 mod ask;
+pub mod audit;
 pub mod backup;
 pub mod check;
 pub mod completions;
@@ -209,6 +210,8 @@ pub enum Command {
     Store(store::StoreArgs),
     /// Plugins: build, look into, approve
     Plugin(plugin::PluginArgs),
+    /// The log of what plugins did: read it, check it, find grants that nothing uses
+    Audit(audit::AuditArgs),
     /// The configuration: check it, or print its schema
     Config(config::ConfigArgs),
     /// Prints completions for a shell
@@ -254,6 +257,7 @@ pub async fn run(cli: Cli, cancel: CancellationToken) -> Exit {
         Command::Key(args) => Box::pin(key::run(args, &globals, cancel)).await,
         Command::Store(args) => Box::pin(store::run(args, &globals, cancel)).await,
         Command::Plugin(args) => Box::pin(plugin::run(args, &globals, cancel)).await,
+        Command::Audit(args) => Box::pin(audit::run(args, &globals, cancel)).await,
         Command::Config(args) => config::run(&args, &globals),
         Command::Completions(args) => completions::run(&args, &globals),
     };

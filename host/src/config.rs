@@ -14,15 +14,18 @@ mod grant;
 mod job;
 pub mod key;
 pub mod mistake;
+pub mod narrow;
 pub mod place;
 mod plugin;
 mod read;
 pub mod schema;
 pub mod secret;
+mod sections;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use sections::Sections;
 pub use store::{S3Config, StoreConfig, StorePlace};
 
 use crate::error::{Error, Result};
@@ -43,7 +46,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The configuration as meant: ids parsed, defaults filled, references known to resolve.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The file it came from.
     pub path: PathBuf,
@@ -63,8 +66,31 @@ pub struct Config {
     pub targets: BTreeMap<Label, TargetConfig>,
     /// Jobs by label.
     pub jobs: BTreeMap<Label, JobConfig>,
+    /// `audit.keep`: how long logs of what plugins did are kept at least.
+    pub audit_keep: Duration,
+    /// The text of every section, such as `job.orders`, for the audit log to compare.
+    pub sections: Sections,
     /// What is allowed and yet worth a word, such as a store with one recipient only.
     pub warnings: Mistakes,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            trusted_hosts: Vec::new(),
+            trust: Trust::default(),
+            ceilings: Ceilings::default(),
+            stores: BTreeMap::new(),
+            buckets: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            audit_keep: crate::audit::KEEP,
+            sections: Sections::default(),
+            warnings: Mistakes::default(),
+        }
+    }
 }
 
 /// A secret by reference; the text is never in the configuration.
@@ -202,6 +228,7 @@ impl Config {
         if !mistakes.is_empty() {
             return Err(Error::invalid(format!("the configuration \"{shown}\" is not valid")).because(mistakes));
         }
+        config.sections = Sections::of(text);
         config.path = name.to_owned();
         config.warnings = meaning.warnings.finish();
         config.ceilings = ceilings.clone();
@@ -299,6 +326,8 @@ impl Meaning<'_> {
         for (label, fields) in labelled(root, "job") {
             config.jobs.extend(self.job(root, fields).map(|job| (label, job)));
         }
+        let keep = root.table("audit").and_then(|audit| audit.duration("keep"));
+        config.audit_keep = keep.unwrap_or(config.audit_keep);
         self.bucket_grants_resolve(root);
         config
     }

@@ -9,9 +9,10 @@
 //! | 1 | `policy` (pure), `stream`, `record` |
 //! | 2 | `store`, `bucket`, `exec` (never each other) |
 //! | 3 | `plugin` (the only user of wasmtime), `catalog` |
-//! | 4 | `run`: the story of a backup, from top to bottom; `progress` |
+//! | 4 | `run`: the story of a backup, from top to bottom; `progress`, `audit` |
 //! | 5 | `config`, `cli`, `main` |
 
+pub mod audit;
 pub mod bucket;
 pub mod catalog;
 pub mod cli;

@@ -168,6 +168,18 @@ impl Policy {
     }
 }
 
+impl Call<'_> {
+    /// Whether it does something that outlives the call: starts a program, stores, writes or deletes.
+    pub fn acts(&self) -> bool {
+        match self {
+            Call::Exec(_) => true,
+            Call::Bucket(call) => call.verb.is_some_and(storage::BucketVerb::changes),
+            Call::Artifact(call) => call.verb == storage::ArtifactVerb::Put,
+            Call::Read { .. } => false,
+        }
+    }
+}
+
 impl Decision {
     /// Yes.
     pub fn allow(rule: impl Into<String>, reason: impl Into<String>) -> Self {

@@ -63,6 +63,39 @@ pub struct BackupRecord {
     pub extra: BTreeMap<String, serde_json::Value>,
 }
 
+/// The audit log as it was when a record was written: under `audit` in `extra`, so that older versions
+/// read the record as well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditAnchor {
+    /// The run whose chain it is: the backup's id.
+    pub run: String,
+    /// Lines of the chain.
+    pub lines: u64,
+    /// BLAKE3 of the last of them.
+    pub hash: String,
+    /// The index of all chains.
+    pub index: IndexAnchor,
+}
+
+/// The index of the audit log as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexAnchor {
+    /// Its lines.
+    pub lines: u64,
+    /// BLAKE3 of the last of them.
+    pub hash: String,
+}
+
+impl BackupRecord {
+    /// The name in `extra` under which the anchor is.
+    pub const AUDIT: &'static str = "audit";
+
+    /// The anchor of the audit log, if the record has one that this version reads.
+    pub fn audit(&self) -> Option<AuditAnchor> {
+        serde_json::from_value(self.extra.get(Self::AUDIT)?.clone()).ok()
+    }
+}
+
 /// How a run ended, everywhere the same word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

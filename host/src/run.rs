@@ -15,6 +15,7 @@ pub mod trend;
 pub mod unfinished;
 pub mod verify;
 
+use crate::audit::{Beginning, Chain, Configuration, Event, Line, Log, Recorder, Summary};
 use crate::bucket::SharedBucket;
 use crate::catalog::lease;
 use crate::catalog::{Catalog, HostKey, Listed, Whereabouts};
@@ -67,6 +68,10 @@ pub struct Job {
     pub settings: serde_json::Value,
     /// Signs records.
     pub host_key: Arc<HostKey>,
+    /// Where what the plugin does is written down.
+    pub audit: Log,
+    /// The configuration that it comes from, as the log compares it.
+    pub configuration: Configuration,
     /// Memory and workers of the process.
     pub budget: Arc<Budget>,
     /// Where scratch directories are made.
@@ -126,6 +131,28 @@ impl Job {
         Ok((context, scratch))
     }
 
+    /// Begins the audit log of a run: which plugin it loads, and for what.
+    async fn begin(&self, verb: Verb, dry: bool, run: &BackupId) -> Result<Arc<Chain>> {
+        let beginning = Beginning {
+            run: run.clone(),
+            job: Some(self.name.to_string()),
+            verb: verb.name(),
+            dry,
+            configuration: self.configuration.clone(),
+        };
+        let chain = self.audit.begin_async(beginning).await?;
+        chain.set_plugin(&self.plugin.identity());
+        let detail = Some(format!("plugin \"{}\" of the configuration", self.plugin.label()));
+        chain.append(Line { outcome: Some("ok".to_owned()), detail, ..Line::of(Event::Load) })?;
+        Ok(chain)
+    }
+
+    /// What writes a run's calls into its audit log.
+    fn recorder(&self, chain: &Arc<Chain>, context: &RunContext) -> Arc<Recorder> {
+        let summary = Summary::new(&self.host_key, self.place.secrets.values());
+        Recorder::new(chain.clone(), summary, context.policy.clone())
+    }
+
     fn lease_request(&self, run: &BackupId) -> lease::Request {
         lease_request(&self.name, run, self.lease_duration, &self.lock_dir)
     }
@@ -141,6 +168,18 @@ fn lease_request(job: &Label, run: &BackupId, duration: Duration, lock_dir: &Pat
         lock_dir: lock_dir.to_owned(),
         pace: Arc::new(lease::Monotonic::new()),
     }
+}
+
+/// Closes the audit log of a run that changed nothing after its end: a log that cannot be closed fails it.
+async fn closed<T>(chain: &Arc<Chain>, result: Result<T>) -> Result<T> {
+    let ended = chain.close_async(outcome_word(&result)).await;
+    // The first error wins.
+    result.and_then(|value| ended.map(|()| value))
+}
+
+/// How a run ended, as the audit log says it.
+fn outcome_word<T>(result: &Result<T>) -> &'static str {
+    crate::audit::outcome(result.as_ref().err())
 }
 
 /// A backup that may be read: its signer is believed, and it is complete unless told otherwise.

@@ -18,8 +18,8 @@ pub mod s3;
 pub mod segments;
 mod version;
 
-pub use lock::{LockMode, ObjectLock};
 pub use crate::stream::digest::{combine_crc64nvme, crc64nvme};
+pub use lock::{LockMode, ObjectLock};
 pub use segments::StoreSegments;
 pub use version::{Lock, ObjectVersion, remove_for_good};
 

@@ -135,6 +135,10 @@ const RESULTS: &[(&str, &[&str])] = &[
             "host/src/cli/plugin/sign.rs",
         ],
     ),
+    (
+        "`audit show`, `audit verify`, `audit unused`",
+        &["host/src/cli/audit.rs", "host/src/audit/line.rs", "host/src/audit/verify.rs", "host/src/config/narrow.rs"],
+    ),
     ("`config check`", &["host/src/cli/config.rs"]),
     ("Errors", &["host/src/cli/report.rs", "host/src/config/mistake.rs"]),
     (

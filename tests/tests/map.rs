@@ -13,12 +13,12 @@ const LEVELS: &[&[&str]] = &[
     &["policy", "stream", "record"],
     &["store", "bucket", "exec"],
     &["plugin", "catalog"],
-    &["run", "progress"],
+    &["run", "progress", "audit"],
     &["config", "cli", "main", "lib"],
 ];
 
 /// Levels whose modules may import from one another: words that everything shares, pure data, a run
-/// with what it tells whoever watches, and the command line with its configuration. The others (stores, buckets, commands; plugins and the catalog)
+/// with what it tells whoever watches and what it writes down, and the command line with its configuration. The others (stores, buckets, commands; plugins and the catalog)
 /// stay apart, so that each can be understood and replaced alone.
 const OPEN_LEVELS: &[usize] = &[0, 1, 4, 5];
 

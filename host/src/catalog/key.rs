@@ -54,6 +54,7 @@ impl FromStr for PublicKey {
 pub struct HostKey {
     pair: Ed25519KeyPair,
     public: PublicKey,
+    seed: Zeroizing<[u8; 32]>,
 }
 
 impl fmt::Debug for HostKey {
@@ -77,7 +78,7 @@ impl HostKey {
         let public = <[u8; 32]>::try_from(pair.public_key().as_ref())
             .map(PublicKey)
             .map_err(|_| Error::failed("the host key has no public half of 32 bytes"))?;
-        Ok(Self { pair, public })
+        Ok(Self { pair, public, seed: Zeroizing::new(*seed) })
     }
 
     /// The key in `path`, or `NotFound`. A file that others can read is refused.
@@ -149,6 +150,12 @@ impl HostKey {
     /// The public half.
     pub fn public(&self) -> &PublicKey {
         &self.public
+    }
+
+    /// A key of its own for one purpose (BLAKE3's key derivation from the seed): it tells nothing of this
+    /// key or of those for other purposes. `purpose` is a fixed text of this program.
+    pub fn derive(&self, purpose: &'static str) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blake3::derive_key(purpose, &self.seed[..]))
     }
 
     /// Signs `message`: 64 bytes.

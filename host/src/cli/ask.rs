@@ -10,11 +10,16 @@ pub(super) fn is_possible() -> bool {
 
 /// Asks, and returns whether the answer was yes; anything else is no.
 pub(super) fn yes(question: &str) -> Result<bool> {
+    Ok(matches!(answer(&format!("{question} [y/N]"))?.as_str(), "y" | "Y" | "yes"))
+}
+
+/// Asks, and returns the line that was typed, without spaces around it.
+pub(super) fn answer(question: &str) -> Result<String> {
     let mut err = std::io::stderr().lock();
     let mut answer = String::new();
-    write!(err, "{question} [y/N] ")
+    write!(err, "{question} ")
         .and_then(|()| err.flush())
         .and_then(|()| std::io::stdin().read_line(&mut answer))
         .doing(|| "ask on the terminal".to_owned())?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    Ok(answer.trim().to_owned())
 }

@@ -7,8 +7,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// Memory holds secrets and plaintext: a crash must not write it to disk.
+/// Memory holds secrets and plaintext: a crash must not write it to disk, and no other process of this
+/// user may read it. (The second also covers a core that is handed to a program, which limits do not.)
 pub fn no_core_dumps() {
+    // Neither can fail for one's own process; a kernel without it has no such thing either.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     // Lowering a limit of one's own is always allowed; where it is not known there are no core dumps.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
 }

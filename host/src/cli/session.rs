@@ -2,6 +2,7 @@
 //! secrets as late as possible. What a verb does not need is not opened for it.
 
 use super::{BareStore, Globals};
+use crate::audit::Log;
 use crate::bucket::OnDemand;
 use crate::bucket::SharedBucket;
 use crate::catalog::{Catalog, HostKey, PublicKey, Trust, lease};
@@ -98,6 +99,11 @@ impl Session {
         self.directories.state.join("host.key")
     }
 
+    /// The log of what plugins do on this host.
+    pub fn audit(&self, host_key: &Arc<HostKey>) -> Log {
+        Log::new(&self.directories.state.join("audit"), host_key.clone(), self.config.audit_keep)
+    }
+
     /// Whose records are believed: this host's, and those of `trusted_hosts`.
     fn trust(&self, own: &HostKey) -> Result<Trust> {
         let mut keys = vec![own.public().clone()];
@@ -112,7 +118,8 @@ impl Session {
         let config = self.config.store(store.as_str())?.1;
         let trust = self.trust(&self.host_key()?)?;
         let pace = pace(config, Limits::default().open_transfers);
-        let catalog = Catalog::new(store::open_paced(self.spec(store, config)?, self.patience(config), pace).await?, trust);
+        let catalog =
+            Catalog::new(store::open_paced(self.spec(store, config)?, self.patience(config), pace).await?, trust);
         Ok(match signer {
             Some(key) => catalog.trusting(key.parse()?),
             None => catalog,
@@ -145,15 +152,23 @@ impl Session {
         };
         self.check_buckets(label, plugin)?;
         let cache = Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?;
+        let host_key = Arc::new(self.host_key()?);
+        let audit = self.audit(&host_key);
         let approval = Approval { sha256: sha256.clone(), signature, trust: self.config.trust(plugin) };
-        let loaded = Plugin::load(label.as_str(), bytes.to_vec(), approval, &plugin.grants, &cache).await?;
+        let loaded = match Plugin::load(label.as_str(), bytes.to_vec(), approval, &plugin.grants, &cache).await {
+            Ok(loaded) => loaded,
+            Err(error) => return Err(super::audit::refused(&audit, &self.config, name, &bytes, error)),
+        };
         loaded.component().manifest.check_settings(&job.settings).map_err(|error| {
             error.while_doing(format!("the settings of job \"{name}\" are not what plugin \"{label}\" takes"))
         })?;
-        let host_key = Arc::new(self.host_key()?);
         let catalog = Catalog::new(
-            store::open_paced(self.spec(store_label, store)?, self.patience(store), pace(store, plugin.limits.open_transfers))
-                .await?,
+            store::open_paced(
+                self.spec(store_label, store)?,
+                self.patience(store),
+                pace(store, plugin.limits.open_transfers),
+            )
+            .await?,
             self.trust(&host_key)?,
         );
         Ok(Job {
@@ -170,6 +185,8 @@ impl Session {
             buckets: self.buckets(),
             settings: job.settings.clone(),
             host_key,
+            audit,
+            configuration: super::audit::configuration(&self.config),
             budget: Self::budget(store)?,
             scratch_root: std::env::temp_dir(),
             lock_dir: self.directories.state.join("locks"),

@@ -158,8 +158,18 @@ pub static ROOT: Section = Section {
             "run strongroom where the database's own client reaches it, and leave Kubernetes resources to GitOps for now",
         ),
         not_built("metrics", "read `strongroom list --output json` from your monitoring"),
-        not_built("audit", "keep the log of standard error; `-v` adds one line for each command that runs"),
+        may("audit", Shape::Table(&AUDIT), "The log of what plugins did; `strongroom audit` reads and checks it."),
     ],
+};
+
+static AUDIT: Section = Section {
+    name: "audit",
+    doc: "The log of what plugins did. It lies in the directory `audit` of the state directory.",
+    keys: &[may(
+        "keep",
+        Shape::Duration,
+        "How long the log of a run is kept at least; \"400d\" unless set. Older ones are removed once the record of a backup anchors them.",
+    )],
 };
 
 static STORE_TYPES: Words = Words {

@@ -52,7 +52,9 @@ pub fn resolve(secret: &SecretRef, key: &str, environment: Lookup<'_>) -> Result
     if value.contains('\0') {
         return Err(Error::invalid(format!("the secret of {key} holds a NUL")).fact("got", source));
     }
-    Ok(Resolved { secret: Secret::new(value.to_string()), warning })
+    // Moved, not copied: what is left behind is an empty text.
+    let mut value = value;
+    Ok(Resolved { secret: Secret::new(std::mem::take(&mut *value)), warning })
 }
 
 fn read(path: &Path, key: &str) -> Result<(Zeroizing<String>, Option<String>)> {

@@ -122,11 +122,11 @@ pub(super) fn prepare(command: &CommandLine, place: &Place, name: &str, client: 
         let secret = command.secrets.contains(&variable);
         match forbidden_name(&variable) {
             None => {
-                child.arg("-e").arg(&variable).env(&variable, value);
+                child.arg("-e").arg(&variable).env(&variable, value.as_str());
             }
             // These mean something to the client itself: they go in as text, which a secret must not.
             Some(_) if !secret => {
-                child.arg("-e").arg(format!("{variable}={value}"));
+                child.arg("-e").arg(format!("{variable}={}", value.as_str()));
             }
             Some(reason) => {
                 return Err(cannot_start(

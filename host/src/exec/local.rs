@@ -15,6 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use zeroize::Zeroizing;
 
 /// The most file descriptors that a granted program may have open; what Debian gives a shell is 1024.
 const OPEN_FILES: u64 = 4096;
@@ -41,7 +42,7 @@ pub(super) fn prepare(
         child.env("TMPDIR", scratch);
     }
     for (name, value) in environment(command, place)? {
-        child.env(name, value);
+        child.env(name, value.as_str());
     }
     if let Some(name) = user {
         become_user(&mut child, command, name, scratch)?;
@@ -53,7 +54,10 @@ pub(super) fn prepare(
 
 /// Grant's, job's and secret variables, later ones winning. A secret that the job does not have is
 /// left out: a server may trust its local user.
-pub(super) fn environment(command: &CommandLine, place: &Place) -> Result<Vec<(String, String)>> {
+///
+/// The values are overwritten when they are let go. The one copy that is not is the standard library's,
+/// in the command that is about to start: it is freed as soon as the command has.
+pub(super) fn environment(command: &CommandLine, place: &Place) -> Result<Vec<(String, Zeroizing<String>)>> {
     let grant = command.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let job = place.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let secrets = command.secrets.iter().filter_map(|name| Some((name.as_str(), place.secrets.get(name)?.expose())));
@@ -66,7 +70,7 @@ pub(super) fn environment(command: &CommandLine, place: &Place) -> Result<Vec<(S
                 format!("the variable {name:?} holds a NUL or has no name"),
             ));
         }
-        all.push((name.to_owned(), value.to_owned()));
+        all.push((name.to_owned(), Zeroizing::new(value.to_owned())));
     }
     Ok(all)
 }

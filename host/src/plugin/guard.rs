@@ -4,13 +4,15 @@
 //! and the TOML that is missing. Nothing here decides: that is the policy's.
 
 use super::budget::{Limit, Meter};
+use super::ledger::Ledger;
 use super::limits::Limits;
+use super::observer::{Ended, Later, Observer, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::policy::{Call, Decision, Policy};
-use async_trait::async_trait;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use wasmtime::component::ResourceTableError;
 
 /// All that a guest learns of a denial.
@@ -20,29 +22,6 @@ pub(super) const DENIED: &str = "the operator's grants do not cover this call";
 const MAX_DENIALS: usize = 100;
 /// Most errors that are kept in full behind what the guest was told of them.
 const MAX_RECENT: usize = 16;
-
-/// Sees every call; the audit log's place.
-#[async_trait]
-pub trait Observer: Send + Sync {
-    /// A call that the policy has decided on, before anything happens. If this fails, nothing does.
-    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<()>;
-
-    /// A call has ended: well, or with this error.
-    fn ended(&self, function: &'static str, error: Option<&Error>, took: Duration);
-}
-
-/// Writes nothing down.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Unobserved;
-
-#[async_trait]
-impl Observer for Unobserved {
-    async fn decided(&self, _: &'static str, _: &Call<'_>, _: &Decision) -> Result<()> {
-        Ok(())
-    }
-
-    fn ended(&self, _: &'static str, _: Option<&Error>, _: Duration) {}
-}
 
 /// A call that the policy refused, for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +102,11 @@ impl From<Refusal> for wasmtime::Error {
     }
 }
 
+/// Ends the guest: a call that cannot be written down does not happen, and no later one does.
+fn unwritten(error: Error) -> Refusal {
+    Refusal::End(wasmtime::Error::new(error))
+}
+
 /// How long a call may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Deadline {
@@ -144,6 +128,12 @@ struct Inner {
     denials: Denials,
     meter: Meter,
     recent: Mutex<VecDeque<(String, Error)>>,
+    /// Calls on no handle; taken when the run ends.
+    run: Mutex<Option<Arc<Ledger>>>,
+    /// What is being done for the guest now, until its end is told. A guest makes one call at a time.
+    current: Mutex<Option<Later>>,
+    /// Bytes that the call moved.
+    moved: AtomicU64,
 }
 
 impl Guard {
@@ -151,12 +141,53 @@ impl Guard {
         Self(Arc::new(Inner {
             label: label.to_owned(),
             policy,
+            run: Mutex::new(Some(Ledger::new(observer.clone(), "run", label))),
             observer,
             denials: Denials::default(),
             meter: Meter::new(limits.cpu),
             limits: limits.clone(),
             recent: Mutex::default(),
+            current: Mutex::default(),
+            moved: AtomicU64::new(0),
         }))
+    }
+
+    /// A ledger for one handle: its calls are counted and become one line.
+    pub(super) fn ledger(&self, kind: &'static str, subject: &str) -> Arc<Ledger> {
+        Ledger::new(self.0.observer.clone(), kind, subject)
+    }
+
+    /// The same for a handle whose end is told even when nothing was called on it.
+    pub(super) fn ledger_always(&self, kind: &'static str, subject: &str) -> Arc<Ledger> {
+        Ledger::always(self.0.observer.clone(), kind, subject)
+    }
+
+    /// Counts bytes that the call under way has moved.
+    pub(super) fn moved(&self, bytes: usize) {
+        self.0.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Takes the end of the call under way over: whoever gets it tells how the call ended, when what it
+    /// has begun has. `None` outside a call that the policy decided.
+    pub(super) fn later(&self) -> Option<Later> {
+        lock(&self.0.current).take()
+    }
+
+    /// Makes what was written down of calls so far durable. Blocks.
+    pub(super) fn flush(&self) -> Result<()> {
+        self.0.observer.flush()
+    }
+
+    /// Tells that the guest was stopped.
+    pub(super) fn stopped(&self, how: Stop, message: &str) {
+        self.0.observer.stopped(how, message);
+    }
+
+    /// Tells of a call that was broken off, and of the calls that were made on no handle; nothing is
+    /// counted after it.
+    pub(super) fn close(&self) {
+        drop(self.later());
+        drop(lock(&self.0.run).take());
     }
 
     pub(super) fn policy(&self) -> &Policy {
@@ -177,7 +208,8 @@ impl Guard {
 
     /// Does `work` for the guest, if the policy allows `call`: decision, audit, deadline, audit.
     ///
-    /// `call` is `None` for what needs no decision, or was decided when the handle was made.
+    /// `call` is `None` for what needs no decision, or was decided when the handle was made. When
+    /// nothing can be written down of it any more, the guest is ended.
     pub(super) async fn pass<T>(
         &self,
         function: &'static str,
@@ -185,29 +217,83 @@ impl Guard {
         deadline: Deadline,
         work: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<T, Refusal> {
+        let run = if call.is_none() { lock(&self.0.run).clone() } else { None };
+        self.metered(run.as_deref(), function, call, deadline, work).await
+    }
+
+    /// The same for a call on a handle, which its ledger counts unless it is refused.
+    pub(super) async fn pass_on<T>(
+        &self,
+        ledger: &Ledger,
+        function: &'static str,
+        call: Option<&Call<'_>>,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        self.metered(Some(ledger), function, call, deadline, work).await
+    }
+
+    async fn metered<T>(
+        &self,
+        ledger: Option<&Ledger>,
+        function: &'static str,
+        call: Option<&Call<'_>>,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
+        self.0.meter.charge();
+        let result = self.observed(ledger, function, call, deadline, work).await;
+        self.0.meter.resume();
+        result
+    }
+
+    async fn observed<T>(
+        &self,
+        ledger: Option<&Ledger>,
+        function: &'static str,
+        call: Option<&Call<'_>>,
+        deadline: Deadline,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
         let inner = &*self.0;
-        inner.meter.charge();
         let began = Instant::now();
-        let result = match call {
-            Some(call) => match self.allow(function, call).await {
-                Ok(()) => self.within(deadline, work).await,
-                Err(refusal) => Err(refusal),
-            },
-            None => self.within(deadline, work).await,
-        };
+        let decided = call.map(|call| (call, inner.policy.decide(call)));
+        let mut line = 0;
+        if let Some((call, decision)) = &decided {
+            if ledger.is_none() || !decision.allowed {
+                line = inner.observer.decided(function, call, decision).await.map_err(unwritten)?;
+            }
+            if !decision.allowed {
+                return Err(self.deny(function, decision.clone()));
+            }
+            *lock(&inner.current) = Some(Later::new(inner.observer.clone(), function, &decision.rule, line));
+        }
+        let result = self.within(deadline, work).await;
+        let bytes = inner.moved.swap(0, Ordering::Relaxed);
+        let current = lock(&inner.current).take();
         let error = match &result {
             Ok(_) | Err(Refusal::End(_)) => None,
             Err(Refusal::Denied(error) | Refusal::Answer(error)) => Some(error),
         };
-        inner.observer.ended(function, error, began.elapsed());
-        inner.meter.resume();
+        match (ledger, decided, current) {
+            (Some(ledger), decided, current) => {
+                current.into_iter().for_each(Later::forget);
+                ledger.count(function, decided.as_ref().map(|(_, decision)| decision.rule.as_str()), bytes, error);
+                if let Some(error) = error.filter(|error| error.kind() == Kind::Limit) {
+                    inner.observer.stopped(Stop::Limit, error.message());
+                }
+            }
+            (None, Some((call, decision)), Some(current)) => {
+                current.forget();
+                let took = began.elapsed();
+                let ended =
+                    Ended { function, call: Some((call, &decision)), rule: &decision.rule, line, error, bytes, took };
+                inner.observer.ended(&ended).map_err(unwritten)?;
+            }
+            // Its end is told later, or there is nobody who counts any more.
+            (None, ..) => {}
+        }
         result
-    }
-
-    async fn allow(&self, function: &'static str, call: &Call<'_>) -> Result<(), Refusal> {
-        let decision = self.0.policy.decide(call);
-        self.0.observer.decided(function, call, &decision).await?;
-        if decision.allowed { Ok(()) } else { Err(self.deny(function, decision)) }
     }
 
     /// Notes a denial; the error is the operator's.

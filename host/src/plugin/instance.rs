@@ -5,10 +5,11 @@ use super::bindings::strongroom::plugin::types;
 use super::budget::Limit;
 use super::context::{Check, RunContext};
 use super::engine;
-use super::guard::{Denials, Guard, Observer};
+use super::guard::{Denials, Guard};
 use super::linker::inert_wasi;
 use super::load::Plugin;
 use super::log::Log;
+use super::observer::{Observer, Stop};
 use super::speech;
 use super::state::State;
 use super::verb::{BackupReport, BackupRequest, DiagnoseRequest, RestoreRequest, VerifyRequest, checks_from_guest};
@@ -79,7 +80,7 @@ impl Instance {
         match started {
             Ok(Ok(guest)) => Ok(Self { store, guest, ending }),
             Ok(Err(error)) => Err(ending.stopped("its own initialisation", store.data(), &error)),
-            Err(_) => Err(guard.spent(Limit::WallClock)),
+            Err(_) => Err(ending.spent(Limit::WallClock)),
         }
     }
 
@@ -153,7 +154,7 @@ impl Instance {
                 biased;
                 () = cancel.cancelled() => Err(ending.cancelled()),
                 ended = tokio::time::timeout(wall_clock, call) => match ended {
-                    Err(_) => Err(ending.guard.spent(Limit::WallClock)),
+                    Err(_) => Err(ending.spent(Limit::WallClock)),
                     // What it says was restored was not: nobody knows how those writes ended.
                     Ok(Ok(Ok(_))) if store.data().n_unknown_writings > 0 => {
                         Err(ending.left_open(verb.name(), store.data().n_unknown_writings))
@@ -169,6 +170,7 @@ impl Instance {
         drop(ending.stop);
         drop(store);
         reaper.wait().await;
+        ending.guard.close();
         result
     }
 }
@@ -209,11 +211,30 @@ impl Ending {
         }
     }
 
+    /// The error of a limit that is spent; the observer is told.
+    fn spent(&self, limit: Limit) -> Error {
+        let spent = self.guard.spent(limit);
+        self.guard.stopped(Stop::Limit, spent.message());
+        spent
+    }
+
     /// The error of a guest that was stopped: a limit, a trap, a panic, or an exit.
     fn stopped(&self, function: &str, state: &State, error: &wasmtime::Error) -> Error {
         let trap = error.downcast_ref::<Trap>().copied();
         if let Some(limit) = self.limit(state, trap, error) {
+            self.guard.stopped(Stop::Limit, limit.message());
             return self.explain(limit, function, error);
+        }
+        // The host's own error: what the guest did could not be written down.
+        if let Some(own) = error.downcast_ref::<Error>() {
+            let mut ended = Error::new(own.kind(), own.message().to_owned());
+            for (label, value) in own.facts() {
+                ended = ended.fact(label, value.clone());
+            }
+            return match own.hint_text() {
+                Some(hint) => ended.hint(hint.to_owned()),
+                None => ended,
+            };
         }
         let reason = match trap {
             Some(Trap::UnreachableCodeReached) if self.log.panic().is_some() => "it panicked".to_owned(),
@@ -237,6 +258,7 @@ impl Ending {
         }
         let stopped =
             Error::failed(format!("plugin \"{}\" {} stopped in \"{function}\": {reason}", self.name, self.version));
+        self.guard.stopped(Stop::Trap, stopped.message());
         self.explain(stopped, function, error).hint("this is for the plugin's vendor to mend; send them this message")
     }
 

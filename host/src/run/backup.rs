@@ -2,6 +2,7 @@
 
 use super::artifact::NewArtifacts;
 use super::{Job, made, source, trend};
+use crate::audit::Chain;
 use crate::catalog::lease::Lease;
 use crate::catalog::{Listed, NotCommitted, Survey, layout};
 use crate::clock;
@@ -23,16 +24,27 @@ use tokio_util::sync::CancellationToken;
 /// says so.
 pub async fn backup(job: &Job) -> Result<BackupRecord> {
     let id = BackupId::generate(clock::now())?;
+    let chain = job.begin(Verb::Backup, false, &id).await?;
+    let result = under_lease(job, &id, &chain).await;
+    let ended = chain.close_async(super::outcome_word(&result)).await;
+    if let (Ok(_), Err(error)) = (&result, ended) {
+        // The backup is there, and says how long its log was before it was recorded.
+        job.progress.warn(&format!("the audit log of this backup could not be closed: {error}"));
+    }
+    result
+}
+
+async fn under_lease(job: &Job, id: &BackupId, chain: &Arc<Chain>) -> Result<BackupRecord> {
     let cancel = job.cancel.child_token();
-    let lease = Lease::take(&job.store, job.lease_request(&id), &cancel).await?;
+    let lease = Lease::take(&job.store, job.lease_request(id), &cancel).await?;
     failpoint::reach(Point::LeaseTaken);
     if let Some(warning) = &lease.warning {
         job.progress.warn(warning);
     }
-    let result = match make(job, &id, &cancel).await {
+    let result = match make(job, id, chain, &cancel).await {
         Ok(record) => Ok(record),
-        Err(Unmade::Unknown(error)) => Err(leave(job, &id, error)),
-        Err(Unmade::Failed(error)) => Err(clean_up(job, &id, error).await),
+        Err(Unmade::Unknown(error)) => Err(leave(job, id, error)),
+        Err(Unmade::Failed(error)) => Err(clean_up(job, id, error).await),
     };
     failpoint::reach(Point::LeaseReleasing);
     let released = lease.release().await;
@@ -73,11 +85,18 @@ pub async fn dry_run(job: &Job) -> Result<BackupRecord> {
     let earlier = job.catalog.backups(&job.name).await?;
     job.store = Arc::new(DiscardStore::new());
     let cancel = job.cancel.child_token();
-    let (record, _) = collect(&job, &id, &earlier, &cancel).await?;
+    let chain = job.begin(Verb::Backup, true, &id).await?;
+    let collected = collect(&job, &id, &earlier, &chain, &cancel).await;
+    let (record, _) = super::closed(&chain, collected).await?;
     Ok(record)
 }
 
-async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> std::result::Result<BackupRecord, Unmade> {
+async fn make(
+    job: &Job,
+    id: &BackupId,
+    chain: &Arc<Chain>,
+    cancel: &CancellationToken,
+) -> std::result::Result<BackupRecord, Unmade> {
     check_lock(job).await?;
     let survey = job.catalog.survey(&job.name).await?;
     say_what_was_interrupted(job, &survey).await;
@@ -88,7 +107,7 @@ async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> std::resu
         record_first(job, id, &earlier).await?;
     }
 
-    let (record, artifacts) = collect(job, id, &earlier, cancel).await?;
+    let (mut record, artifacts) = collect(job, id, &earlier, chain, cancel).await?;
 
     if !failpoint::is_broken(Breakage::SkipConfirm) {
         artifacts.confirm().await?;
@@ -97,6 +116,8 @@ async fn make(job: &Job, id: &BackupId, cancel: &CancellationToken) -> std::resu
     if cancel.is_cancelled() {
         return Err(Error::cancelled(format!("backup {id} was cancelled before its record was written")).into());
     }
+    let anchor = anchor(chain).await?;
+    record.extra.insert(BackupRecord::AUDIT.to_owned(), anchor);
     if failpoint::is_broken(Breakage::RecordFirst) {
         job.store.delete(&layout::record(&job.name, id)?, None).await?;
     }
@@ -129,11 +150,21 @@ async fn check_lock(job: &Job) -> Result<()> {
         .hint("make a bucket with object lock turned on (most servers do it only when a bucket is made), or remove `object_lock` from the store"))
 }
 
+/// The audit log so far, on the disk, as the record holds it.
+async fn anchor(chain: &Arc<Chain>) -> Result<serde_json::Value> {
+    let chain = chain.clone();
+    let anchor = tokio::task::spawn_blocking(move || chain.anchor())
+        .await
+        .map_err(|e| Error::failed("the host failed while it anchored the audit log").because(e))??;
+    serde_json::to_value(anchor).map_err(|e| Error::failed("could not write the anchor of the audit log").because(e))
+}
+
 /// Runs the plugin, and gathers what it stored and said into a record that is not yet written.
 async fn collect(
     job: &Job,
     id: &BackupId,
     earlier: &[Listed],
+    chain: &Arc<Chain>,
     cancel: &CancellationToken,
 ) -> Result<(BackupRecord, Arc<NewArtifacts>)> {
     let started = clock::now();
@@ -142,9 +173,14 @@ async fn collect(
 
     let request = BackupRequest { settings: job.settings.clone(), previous: good.last().map(|record| made(record)) };
     let (context, _scratch) = job.context(Verb::Backup, false, id, artifacts.clone(), cancel)?;
-    let answer = job.plugin.start(context).await?.backup(request).await;
+    let recorder = job.recorder(chain, &context);
+    let answer = match job.plugin.start_observed(context, recorder.clone()).await {
+        Ok(instance) => instance.backup(request).await,
+        Err(error) => Err(error),
+    };
     let (stored, mut skipped) = artifacts.close(answer.is_err()).await?;
     let report = answer?;
+    recorder.finish()?;
 
     if stored.is_empty() {
         return Err(Error::failed(format!("plugin \"{}\" reported success and stored nothing", job.plugin.label()))

@@ -60,8 +60,22 @@ async fn plugin(job: &Job, backups: &[Listed]) -> Result<Vec<Check>> {
     let last = backups.iter().filter(|b| b.is_good()).filter_map(Listed::trusted).next_back();
     let request = DiagnoseRequest { settings: job.settings.clone(), last: last.map(made) };
     let artifacts = Arc::new(NewArtifacts::new(job, &run, &cancel));
+    let chain = job.begin(Verb::Diagnose, false, &run).await?;
     let (context, _scratch) = job.context(Verb::Diagnose, false, &run, artifacts, &cancel)?;
-    match job.plugin.start(context).await?.diagnose(request).await {
+    let recorder = job.recorder(&chain, &context);
+    let answer = match job.plugin.start_observed(context, recorder.clone()).await {
+        Ok(instance) => instance.diagnose(request).await,
+        Err(error) => return super::closed(&chain, Err(error)).await,
+    };
+    // A log that cannot be written is no finding about the component: it fails the diagnosis.
+    let answer = match recorder.finish() {
+        Err(error) => return super::closed(&chain, Err(error)).await,
+        Ok(()) => {
+            let ended = chain.close_async(super::outcome_word(&answer)).await;
+            ended.map(|()| answer)?
+        }
+    };
+    match answer {
         Ok(checks) => Ok(checks),
         Err(_) if job.cancel.is_cancelled() => Err(Error::cancelled("the diagnosis was cancelled")),
         Err(error) => Ok(vec![

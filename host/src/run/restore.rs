@@ -8,16 +8,15 @@ use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Breakage, Point};
 use crate::id::{BackupId, Label};
-use crate::plugin::Observer;
 use crate::plugin::context::{CheckOutcome, Level, Step};
 use crate::plugin::verb::RestoreRequest;
+use crate::plugin::{Ended, HandleUse, Observer, Stop};
 use crate::policy::storage::BucketVerb;
 use crate::policy::{Call, Decision, Effect, Grants, Verb};
 use crate::progress::Progress;
 use async_trait::async_trait;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 /// How a restore is to be done.
 #[derive(Clone, Debug)]
@@ -73,16 +72,23 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     let artifacts = Arc::new(StoredArtifacts::new(&job, record.clone(), &cancel).from_store(found.store));
     artifacts.check_identity().await?;
     let request = RestoreRequest { settings: job.settings.clone(), options: options.plugin, backup: made(&record) };
-    let (context, scratch) = job.context(Verb::Restore, options.plan_only, &run, artifacts, &cancel)?;
+    let chain = job.begin(Verb::Restore, plan_only, &run).await?;
+    let (context, scratch) = job.context(Verb::Restore, plan_only, &run, artifacts, &cancel)?;
+    let recorder = job.recorder(&chain, &context);
     let effects = Arc::new(Effects {
         grants: job.grants.clone(),
         backup: id.clone(),
         note: note.clone(),
         began: AtomicBool::new(false),
         pending: AtomicBool::new(false),
+        inner: recorder.clone(),
     });
     failpoint::reach(Point::RestoreBegun);
-    let result = job.plugin.start_observed(context, effects.clone()).await?.restore(request).await;
+    let result = match job.plugin.start_observed(context, effects.clone()).await {
+        Ok(instance) => instance.restore(request).await,
+        Err(error) => return super::closed(&chain, Err(error)).await,
+    };
+    let result = result.and_then(|()| recorder.finish());
     drop(scratch);
     let result = match result {
         Err(_) if job.cancel.is_cancelled() => {
@@ -110,6 +116,7 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
         }
         (result, _) => result,
     };
+    let result = super::closed(&chain, result).await;
     Ok(Restored { id, steps: taken, changed_target, result })
 }
 
@@ -121,11 +128,13 @@ struct Effects {
     began: AtomicBool,
     /// The call that is being made may change something. A guest makes one call at a time.
     pending: AtomicBool,
+    /// Sees everything that this one sees.
+    inner: Arc<dyn Observer>,
 }
 
 #[async_trait]
 impl Observer for Effects {
-    async fn decided(&self, _function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<()> {
+    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<u64> {
         let changes = match call {
             Call::Exec(exec) => {
                 self.grants.exec.get(exec.command).is_some_and(|grant| grant.when.effect == Effect::Changes)
@@ -133,6 +142,7 @@ impl Observer for Effects {
             Call::Bucket(bucket) => bucket.verb.is_some_and(BucketVerb::changes),
             Call::Artifact(_) | Call::Read { .. } => false,
         };
+        let line = self.inner.decided(function, call, decision).await?;
         self.pending.store(decision.allowed && changes, Ordering::Release);
         if decision.allowed && changes {
             // A restore is needed most where a disk is full: it is not refused for a note.
@@ -141,15 +151,32 @@ impl Observer for Effects {
             }
             failpoint::reach(Point::RestoreChanging);
         }
-        Ok(())
+        Ok(line)
     }
 
-    fn ended(&self, _function: &'static str, error: Option<&Error>, _took: Duration) {
+    fn ended(&self, ended: &Ended<'_>) -> Result<()> {
+        // A write goes on while the guest makes other calls, and always changes something.
+        let behind = ended.call.is_none() && ended.function == "storage.bucket.write";
+        let changes = behind || self.pending.swap(false, Ordering::AcqRel);
         // A program that was not there, or a call that was malformed, did nothing.
-        let nothing = error.is_some_and(|error| matches!(error.kind(), Kind::NotFound | Kind::Denied | Kind::Invalid));
-        if self.pending.swap(false, Ordering::AcqRel) && !nothing {
+        let nothing =
+            ended.error.is_some_and(|error| matches!(error.kind(), Kind::NotFound | Kind::Denied | Kind::Invalid));
+        if changes && !nothing {
             self.began.store(true, Ordering::Release);
         }
+        self.inner.ended(ended)
+    }
+
+    fn closed(&self, used: &HandleUse) {
+        self.inner.closed(used);
+    }
+
+    fn stopped(&self, how: Stop, message: &str) {
+        self.inner.stopped(how, message);
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.inner.flush()
     }
 }
 

@@ -87,10 +87,16 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
     artifacts.check_identity().await?;
 
     let request = VerifyRequest { settings: job.settings.clone(), depth, backup: made(&record), options };
+    let chain = job.begin(Verb::Verify, false, &run).await?;
     let (context, scratch) = job.context(Verb::Verify, false, &run, Arc::new(artifacts.clone()), &cancel)?;
     failpoint::reach(Point::VerifyBegun);
-    let answer = job.plugin.start(context).await?.verify(request).await;
+    let recorder = job.recorder(&chain, &context);
+    let answer = match job.plugin.start_observed(context, recorder.clone()).await {
+        Ok(instance) => instance.verify(request).await.and_then(|found| recorder.finish().map(|()| found)),
+        Err(error) => return super::closed(&chain, Err(error)).await,
+    };
     drop(scratch);
+    let answer = super::closed(&chain, answer).await;
     if job.cancel.is_cancelled() {
         return Err(Error::cancelled(format!("the verification of backup {} was cancelled", record.id)));
     }

@@ -8,9 +8,7 @@
 //! none. What waits here waits for requests only, so nobody waits in a circle.
 
 use super::bandwidth::Bandwidth;
-use super::{
-    Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, Page, PendingUpload, Properties, Store, Upload,
-};
+use super::{Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, Page, PendingUpload, Properties, Store, Upload};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use async_trait::async_trait;

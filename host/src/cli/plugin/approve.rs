@@ -17,7 +17,6 @@ use crate::plugin::manifest::RawSlot;
 use crate::policy::slot::SlotRule;
 use clap::Args;
 use serde::Serialize;
-use std::io::IsTerminal;
 use std::path::Path;
 
 /// Arguments of `plugin approve`.
@@ -87,7 +86,7 @@ pub(super) fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<E
         Component::decode(&bytes).map_err(|error| error.while_doing(format!("could not read plugin \"{label}\"")))?;
     check_digest(args, label, &component)?;
     let asks = args.digest.is_none() && !args.print;
-    if asks && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+    if asks && !super::super::ask::is_possible() {
         return Err(Error::denied(format!("nobody can be asked whether plugin \"{label}\" is approved"))
             .fact("reason", "this is not a terminal")
             .hint(format!(
@@ -125,6 +124,7 @@ pub(super) fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<E
             return Err(Error::cancelled("nothing was written").into());
         }
     }
+    super::super::audit::approved(globals, &config, label, &component.sha256)?;
     file::replace(&path, &text, &edited)?;
     let shown =
         ShownApproval { plugin: label.as_str(), sha256: &component.sha256, grants: &grants, changed: text != edited };

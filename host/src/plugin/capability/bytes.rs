@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::plugin::bindings::strongroom::plugin::bytes;
 use crate::plugin::budget::Permit;
 use crate::plugin::guard::{Deadline, Refusal, lock};
+use crate::plugin::ledger::Ledger;
 use crate::plugin::state::{State, check_leashes};
 use crate::policy::Call;
 use crate::stream::{ByteSource, Leash, PipeSink, Source, SourceInfo, pipe, tee};
@@ -40,6 +41,8 @@ pub struct GuestSource {
     leash: Leash,
     /// The pipe that it is the end of.
     downstream: Option<Downstream>,
+    /// Of the handle that gave it, or its own.
+    ledger: Arc<Ledger>,
     _permit: Permit,
 }
 
@@ -54,6 +57,7 @@ pub struct GuestSink {
     /// Away after a write that was given up: the pipe has ended badly.
     sink: Option<PipeSink>,
     downstream: Downstream,
+    ledger: Arc<Ledger>,
     _permit: Permit,
 }
 
@@ -61,18 +65,20 @@ pub struct GuestSink {
 pub(super) struct Taken {
     pub(super) source: Source,
     pub(super) downstream: Option<Downstream>,
+    ledger: Arc<Ledger>,
 }
 
 impl State {
-    /// Gives the guest a source.
+    /// Gives the guest a source, whose reads `ledger` counts.
     pub(super) fn push_source(
         &mut self,
         source: Source,
         downstream: Option<Downstream>,
+        ledger: Arc<Ledger>,
     ) -> Result<Resource<GuestSource>, Refusal> {
         let permit = self.stream_place()?;
         let leash = source.leash.clone();
-        Ok(self.table.push(GuestSource { source: Some(source), leash, downstream, _permit: permit })?)
+        Ok(self.table.push(GuestSource { source: Some(source), leash, downstream, ledger, _permit: permit })?)
     }
 
     /// Takes a source out of the guest's hands, whatever becomes of the call.
@@ -81,8 +87,8 @@ impl State {
     pub(super) fn take_source(&mut self, this: Resource<GuestSource>) -> Result<Result<Taken>, Refusal> {
         let mut guest = self.table.delete(this)?;
         guest.leash.release();
-        let downstream = guest.downstream.take();
-        Ok(guest.source.take().ok_or_else(given_up).map(|source| Taken { source, downstream }))
+        let (downstream, ledger) = (guest.downstream.take(), Arc::clone(&guest.ledger));
+        Ok(guest.source.take().ok_or_else(given_up).map(|source| Taken { source, downstream, ledger }))
     }
 }
 
@@ -105,6 +111,7 @@ impl bytes::HostSource for State {
         else {
             return Err(given_up().into());
         };
+        let ledger = Arc::clone(&guest.ledger);
         let work = async {
             let max = usize::try_from(max.min(MAX_READ_BYTES)).unwrap_or_default();
             if max == 0 {
@@ -122,9 +129,19 @@ impl bytes::HostSource for State {
             })
             .await?;
             guest.source = Some(source);
-            Ok(read?)
+            let read = read?;
+            guard.moved(read.len());
+            Ok(read)
         };
-        guard.pass("bytes.source.read", Some(&Call::Read { origin: &origin, granted }), Deadline::Stall, work).await
+        guard
+            .pass_on(
+                &ledger,
+                "bytes.source.read",
+                Some(&Call::Read { origin: &origin, granted }),
+                Deadline::Stall,
+                work,
+            )
+            .await
     }
 
     async fn drop(&mut self, this: Resource<GuestSource>) -> wasmtime::Result<()> {
@@ -140,6 +157,8 @@ impl bytes::HostSink for State {
         let Some(mut sink) = guest.sink.take() else {
             return Err(Error::invalid("the pipe has ended badly: an earlier write was given up").into());
         };
+        let ledger = Arc::clone(&guest.ledger);
+        let n_bytes = data.len();
         let work = async {
             // Taken out above: a write that is given up half-way must not be followed by another one.
             let write = sink.write(data.into());
@@ -155,9 +174,10 @@ impl bytes::HostSink for State {
                 Poll::Pending => write.await,
             };
             written?;
+            guard.moved(n_bytes);
             Ok(())
         };
-        let written = guard.pass("bytes.sink.write", None, Deadline::Stall, work).await;
+        let written = guard.pass_on(&ledger, "bytes.sink.write", None, Deadline::Stall, work).await;
         // Else the sink goes, so the reader fails, and no longer waits for the guest.
         if written.is_ok() {
             self.table.get_mut(&this)?.sink = Some(sink);
@@ -179,8 +199,10 @@ impl bytes::Host for State {
             let (sink, source) = pipe(self.run.cancel.clone());
             let downstream = Downstream::default();
             downstream.add(source.leash.clone());
-            let sink = GuestSink { sink: Some(sink), downstream: downstream.clone(), _permit: permit };
-            let source = self.push_source(source, Some(downstream))?;
+            let ledger = guard.ledger("pipe", "");
+            let sink =
+                GuestSink { sink: Some(sink), downstream: downstream.clone(), ledger: ledger.clone(), _permit: permit };
+            let source = self.push_source(source, Some(downstream), ledger)?;
             Ok((self.table.push(sink)?, source))
         };
         guard.pass("bytes.pipe", None, Deadline::Own, work).await
@@ -188,6 +210,7 @@ impl bytes::Host for State {
 
     async fn finish(&mut self, sink: Resource<GuestSink>) -> Result<(), Refusal> {
         let mut guest = self.table.delete(sink)?;
+        let ledger = Arc::clone(&guest.ledger);
         let work = async {
             let sink = guest
                 .sink
@@ -195,7 +218,7 @@ impl bytes::Host for State {
                 .ok_or_else(|| Error::invalid("the pipe has ended badly: an earlier write was given up"))?;
             Ok(sink.finish()?)
         };
-        self.guard.pass("bytes.finish", None, Deadline::Own, work).await
+        self.guard.pass_on(&ledger, "bytes.finish", None, Deadline::Own, work).await
     }
 
     async fn tee(
@@ -205,14 +228,14 @@ impl bytes::Host for State {
         let taken = self.take_source(source)?;
         let guard = self.guard.clone();
         let work = async {
-            let Taken { source, downstream } = taken?;
+            let Taken { source, downstream, ledger } = taken?;
             let (one, two) = tee(source, self.run.cancel.clone());
             if let Some(downstream) = &downstream {
                 downstream.add(one.leash.clone());
                 downstream.add(two.leash.clone());
             }
-            let one = self.push_source(one, downstream.clone())?;
-            Ok((one, self.push_source(two, downstream)?))
+            let one = self.push_source(one, downstream.clone(), ledger.clone())?;
+            Ok((one, self.push_source(two, downstream, ledger)?))
         };
         guard.pass("bytes.tee", None, Deadline::Own, work).await
     }

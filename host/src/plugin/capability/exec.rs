@@ -6,6 +6,7 @@ use crate::exec::{Exit, Process, RunIn};
 use crate::plugin::bindings::strongroom::plugin::exec;
 use crate::plugin::budget::Limit;
 use crate::plugin::guard::{Deadline, Refusal};
+use crate::plugin::ledger::Ledger;
 use crate::plugin::state::{State, check_leashes};
 use crate::policy::Call;
 use crate::policy::exec::ExecCall;
@@ -22,6 +23,7 @@ pub struct GuestProcess {
     process: Process,
     /// The pipe that it reads from, if the guest made it.
     upstream: Option<Downstream>,
+    ledger: Arc<Ledger>,
 }
 
 impl GuestProcess {
@@ -61,7 +63,8 @@ impl State {
         let place = Arc::clone(&self.run.place);
         let process = crate::exec::spawn(command, place, scratch, stdin, stall, self.run.cancel.child_token()).await?;
         self.processes.push(process.end());
-        Ok(GuestProcess { process, upstream })
+        let ledger = self.guard.ledger_always("process", call.command);
+        Ok(GuestProcess { process, upstream, ledger })
     }
 
     /// Standard input leaves the guest's hands before the policy is asked.
@@ -103,10 +106,21 @@ impl exec::Host for State {
             check_leashes(waits_for, "the command")?;
             let process = self.start(&call, stdin, invocation.timeout_ms).await?;
             let output = process.process.run_to_end(MAX_OUTPUT_BYTES).await?;
+            process.ledger.outcome(in_words(&output.exit));
+            guard.moved(output.stdout.len());
             Ok(exec::Output { exit: exit_for_guest(output.exit), stdout: output.stdout })
         };
         // The process has its own deadline, which counts time without progress.
         guard.pass("exec.run", Some(&Call::Exec(call.clone())), Deadline::Own, work).await
+    }
+}
+
+/// For the audit log.
+fn in_words(exit: &Exit) -> String {
+    match (exit.code, exit.signal) {
+        (Some(code), _) => format!("exit {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "ended".to_owned(),
     }
 }
 
@@ -117,22 +131,26 @@ fn exit_for_guest(exit: Exit) -> exec::Exit {
 impl exec::HostProcess for State {
     async fn stdout(&mut self, this: Resource<GuestProcess>) -> Result<Resource<GuestSource>, Refusal> {
         let guard = self.guard.clone();
+        let ledger = Arc::clone(&self.table.get(&this)?.ledger);
         let work = async {
             let source = self.table.get_mut(&this)?.stdout()?;
-            self.push_source(source, None)
+            self.push_source(source, None, Arc::clone(&ledger))
         };
-        guard.pass("exec.process.stdout", None, Deadline::Own, work).await
+        guard.pass_on(&ledger, "exec.process.stdout", None, Deadline::Own, work).await
     }
 
     async fn wait(&mut self, this: Resource<GuestProcess>) -> Result<exec::Exit, Refusal> {
         let guard = self.guard.clone();
         let process = self.table.get_mut(&this)?;
+        let ledger = Arc::clone(&process.ledger);
         let work = async {
             check_leashes(&process.process.waits_for(), "the wait for the process")?;
-            Ok(exit_for_guest(process.process.wait().await?))
+            let exit = process.process.wait().await?;
+            ledger.outcome(in_words(&exit));
+            Ok(exit_for_guest(exit))
         };
         // The process has its own deadline, which counts time without progress.
-        guard.pass("exec.process.wait", None, Deadline::Own, work).await
+        guard.pass_on(&ledger, "exec.process.wait", None, Deadline::Own, work).await
     }
 
     async fn drop(&mut self, this: Resource<GuestProcess>) -> wasmtime::Result<()> {

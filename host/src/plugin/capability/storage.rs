@@ -22,7 +22,7 @@ use crate::plugin::state::{State, Underway, all_wait_for_guest, check_leashes};
 use crate::policy::Call;
 use crate::policy::storage::{ArtifactCall, ArtifactVerb};
 use crate::record::ArtifactRecord;
-use task::Task;
+use task::{Task, Told};
 use wasmtime::component::Resource;
 
 /// An artifact on its way, in the guest's hands.
@@ -132,7 +132,9 @@ impl storage::Host for State {
             let mut waits_for = source.waits_for.clone();
             let transfer = self.run.artifacts.put(name, watch.over(source, &stop), options).await?;
             waits_for.extend(transfer.waits_for);
-            let task = Task::new(transfer.done, vec![transfer.cancel, stop], waits_for, watch, &self.reaper);
+            let told = Told { later: guard.later(), bytes: |record: &ArtifactRecord| record.size };
+            let stops = vec![transfer.cancel, stop];
+            let task = Task::new(transfer.done, stops, waits_for, watch, &self.reaper, told);
             self.transfers.push(Underway { task: Some(task.abort_handle()), waits_for: task.waits_for().to_vec() });
             Ok(self.table.push(GuestTransfer { task, _permit: permit })?)
         };
@@ -183,12 +185,14 @@ impl storage::Host for State {
         let guard = self.guard.clone();
         let work = async {
             let name: ArtifactName = name.parse()?;
+            let shown = name.to_string();
             let options = options_from_guest(options)?;
             self.check_transfer_places()?;
             self.count_artifact()?;
             let permit = self.stream_place()?;
             let writer = self.run.artifacts.create_archive(name, options).await?;
-            let archive = GuestArchive::new(writer, self.run.cancel.child_token(), permit);
+            let ledger = guard.ledger_always("archive", &shown);
+            let archive = GuestArchive::new(writer, self.run.cancel.child_token(), ledger, permit);
             self.transfers.push(Underway { task: None, waits_for: vec![archive.leash()] });
             Ok(self.table.push(archive)?)
         };
@@ -199,11 +203,14 @@ impl storage::Host for State {
         let archive = self.table.delete(archive)?;
         let guard = self.guard.clone();
         let stall = self.run.limits.stall;
+        let ledger = archive.ledger();
         let work = async {
             let (record, failed) = archive.finish(stall, &guard).await?;
+            ledger.count_bytes(record.size);
+            ledger.outcome("ok".to_owned());
             Ok(storage::FinishedArchive { artifact: artifact_for_guest(&record), failed })
         };
-        guard.pass("storage.finish-archive", None, Deadline::Own, work).await
+        guard.pass_on(&ledger, "storage.finish-archive", None, Deadline::Own, work).await
     }
 
     async fn artifacts(&mut self) -> Result<Vec<storage::Artifact>, Refusal> {
@@ -218,7 +225,8 @@ impl storage::Host for State {
             let parsed: ArtifactName = name.parse()?;
             let mut source = self.run.artifacts.get(&parsed).await?;
             source.inspect = guard.policy().inspects_artifact(&name);
-            self.push_source(source, None)
+            let ledger = guard.ledger("artifact", parsed.as_str());
+            self.push_source(source, None, ledger)
         };
         guard.pass("storage.get", Some(&artifact_call(ArtifactVerb::Get, &name)), Deadline::Stall, work).await
     }
@@ -230,7 +238,8 @@ impl storage::Host for State {
             let permit = self.stream_place()?;
             let reader = self.run.artifacts.open_archive(&parsed).await?;
             let inspect = guard.policy().inspects_artifact(&name);
-            Ok(self.table.push(GuestArchiveReader::new(reader, inspect, permit))?)
+            let ledger = guard.ledger("archive-reader", parsed.as_str());
+            Ok(self.table.push(GuestArchiveReader::new(reader, inspect, ledger, permit))?)
         };
         guard.pass("storage.open-archive", Some(&artifact_call(ArtifactVerb::Get, &name)), Deadline::Stall, work).await
     }
@@ -242,7 +251,8 @@ impl storage::Host for State {
                 Error::not_found(format!("no bucket is named \"{}\"", crate::plugin::speech::line(&label)))
                     .hint(format!("add [bucket.{}] to the configuration", crate::plugin::speech::line(&label)))
             })?;
-            Ok(self.table.push(GuestBucket::new(label.clone(), shared.clone()))?)
+            let ledger = guard.ledger("bucket", &label);
+            Ok(self.table.push(GuestBucket::new(label.clone(), shared.clone(), ledger))?)
         };
         guard.pass("storage.open-bucket", Some(&bucket::call(&label, None, None, None)), Deadline::Own, work).await
     }

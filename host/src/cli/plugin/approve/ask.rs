@@ -1,17 +1,18 @@
 //! The questions of `plugin approve`: every bucket, every slot, every command in full. No answer is yes.
 
+use super::super::super::ask::answer;
+pub(super) use super::super::super::ask::yes;
 use super::super::super::output::Output;
 use super::super::super::{propose, vendor};
 use crate::config::Config;
 use crate::config::edit::{RawExec, RawGrants};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::id::Label;
 use crate::plugin::inspect::admits;
 use crate::plugin::manifest::{PluginManifest, RawSlot};
 use crate::plugin::speech;
 use crate::policy::slot::{Piece, SlotRule, Template};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 
 /// What the settings of the plugin's jobs name, by setting.
 pub(super) struct Settings(BTreeMap<String, BTreeSet<String>>);
@@ -196,19 +197,4 @@ fn quoted(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', "'\\''"))
     }
-}
-
-/// Whether the answer is yes; nothing is no.
-pub(super) fn yes(question: &str) -> Result<bool> {
-    Ok(matches!(answer(&format!("{question} [y/N]"))?.as_str(), "y" | "Y" | "yes"))
-}
-
-fn answer(question: &str) -> Result<String> {
-    let mut err = std::io::stderr().lock();
-    let mut answer = String::new();
-    write!(err, "{question} ")
-        .and_then(|()| err.flush())
-        .and_then(|()| std::io::stdin().read_line(&mut answer))
-        .doing(|| "ask on the terminal".to_owned())?;
-    Ok(answer.trim().to_owned())
 }

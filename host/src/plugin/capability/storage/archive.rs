@@ -6,10 +6,12 @@ use crate::plugin::bindings::strongroom::plugin::storage;
 use crate::plugin::budget::Permit;
 use crate::plugin::context::{ArchiveReader, ArchiveWriter, Entry};
 use crate::plugin::guard::{Deadline, Guard, Refusal};
+use crate::plugin::ledger::Ledger;
 use crate::plugin::state::{State, check_leashes};
 use crate::record::ArtifactRecord;
 use crate::stream::source::InMemory;
 use crate::stream::{Leash, Origin, Source};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
@@ -27,6 +29,7 @@ pub struct GuestArchive {
     stop: CancellationToken,
     /// Held until it is finished or dropped: until then its place is free for nobody else.
     leash: Leash,
+    ledger: Arc<Ledger>,
     _permit: Permit,
 }
 
@@ -43,12 +46,24 @@ pub struct GuestArchiveReader {
     inspect: bool,
     /// Counts the bytes of entries on their way: the next one may have to wait for them.
     watch: Watch,
+    /// Counts the reads of its entries as well.
+    ledger: Arc<Ledger>,
     _permit: Permit,
 }
 
 impl GuestArchive {
-    pub(super) fn new(writer: Box<dyn ArchiveWriter>, stop: CancellationToken, permit: Permit) -> Self {
-        Self { writer: Some(writer), watch: Watch::default(), stop, leash: Leash::held(), _permit: permit }
+    pub(super) fn new(
+        writer: Box<dyn ArchiveWriter>,
+        stop: CancellationToken,
+        ledger: Arc<Ledger>,
+        permit: Permit,
+    ) -> Self {
+        ledger.outcome("abandoned".to_owned());
+        Self { writer: Some(writer), watch: Watch::default(), stop, leash: Leash::held(), ledger, _permit: permit }
+    }
+
+    pub(super) fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger)
     }
 
     pub(super) fn leash(&self) -> Leash {
@@ -105,8 +120,8 @@ fn check_entry(path: &str, attributes: &[(String, String)]) -> Result<()> {
 }
 
 impl GuestArchiveReader {
-    pub(super) fn new(reader: Box<dyn ArchiveReader>, inspect: bool, permit: Permit) -> Self {
-        Self { reader, inspect, watch: Watch::default(), _permit: permit }
+    pub(super) fn new(reader: Box<dyn ArchiveReader>, inspect: bool, ledger: Arc<Ledger>, permit: Permit) -> Self {
+        Self { reader, inspect, watch: Watch::default(), ledger, _permit: permit }
     }
 }
 
@@ -126,6 +141,7 @@ impl storage::HostArchive for State {
         let counted = self.count_entry();
         let guard = self.guard.clone();
         let (stall, archive) = (self.run.limits.stall, self.table.get_mut(&this)?);
+        let ledger = archive.ledger();
         let work = async {
             let source = taken?.source;
             counted?;
@@ -136,7 +152,7 @@ impl storage::HostArchive for State {
             }
             archive.add(path, attributes, source, stall, &guard).await
         };
-        guard.pass("storage.archive.add", None, Deadline::Own, work).await
+        guard.pass_on(&ledger, "storage.archive.add", None, Deadline::Own, work).await
     }
 
     async fn add_bytes(
@@ -149,12 +165,13 @@ impl storage::HostArchive for State {
         let counted = self.count_entry();
         let guard = self.guard.clone();
         let (stall, archive) = (self.run.limits.stall, self.table.get_mut(&this)?);
+        let ledger = archive.ledger();
         let work = async {
             counted?;
             let source = Source::new(Origin::Plugin, InMemory::new(body));
             archive.add(path, attributes, source, stall, &guard).await
         };
-        guard.pass("storage.archive.add-bytes", None, Deadline::Own, work).await
+        guard.pass_on(&ledger, "storage.archive.add-bytes", None, Deadline::Own, work).await
     }
 
     async fn drop(&mut self, this: Resource<GuestArchive>) -> wasmtime::Result<()> {
@@ -170,15 +187,16 @@ impl storage::HostArchiveReader for State {
     ) -> Result<Option<(storage::Entry, Resource<GuestSource>)>, Refusal> {
         let guard = self.guard.clone();
         let stall = self.run.limits.stall;
+        let ledger = Arc::clone(&self.table.get(&this)?.ledger);
         let work = async {
             let archive = self.table.get_mut(&this)?;
             let next = archive.watch.moving(stall, archive.reader.next()).await.ok_or_else(|| guard.stalled())?;
             let Some((entry, source)) = next? else { return Ok(None) };
             let mut source = archive.watch.over(source, &CancellationToken::new());
             source.inspect = archive.inspect;
-            Ok(Some((entry_for_guest(entry), self.push_source(source, None)?)))
+            Ok(Some((entry_for_guest(entry), self.push_source(source, None, Arc::clone(&ledger))?)))
         };
-        guard.pass("storage.archive-reader.next", None, Deadline::Own, work).await
+        guard.pass_on(&ledger, "storage.archive-reader.next", None, Deadline::Own, work).await
     }
 
     async fn open(
@@ -187,13 +205,14 @@ impl storage::HostArchiveReader for State {
         path: String,
     ) -> Result<(storage::Entry, Resource<GuestSource>), Refusal> {
         let guard = self.guard.clone();
+        let ledger = Arc::clone(&self.table.get(&this)?.ledger);
         let work = async {
             let archive = self.table.get_mut(&this)?;
             let (entry, mut source) = archive.reader.open(&path).await?;
             source.inspect = archive.inspect;
-            Ok((entry_for_guest(entry), self.push_source(source, None)?))
+            Ok((entry_for_guest(entry), self.push_source(source, None, Arc::clone(&ledger))?))
         };
-        guard.pass("storage.archive-reader.open", None, Deadline::Stall, work).await
+        guard.pass_on(&ledger, "storage.archive-reader.open", None, Deadline::Stall, work).await
     }
 
     async fn drop(&mut self, this: Resource<GuestArchiveReader>) -> wasmtime::Result<()> {

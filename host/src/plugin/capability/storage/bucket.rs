@@ -1,12 +1,13 @@
 //! Labelled buckets as data. Their calls block, so each runs on a thread of its own.
 
 use super::super::bytes::{GuestSource, Watch, blocking};
-use super::task::Task;
+use super::task::{Task, Told};
 use super::{GuestWriting, object_for_guest};
 use crate::bucket::{ObjectKind, SharedBucket};
 use crate::error::{Error, Result};
 use crate::plugin::bindings::strongroom::plugin::storage;
 use crate::plugin::guard::{Deadline, Refusal, lock};
+use crate::plugin::ledger::Ledger;
 use crate::plugin::state::{State, Underway, all_wait_for_guest};
 use crate::policy::Call;
 use crate::policy::storage::{BucketCall, BucketVerb};
@@ -18,11 +19,13 @@ use wasmtime::component::Resource;
 pub struct GuestBucket {
     label: String,
     shared: SharedBucket,
+    /// Counts what is read of it, its objects' bytes included.
+    ledger: Arc<Ledger>,
 }
 
 impl GuestBucket {
-    pub(super) fn new(label: String, shared: SharedBucket) -> Self {
-        Self { label, shared }
+    pub(super) fn new(label: String, shared: SharedBucket, ledger: Arc<Ledger>) -> Self {
+        Self { label, shared, ledger }
     }
 }
 
@@ -88,6 +91,10 @@ impl State {
         let bucket = self.table.get(this)?;
         Ok((bucket.label.clone(), Arc::clone(&bucket.shared)))
     }
+
+    fn ledger_of(&self, this: &Resource<GuestBucket>) -> Result<Arc<Ledger>, Refusal> {
+        Ok(Arc::clone(&self.table.get(this)?.ledger))
+    }
 }
 
 impl storage::HostBucket for State {
@@ -104,7 +111,8 @@ impl storage::HostBucket for State {
             let page = blocking(move || bucket.objects(&prefix, after.as_deref())).await??;
             Ok(storage::Page { objects: page.objects.into_iter().map(object_for_guest).collect(), next: page.next })
         };
-        self.guard.pass("storage.bucket.objects", Some(&call), Deadline::Stall, work).await
+        let ledger = self.ledger_of(&this)?;
+        self.guard.pass_on(&ledger, "storage.bucket.objects", Some(&call), Deadline::Stall, work).await
     }
 
     async fn attributes(
@@ -123,7 +131,8 @@ impl storage::HostBucket for State {
             let key = key.clone();
             Ok(blocking(move || bucket.attributes(&key, version.as_deref())).await??)
         };
-        self.guard.pass("storage.bucket.attributes", Some(&call), Deadline::Stall, work).await
+        let ledger = self.ledger_of(&this)?;
+        self.guard.pass_on(&ledger, "storage.bucket.attributes", Some(&call), Deadline::Stall, work).await
     }
 
     async fn read(
@@ -133,7 +142,7 @@ impl storage::HostBucket for State {
         version: Option<String>,
     ) -> Result<Resource<GuestSource>, Refusal> {
         let (label, bucket) = self.bucket(&this)?;
-        let guard = self.guard.clone();
+        let (guard, ledger) = (self.guard.clone(), self.ledger_of(&this)?);
         let work = async {
             let (its_label, its_key) = (label.clone(), key.clone());
             // A thread for each of a million small files would cost more than the files.
@@ -143,10 +152,10 @@ impl storage::HostBucket for State {
                 blocking(move || bucket.read(&its_label, &its_key, version.as_deref())).await??
             };
             source.inspect = guard.policy().inspects_object(&label, &key);
-            self.push_source(source, None)
+            self.push_source(source, None, Arc::clone(&ledger))
         };
         let call = call(&label, Some(BucketVerb::Read), Some(&key), None);
-        guard.pass("storage.bucket.read", Some(&call), Deadline::Stall, work).await
+        guard.pass_on(&ledger, "storage.bucket.read", Some(&call), Deadline::Stall, work).await
     }
 
     async fn write(
@@ -183,8 +192,11 @@ impl storage::HostBucket for State {
             let attributes = if keeps_owners { attributes } else { without_owners(attributes) };
             let (label, read_back) = (label.clone(), self.read_back.clone());
             read_back.take(&label, &key);
+            let told = Told { later: guard.later(), bytes: |object: &crate::bucket::Object| object.size };
+            let its_guard = guard.clone();
             let work = move || {
-                let written = bucket.write(&key, &attributes, source, overwrite);
+                // Writes that are under way together share a flush of what was written down of them.
+                let written = its_guard.flush().and_then(|()| bucket.write(&key, &attributes, source, overwrite));
                 if written.as_ref().is_ok_and(|object| object.kind == ObjectKind::File)
                     && let Ok(attributes) = bucket.attributes(&key, None)
                 {
@@ -193,7 +205,7 @@ impl storage::HostBucket for State {
                 drop(place);
                 written
             };
-            let task = Task::blocking(work, vec![stop], waits_for, watch, &self.reaper);
+            let task = Task::blocking(work, vec![stop], waits_for, watch, &self.reaper, told);
             self.writings.push(Underway { task: Some(task.abort_handle()), waits_for: task.waits_for().to_vec() });
             self.n_unknown_writings += 1;
             Ok(self.table.push(GuestWriting { task, is_known: false, _permit: permit })?)
@@ -226,7 +238,8 @@ impl storage::HostBucket for State {
             let part = part.clone();
             Ok(blocking(move || bucket.read_config(&part)).await??)
         };
-        self.guard.pass("storage.bucket.read-config", Some(&call), Deadline::Stall, work).await
+        let ledger = self.ledger_of(&this)?;
+        self.guard.pass_on(&ledger, "storage.bucket.read-config", Some(&call), Deadline::Stall, work).await
     }
 
     async fn write_config(&mut self, this: Resource<GuestBucket>, part: String, json: String) -> Result<(), Refusal> {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::plugin::capability::bytes::Watch;
 use crate::plugin::guard::lock;
+use crate::plugin::observer::Later;
 use crate::plugin::state::Reaper;
 use crate::stream::Leash;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,6 +30,22 @@ pub(super) struct Watcher {
     watch: Watch,
 }
 
+/// Who is told how the work ended, and how many bytes that were.
+pub(super) struct Told<T> {
+    pub(super) later: Option<Later>,
+    pub(super) bytes: fn(&T) -> u64,
+}
+
+impl<T> Told<T> {
+    fn tell(self, result: &Result<T>) {
+        let Some(later) = self.later else { return };
+        match result {
+            Ok(value) => later.done(None, (self.bytes)(value)),
+            Err(error) => later.done(Some(error), 0),
+        }
+    }
+}
+
 impl<T: Send + 'static> Task<T> {
     pub(super) fn new(
         work: JoinHandle<Result<T>>,
@@ -36,6 +53,7 @@ impl<T: Send + 'static> Task<T> {
         waits_for: Vec<Leash>,
         watch: Watch,
         reaper: &Reaper,
+        told: Told<T>,
     ) -> Self {
         let (tell, done) = watch::channel(false);
         let outcome = Arc::new(Mutex::new(None));
@@ -44,6 +62,7 @@ impl<T: Send + 'static> Task<T> {
         reaper.add(tokio::spawn(async move {
             let result =
                 work.await.unwrap_or_else(|e| Err(Error::failed("the host failed in the background").because(e)));
+            told.tell(&result);
             *lock(&place) = Some(result);
             // Nobody may be waiting any more.
             let _ = tell.send(true);
@@ -59,6 +78,7 @@ impl<T: Send + 'static> Task<T> {
         waits_for: Vec<Leash>,
         watch: Watch,
         reaper: &Reaper,
+        told: Told<T>,
     ) -> Self {
         let (tell, done) = watch::channel(false);
         let outcome = Arc::new(Mutex::new(None));
@@ -66,6 +86,7 @@ impl<T: Send + 'static> Task<T> {
         let work = tokio::task::spawn_blocking(move || {
             let panicked = |_| Err(Error::failed("the host failed in the background"));
             let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked);
+            told.tell(&result);
             *lock(&place) = Some(result);
             // Nobody may be waiting any more.
             let _ = tell.send(true);

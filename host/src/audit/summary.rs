@@ -1,0 +1,177 @@
+//! Arguments in short: readable where they may be read, keyed hashes where they hold a secret.
+
+use super::line::{Argument, MAX_TEXT_BYTES};
+use super::{Keys, PURPOSE_VALUES};
+use crate::catalog::HostKey;
+use crate::policy::storage::{ArtifactVerb, BucketVerb};
+use crate::policy::{Call, Policy};
+use crate::secret::{Redactor, Secret};
+use zeroize::Zeroizing;
+
+/// Most arguments of one line; the rest is one hash.
+const MAX_ARGUMENTS: usize = 64;
+
+/// Words that stand before a secret in a connection string or on a command line.
+const TELLING: [&str; 7] = ["password", "passwd", "pwd", "secret", "token", "apikey", "api_key"];
+
+/// Writes arguments in short. Holds the job's secrets to find them, and writes none.
+pub struct Summary {
+    redactor: Redactor,
+    key: Zeroizing<[u8; 32]>,
+}
+
+impl Summary {
+    /// For a run whose secrets are these.
+    pub fn new<'a>(host: &HostKey, secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
+        Self { redactor: Redactor::new(secrets), key: host.derive(PURPOSE_VALUES) }
+    }
+
+    /// The arguments of a call. Of an allowed command it is the whole command line.
+    pub(super) fn of(&self, call: &Call<'_>, policy: &Policy) -> Vec<Argument> {
+        let mut all = Vec::new();
+        match call {
+            Call::Exec(exec) => {
+                self.push(&mut all, "command", exec.command);
+                match policy.command_line(exec, Some("{scratch}")) {
+                    Ok(line) => {
+                        self.push(&mut all, "program", &line.program);
+                        line.args.iter().for_each(|arg| self.push(&mut all, "argument", arg));
+                        line.secrets.iter().for_each(|name| self.push(&mut all, "secret", name));
+                    }
+                    Err(_) => exec.slots.iter().for_each(|(name, value)| {
+                        let name = format!("slot.{}", super::line::cut(name));
+                        self.push(&mut all, &name, value);
+                    }),
+                }
+                if let Some(origin) = exec.stdin {
+                    self.push(&mut all, "stdin", &origin.to_string());
+                }
+            }
+            Call::Bucket(bucket) => {
+                self.push(&mut all, "bucket", bucket.bucket);
+                self.push(&mut all, "verb", bucket.verb.map_or("open", BucketVerb::name));
+                for (name, value) in [("key", bucket.key), ("part", bucket.part)] {
+                    value.into_iter().for_each(|value| self.push(&mut all, name, value));
+                }
+            }
+            Call::Artifact(artifact) => {
+                self.push(&mut all, "verb", if artifact.verb == ArtifactVerb::Put { "put" } else { "get" });
+                self.push(&mut all, "artifact", artifact.name);
+            }
+            Call::Read { origin, .. } => self.push(&mut all, "origin", &origin.to_string()),
+        }
+        all
+    }
+
+    /// Text without secrets, cut.
+    pub(super) fn text(&self, text: &str) -> String {
+        // Cut generously first: a message may quote a megabyte of a guest's.
+        let mut end = text.len().min(MAX_TEXT_BYTES * 8);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        super::line::cut(&self.redactor.text(&text[..end]))
+    }
+
+    fn push(&self, all: &mut Vec<Argument>, name: &str, value: &str) {
+        if all.len() < MAX_ARGUMENTS {
+            all.push(self.argument(name, value));
+        } else if let Some(last) = all.last_mut() {
+            // Chained, so that one hash stands for all that follow.
+            let before = last.hash.take().or_else(|| last.value.take()).unwrap_or_default();
+            let hash = Some(self.hash(&format!("{before}\n{name}\n{value}")));
+            *last = Argument { name: "more".to_owned(), value: None, hash };
+        }
+    }
+
+    fn argument(&self, name: &str, value: &str) -> Argument {
+        let name = name.to_owned();
+        if holds_credentials(value) || self.redactor.text(value) != value {
+            return Argument { name, value: None, hash: Some(self.hash(value)) };
+        }
+        let hash = (value.len() > MAX_TEXT_BYTES).then(|| self.hash(value));
+        Argument { name, value: Some(super::line::cut(value)), hash }
+    }
+
+    fn hash(&self, value: &str) -> String {
+        hash(&self.key, value.as_bytes())
+    }
+}
+
+impl std::fmt::Debug for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Summary(…)")
+    }
+}
+
+impl Keys {
+    /// The keyed hash of a value, as lines write it; `None` without the host's key.
+    pub fn hash_value(&self, value: &[u8]) -> Option<String> {
+        self.values.as_ref().map(|key| hash(key, value))
+    }
+}
+
+fn hash(key: &[u8; 32], value: &[u8]) -> String {
+    blake3::keyed_hash(key, value).to_hex()[..32].to_owned()
+}
+
+/// Whether a text looks like one that holds a password: a URL with one, or `password=…`.
+fn holds_credentials(text: &str) -> bool {
+    let in_url = text.split("://").skip(1).any(|rest| {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+    });
+    let lower = text.to_ascii_lowercase();
+    let named = |word: &str| {
+        lower.match_indices(word).any(|(at, _)| {
+            let rest = lower[at + word.len()..].trim_start();
+            rest.strip_prefix(['=', ':']).is_some_and(|value| !value.trim().is_empty())
+        })
+    };
+    in_url || TELLING.iter().any(|word| named(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_holds_a_secret_is_a_hash_in_every_form_of_it() {
+        let secret = Secret::new("correct horse".to_owned());
+        let host = HostKey::ephemeral().unwrap();
+        let summary = Summary::new(&host, [&secret]);
+        for value in [
+            "correct horse",
+            "x-correct%20horse-y",
+            "Y29ycmVjdCBob3JzZQ==",
+            "postgresql://app:hunter2hunter2@db/shop",
+            "redis://:hunter2hunter2@cache",
+            "host=db Password = hunter2hunter2",
+            "token:abc",
+        ] {
+            let argument = summary.argument("argument", value);
+            assert_eq!(argument.value, None, "{value}");
+            assert_eq!(argument, summary.argument("argument", value), "equal values have equal hashes");
+            assert_ne!(argument.hash, Summary::new(&HostKey::ephemeral().unwrap(), []).argument("a", "token:x").hash);
+        }
+        for value in ["shop", "postgresql://app@db/shop", "password", "https://db:5432/x", "a@b:c"] {
+            assert_eq!(summary.argument("argument", value).value.as_deref(), Some(value));
+        }
+    }
+
+    #[test]
+    fn long_and_many_arguments_are_bounded_and_still_told_apart() {
+        let summary = Summary::new(&HostKey::ephemeral().unwrap(), []);
+        let long = |end: &str| summary.argument("key", &format!("{}{end}", "k".repeat(100_000)));
+        assert!(long("a").value.as_ref().unwrap().len() < MAX_TEXT_BYTES + 40);
+        assert_ne!(long("a").hash, long("b").hash);
+        let many = |n: usize| {
+            let mut all = Vec::new();
+            (0..n).for_each(|n| summary.push(&mut all, "argument", &n.to_string()));
+            all
+        };
+        assert_eq!((many(64).len(), many(10_000).len()), (64, 64));
+        assert_ne!(many(9_999), many(10_000));
+        assert_eq!(many(10_000)[63].name, "more");
+    }
+}

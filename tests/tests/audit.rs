@@ -1,0 +1,355 @@
+//! The audit log of real runs: what it says, what anchors it, and that a run which cannot write it down
+//! does not happen.
+
+use rustix::process::Signal;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use strongroom_tests::documented::check_documented;
+use strongroom_tests::documents::{Documents, Setup as DocumentsSetup};
+use strongroom_tests::relay::{Relay, Setup, sh};
+use strongroom_tests::{Sandbox, files, wait_until};
+
+/// Where the log of a sandbox lies.
+fn log_of(sandbox: &Sandbox) -> PathBuf {
+    sandbox.path("home/.local/state/strongroom/audit")
+}
+
+/// The files of chains, oldest first.
+fn chains(sandbox: &Sandbox) -> Vec<PathBuf> {
+    files(&log_of(sandbox).join("runs")).unwrap_or_default()
+}
+
+/// The lines that `audit show` gives.
+#[track_caller]
+fn show(sandbox: &Sandbox, more: &[&str]) -> Vec<Value> {
+    let output = sandbox.run([&["audit", "show", "--output", "json", "--last", "100000"], more].concat());
+    let json = output.check_code(0).json();
+    check_documented(&json, "AuditLines");
+    assert_eq!(json["unread"], 0);
+    json["lines"].as_array().unwrap().clone()
+}
+
+fn words(lines: &[Value], key: &str) -> Vec<String> {
+    lines.iter().map(|line| line[key].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[track_caller]
+fn check_whole(sandbox: &Sandbox, more: &[&str]) -> Value {
+    let output = sandbox.run([&["audit", "verify", "--output", "json"], more].concat());
+    let json = output.check_code(0).json();
+    check_documented(&json, "AuditVerified");
+    json
+}
+
+/// The log is not as it was written: exit code 5, and this file (and line) is named.
+#[track_caller]
+fn check_bad(sandbox: &Sandbox, more: &[&str], file: &Path, line: Option<u64>) {
+    let output = sandbox.run([&["audit", "verify", "--output", "json"], more].concat());
+    let json = output.check_code(5).json();
+    check_documented(&json, "AuditVerified");
+    let found = json["findings"].as_array().unwrap().iter().any(|finding| {
+        finding["file"] == file.display().to_string() && line.is_none_or(|line| finding["line"] == line)
+    });
+    assert!(found, "{} {line:?}: {json:#}", file.display());
+    sandbox.run([&["audit", "verify"], more].concat()).check_code(5).check_stdout("bad: ");
+}
+
+#[test]
+fn a_backup_leaves_a_chain_that_says_what_was_done_and_its_record_anchors_it() {
+    let relay = Relay::new(Setup::default());
+    let id = relay.backup();
+    let lines = show(&relay.sandbox, &[&id]);
+    let events = words(&lines, "event");
+    let at = |event: &str, function: &str| {
+        lines
+            .iter()
+            .position(|line| line["event"] == event && line["function"] == function)
+            .unwrap_or_else(|| panic!("no {event} of {function}: {lines:#?}"))
+    };
+    assert_eq!(events[..3], ["begin", "configuration", "load"], "{events:?}");
+    assert_eq!(events[events.len() - 2..], ["anchor", "end"], "{events:?}");
+    for function in ["exec.spawn", "storage.put"] {
+        let (before, after) = (&lines[at("before", function)], &lines[at("after", function)]);
+        assert_eq!((&before["decision"], &after["outcome"]), (&"allowed".into(), &"ok".into()));
+        assert_eq!(after["before"], before["seq"]);
+        assert!(after["duration_us"].is_number());
+    }
+    let spawn = &lines[at("before", "exec.spawn")];
+    assert_eq!(spawn["rule"], "plugin.relay.grant.exec.produce");
+    assert_eq!((&spawn["plugin"], &spawn["sha256"].as_str().unwrap().len()), (&"relay 1.2.3".into(), &64));
+    let arguments: Vec<_> =
+        spawn["arguments"].as_array().unwrap().iter().map(|a| format!("{}={}", a["name"], a["value"])).collect();
+    assert_eq!(
+        arguments,
+        [r#""command"="produce""#, r#""program"="/bin/sh""#, r#""argument"="-c""#, r#""argument"="seq 1 300000""#]
+    );
+    assert_eq!(lines[at("after", "storage.put")]["bytes"], 1_988_895);
+    assert_eq!(lines[at("closed", "process")]["outcome"], "exit 0");
+    assert_eq!(lines.last().unwrap()["outcome"], "ok");
+
+    let shown = relay.run(&["show", "orders", &id, "--output", "json"]);
+    let text = shown.check_code(0).stdout.clone();
+    let anchor = &lines[lines.len() - 2];
+    assert!(
+        text.contains("\"audit\"") && text.contains(lines.last().unwrap()["prev"].as_str().unwrap()),
+        "{anchor} {text}"
+    );
+    let verified = check_whole(&relay.sandbox, &["--store", "main"]);
+    assert_eq!((&verified["records"], &verified["runs"][0]["state"]), (&1.into(), &"ended".into()));
+}
+
+#[test]
+fn every_verb_has_a_chain_and_lines_are_found_by_what_they_tell() {
+    let relay = Relay::new(Setup::default());
+    let id = relay.backup();
+    for args in [
+        &["verify", "orders"][..],
+        &["restore", "orders", "latest"],
+        &["diagnose", "orders"],
+        &["backup", "orders", "--dry-run"],
+    ] {
+        relay.run(args).check_code(0);
+    }
+    let begins: Vec<_> = show(&relay.sandbox, &[]).into_iter().filter(|line| line["event"] == "begin").collect();
+    assert_eq!(words(&begins, "verb"), ["backup", "verify", "restore", "diagnose", "backup"]);
+    let of = |more: &[&str]| show(&relay.sandbox, more);
+    let all = of(&[]).len();
+    assert_eq!(of(&["--job", "orders"]).len(), all);
+    assert_eq!(of(&["--job", "others"]).len(), 0);
+    assert_eq!(of(&["--plugin", "relay"]).len(), of(&["--plugin", "relay 1.2.3"]).len());
+    assert_eq!(of(&["--plugin", "rel"]).len(), 0);
+    assert!(of(&["--function", "exec.spawn"]).iter().all(|line| line["function"] == "exec.spawn"));
+    assert!(of(&["--function", "exec"]).len() > of(&["--function", "exec.spawn"]).len());
+    assert_eq!(of(&["--decision", "denied"]).len(), 0);
+    assert_eq!(of(&["--since", "1h"]).len(), all);
+    assert_eq!(of(&["--until", "1h"]).len(), 0);
+    assert_eq!(of(&["--since", "2001-01-01", "--until", "2001-01-02T00:00:00Z"]).len(), 0);
+    assert!(of(&[&id[..24]]).iter().all(|line| line["run"] == id.as_str()));
+    let last = relay.run(&["audit", "show", "--last", "3"]);
+    last.check_code(0).check_stdout("earlier line(s) are left out");
+    assert_eq!(last.stdout.lines().count(), 5, "{}", last.stdout);
+    relay.run(&["audit", "show", "--since", "soon"]).check_code(2).check_stderr("expected a date");
+    relay.run(&["audit", "verify", "2001"]).check_code(1).check_stderr("no run \"2001\"");
+    assert_eq!(check_whole(&relay.sandbox, &[&id])["runs"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn what_somebody_changed_or_removed_is_named_and_all_of_it_gone_is_missed_by_the_store() {
+    let relay = Relay::new(Setup::default());
+    relay.backup();
+    relay.backup();
+    let path = chains(&relay.sandbox)[0].clone();
+    let kept = std::fs::read(&path).unwrap();
+    let text = String::from_utf8(kept.clone()).unwrap();
+    let line = 1 + text[..text.find("exec.spawn").unwrap()].matches('\n').count() as u64;
+    std::fs::write(&path, text.replacen("exec.spawn", "exec.spawm", 1)).unwrap();
+    check_bad(&relay.sandbox, &[], &path, Some(line));
+    let without: String =
+        text.lines().enumerate().filter(|(n, _)| *n as u64 + 1 != line).map(|(_, l)| format!("{l}\n")).collect();
+    std::fs::write(&path, without).unwrap();
+    check_bad(&relay.sandbox, &[], &path, Some(line));
+    std::fs::remove_file(&path).unwrap();
+    check_bad(&relay.sandbox, &[], &path, None);
+    std::fs::write(&path, &kept).unwrap();
+    check_whole(&relay.sandbox, &["--all"]);
+
+    // A copy, for somebody who has the public key only.
+    let key = relay.run(&["key", "show"]).check_code(0).stdout.trim().to_owned();
+    let copy = log_of(&relay.sandbox).display().to_string();
+    let elsewhere = Sandbox::new();
+    check_whole(&elsewhere, &["--copy", &copy, "--signer", &key]);
+    std::fs::write(&path, text.replacen("exec.spawn", "exec.spawm", 1)).unwrap();
+    check_bad(&elsewhere, &["--copy", &copy, "--signer", &key], &path, Some(line + 1));
+
+    std::fs::remove_dir_all(log_of(&relay.sandbox)).unwrap();
+    check_whole(&relay.sandbox, &[]);
+    check_bad(&relay.sandbox, &["--store", "main"], &path, None);
+}
+
+#[test]
+fn killed_in_the_middle_the_log_says_so_and_goes_on() {
+    let relay = Relay::new(Setup::default());
+    let marker = relay.sandbox.path("begun");
+    relay
+        .configure(&Setup { produce: sh(&format!("echo > {}; exec sleep 603", marker.display())), ..Setup::default() });
+    let running = relay.sandbox.strongroom(["backup", "orders"]).start().unwrap();
+    wait_until("the producer", Duration::from_secs(60), || Ok(marker.exists().then_some(()))).unwrap();
+    assert_eq!(check_whole(&relay.sandbox, &[])["runs"][0]["state"], "running");
+    running.signal(Signal::KILL).unwrap();
+    assert!(running.finish(Duration::from_secs(30)).unwrap().signal.is_some());
+    assert_eq!(check_whole(&relay.sandbox, &[])["runs"][0]["state"], "killed");
+    let events = words(&show(&relay.sandbox, &[]), "event");
+    assert!(events.contains(&"before".to_owned()), "what was about to be done is on the disk: {events:?}");
+
+    relay.configure(&Setup::default());
+    relay.backup();
+    let lines = show(&relay.sandbox, &[]);
+    let crash = lines.iter().find(|line| line["event"] == "crash").unwrap();
+    assert_eq!(crash["outcome"], "killed");
+    let verified = check_whole(&relay.sandbox, &["--store", "main"]);
+    let mut states = words(verified["runs"].as_array().unwrap(), "state");
+    states.sort();
+    assert_eq!(states, ["ended", "killed"]);
+}
+
+#[test]
+fn a_log_that_is_taken_away_ends_the_run_which_names_its_file() {
+    let relay = Relay::new(Setup::default());
+    let runs = log_of(&relay.sandbox).join("runs");
+    let script = format!("rm {}/*.jsonl; seq 1 1000", runs.display());
+    relay.configure(&Setup { produce: sh(&script), ..Setup::default() });
+    let output = relay.run(&["backup", "orders"]);
+    output.check_code(1).check_stderr("audit log").check_stderr(&runs.display().to_string()).check_stderr("gone");
+    assert_eq!((relay.listed(), relay.stored()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_done_that_is_not_written_down() {
+    let artifacts: Vec<String> = (0..14).map(|n| format!("\"part-{n}\"")).collect();
+    let settings = format!("artifacts = [{}]", artifacts.join(", "));
+    let setup = Setup { produce: sh("echo small"), settings, ..Setup::default() };
+    let relay = Relay::new(setup.clone());
+    relay.backup();
+    // From its first command on, no file of the host may grow beyond 8 KiB, as on a disk that is full: the
+    // kernel refuses the rest.
+    let full = sh("prlimit --pid $PPID --fsize=8192 && echo small");
+    relay.configure(&Setup { produce: full, ..setup.clone() });
+    let program = strongroom_tests::host_binary().unwrap();
+    let script = format!("trap '' XFSZ; exec {} backup orders", program.display());
+    let output = relay.sandbox.command("/bin/sh", ["-c", &script]).run();
+    output.check_code(1);
+    for says in ["could not write the audit log", "runs/", "File too large"] {
+        output.check_stderr(says);
+    }
+    assert_eq!(relay.listed().len(), 1);
+    let left = chains(&relay.sandbox);
+    assert_eq!(left.len(), 2);
+    // The chain has no half line, and the next run closes it.
+    check_whole(&relay.sandbox, &["--store", "main"]);
+    relay.configure(&setup);
+    relay.backup();
+    check_whole(&relay.sandbox, &["--store", "main"]);
+}
+
+#[test]
+fn what_was_denied_refused_approved_or_over_a_limit_has_its_line() {
+    let setup = || Setup {
+        produce: vec!["/bin/echo".into(), "VALUE".into()],
+        produce_more: "slots = { value = \"[a-z]+\" }".into(),
+        settings: "value = \"postgres://app:hunter2hunter2@db/x\"".into(),
+        ..Setup::default()
+    };
+    let relay = Relay::new(setup());
+    let path = relay.sandbox.path("strongroom.toml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("\"VALUE\"", "\"{value}\"");
+    std::fs::write(&path, &text).unwrap();
+    relay.run(&["backup", "orders"]).check_code(4);
+    let denied = show(&relay.sandbox, &["--decision", "denied"]);
+    assert_eq!(words(&denied, "event"), ["deny"]);
+    assert_eq!(words(&denied, "rule"), ["plugin.relay.grant.exec.produce"]);
+    let slot = &denied[0]["arguments"][1];
+    assert_eq!((&slot["name"], slot["value"].is_null(), slot["hash"].is_string()), (&"slot.value".into(), true, true));
+
+    let digest = text.split("sha256 = \"").nth(1).unwrap()[..64].to_owned();
+    std::fs::write(&path, text.replace(&digest, &"0".repeat(64))).unwrap();
+    relay.run(&["backup", "orders"]).check_code(4);
+    let refused = show(&relay.sandbox, &["--decision", "denied"]);
+    assert_eq!(words(&refused, "event"), ["deny", "load"]);
+    assert_eq!(refused[1]["sha256"], digest.as_str(), "the digest of what was there");
+    relay.run(&["plugin", "approve", "relay", "--digest", &digest]).check_code(0);
+    let approved: Vec<_> = show(&relay.sandbox, &[]).into_iter().filter(|line| line["event"] == "approve").collect();
+    assert_eq!(words(&approved, "sha256"), [digest.as_str()]);
+
+    let limits = "wall_clock = \"1s\"".to_owned();
+    relay.configure(&Setup { produce: sh("exec sleep 604"), limits, ..Setup::default() });
+    relay.run(&["backup", "orders"]).check_code(1).check_stderr("wall_clock");
+    let lines = show(&relay.sandbox, &[]);
+    let limit = lines.iter().find(|line| line["event"] == "limit").unwrap();
+    assert!(limit["detail"].as_str().unwrap().contains("wall_clock"), "{limit}");
+    let changed: Vec<_> = lines.iter().filter(|line| line["event"] == "configuration").collect();
+    assert_eq!(changed.len(), 3, "each change once: {changed:#?}");
+    assert!(changed[1]["detail"].as_str().unwrap().ends_with(": plugin.relay.sha256"), "{changed:#?}");
+    check_whole(&relay.sandbox, &[]);
+}
+
+#[test]
+fn thousands_of_entries_are_a_few_lines_and_what_is_written_has_a_line_each() {
+    // More than the lines of one function that are not counted.
+    const N_FILES: usize = 1200;
+    let documents = Documents::with(&DocumentsSetup::default());
+    for n in 0..N_FILES {
+        std::fs::write(documents.source().join(format!("{n}.txt")), n.to_string()).unwrap();
+    }
+    let id = documents.backup(0);
+    let backup = show(&documents.sandbox, &[&id]);
+    assert!(backup.len() < 20, "{} lines for {N_FILES} entries: {backup:#?}", backup.len());
+    let calls = |function: &str| -> u64 {
+        let counted = backup.iter().flat_map(|line| line["calls"].as_array().cloned().unwrap_or_default());
+        counted.filter(|one| one["function"] == function).map(|one| one["calls"].as_u64().unwrap()).sum()
+    };
+    assert!(calls("storage.bucket.read") >= N_FILES as u64, "{backup:#?}");
+    assert!(calls("storage.archive.add") >= N_FILES as u64, "{backup:#?}");
+
+    documents.restore(&id, &[]).check_code(0);
+    let lines = show(&documents.sandbox, &[]);
+    let of = |event: &str| {
+        let is = |line: &&Value| line["event"] == event && line["function"] == "storage.bucket.write";
+        lines.iter().filter(is).collect::<Vec<_>>()
+    };
+    let (before, after) = (of("before"), of("after"));
+    assert_eq!(before.len(), after.len());
+    assert!(before.len() >= N_FILES, "{}", before.len());
+    assert!(before.iter().all(|line| line["arguments"][2]["name"] == "key"));
+    check_whole(&documents.sandbox, &["--store", "main"]);
+}
+
+#[test]
+fn grants_that_nothing_used_are_listed_with_narrower_ones() {
+    let relay = Relay::new(Setup::default());
+    relay.backup();
+    let output = relay.run(&["audit", "unused", "--output", "json"]);
+    let json = output.check_code(0).json();
+    check_documented(&json, "AuditUnused");
+    assert_eq!(json["runs"], "1 backup");
+    let rules = words(json["unused"].as_array().unwrap(), "rule");
+    let unused = ["check", "consume", "query"].map(|name| format!("plugin.relay.grant.exec.{name}"));
+    assert_eq!(rules, unused);
+    let text = json["toml"].as_str().unwrap();
+    assert!(text.contains("[plugin.relay.grant.exec.produce]") && !text.contains("consume"), "{text}");
+
+    for args in [&["verify", "orders"][..], &["restore", "orders", "latest"], &["diagnose", "orders"]] {
+        relay.run(args).check_code(0);
+    }
+    relay.run(&["audit", "unused"]).check_code(0).check_stdout("every grant was used");
+    // The narrower grants are a configuration that makes the same backup.
+    let path = relay.sandbox.path("strongroom.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let (head, rest) = config.split_once("[plugin.relay.grant.artifacts]").unwrap();
+    let job = &rest[rest.find("[job.orders]").unwrap()..];
+    std::fs::write(&path, format!("{head}\n{text}\n{job}")).unwrap();
+    relay.backup();
+    relay.run(&["verify", "orders"]).check_code(4);
+}
+
+/// The security section of the README shows a session: these are its commands and what they print.
+#[test]
+fn the_session_that_the_readme_shows_is_what_one_sees() {
+    let readme = std::fs::read_to_string(strongroom_tests::root().join("README.md")).unwrap();
+    let section = readme.split("\n## What plugins did\n").nth(1).expect("a section on the audit log");
+    let session = section.split("```console\n").nth(1).expect("a session").split("```").next().unwrap();
+    let relay = Relay::new(Setup { produce: sh("echo data"), ..Setup::default() });
+    relay.backup();
+    let mut shown = String::new();
+    for line in session.lines().filter_map(|line| line.strip_prefix("$ strongroom ")) {
+        let output = relay.run(&line.split(' ').collect::<Vec<_>>());
+        let text = output.check_code(0).shown().replace("exit code 0\n--- stdout\n", "");
+        shown.push_str(&format!("$ strongroom {line}\n{}", text.split("\n--- stderr").next().unwrap()));
+        shown.push('\n');
+    }
+    let squeezed = |text: &str| -> Vec<String> {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        text.lines().map(words).filter(|line| !line.is_empty()).collect()
+    };
+    assert_eq!(squeezed(session), squeezed(&shown), "README.md shows:\n{session}\nand it is:\n{shown}");
+}
