@@ -4,6 +4,8 @@
 //! The short form kills at every point once, the long one (`cargo xtask soak kill`) as often as it is told.
 //! `STRONGROOM_SEED` repeats a run.
 
+#![allow(clippy::print_stdout, reason = "the soak reads how much was done from standard output")]
+
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};

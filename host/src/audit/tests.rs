@@ -305,6 +305,7 @@ async fn a_guest_that_is_denied_without_end_does_not_fill_the_disk() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "a figure for people, asked for by a person")]
 fn what_a_line_costs_is_measured() {
     let folder = tempfile::tempdir().unwrap();
     let rounds = std::env::var("STRONGROOM_AUDIT_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
