@@ -1,6 +1,6 @@
 //! A guest that calls everything at random: the host never panics, never hangs, and keeps nothing.
 //!
-//! The long form (`cargo xtask soak chaos`) sets `STRONGROOM_CHAOS_SEQUENCES`.
+//! The long form is `cargo xtask soak chaos`.
 #![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
 
 use std::fs;
@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 use strongroom_tests::relay::{private, sha256};
 use strongroom_tests::{Output, Sandbox, plugin};
+use xtask::soak::turns;
 
-/// Sequences of one verb in the short form.
-const SEQUENCES: u64 = 150;
+/// Turns of the short form; each is a run of all four verbs and of a plan.
+const TURNS: u64 = 3;
 /// Sequences of one run: a run of its own has its own process.
 const PER_RUN: u64 = 25;
 /// Far longer than a run takes on a busy machine; one that reaches it hangs.
@@ -184,10 +185,6 @@ fn check_unchanged(chaos: &Chaos, what: &str) {
     assert_eq!(fs::read(chaos.sandbox.path("data/one")).unwrap(), b"first", "{what} changed an object");
 }
 
-fn sequences() -> u64 {
-    std::env::var("STRONGROOM_CHAOS_SEQUENCES").map_or(SEQUENCES, |count| count.parse().expect("a number of sequences"))
-}
-
 #[test]
 fn a_guest_that_calls_anything_at_random_gets_nothing_and_leaves_nothing() {
     let chaos = Chaos::new();
@@ -195,7 +192,7 @@ fn a_guest_that_calls_anything_at_random_gets_nothing_and_leaves_nothing() {
     chaos.configure(0, 1, 0, false);
     let made = chaos.run("calm", &["backup", "wild", "--output", "json"]);
     let calm = made.check_code(0).json()["id"].as_str().unwrap().to_owned();
-    for seed in 0..sequences().div_ceil(PER_RUN) {
+    for seed in turns(TURNS, "runs of five times 25 random sequences") {
         let what = format!("seed {seed}");
         chaos.configure(seed, PER_RUN, 60, false);
         chaos.run(&what, &["backup", "wild"]);
@@ -225,7 +222,7 @@ fn a_guest_that_calls_anything_at_random_gets_nothing_and_leaves_nothing() {
 fn a_guest_that_makes_up_handles_is_stopped_and_leaves_nothing() {
     let chaos = Chaos::new();
     chaos.sandbox.write("data/one", "first");
-    for seed in 0..sequences().div_ceil(PER_RUN) {
+    for seed in turns(2 * TURNS, "backups with made-up handles") {
         chaos.configure(seed, 2, 60, true);
         chaos.run(&format!("seed {seed}"), &["backup", "wild"]);
         check_unchanged(&chaos, "a backup with made-up handles");

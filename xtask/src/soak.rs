@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: the long forms of harnesses that `cargo xtask test` runs in their short form.
 //!
-//! A harness is one line of [`HARNESSES`]. The test behind it takes its turns from [`turns`], which gives a few in
+//! A harness is one line of `HARNESSES`. The test behind it takes its turns from [`turns`], which gives a few in
 //! an ordinary run and as many as were asked for under soak; so there is one test and not two. What a
 //! harness did last is a row in `docs/reliability.md`, written here and nowhere else.
 
@@ -83,6 +83,12 @@ const HARNESSES: &[Harness] = &[
         what: "what may come from outside is refused with a place or gives itself back, in bounded memory: random cases",
         usual: Length::Count(20_000),
         how: How::Test { package: "strongroom-tests", program: Some("hostile"), filter: "" },
+    },
+    Harness {
+        name: "chaos",
+        what: "a guest calls every function at random, with any handle: no panic, no hang, nothing left behind",
+        usual: Length::Count(80),
+        how: How::Test { package: "strongroom-tests", program: Some("chaos"), filter: "" },
     },
     Harness {
         name: "kill",
