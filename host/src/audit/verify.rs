@@ -331,7 +331,7 @@ fn compare(path: &Path, run: &str, known: &Known, read: &Read, findings: &mut Ve
         match &known.end {
             None if is_locked(path)? => state = State::Running,
             None if read.ends.lines == 0 => {
-                say(Some(1), "the file has no line, and the index names its first".to_owned())
+                say(Some(1), "the file has no line, and the index names its first".to_owned());
             }
             // Its run was killed, maybe after its last line; the next run closes it.
             None => {}
@@ -442,7 +442,7 @@ fn anchored(
         // Removed when it was old: the index, which the record anchors as well, says so.
         (None, Some(known)) if known.removed => {}
         (None, _) => {
-            findings.push(finding(&path, None, "a record in the store anchors this chain, and it is not here"))
+            findings.push(finding(&path, None, "a record in the store anchors this chain, and it is not here"));
         }
     }
     findings
