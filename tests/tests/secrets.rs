@@ -99,7 +99,7 @@ fn no_canary_is_in_anything_that_any_verb_writes() {
     let canaries = canaries();
     let proof = outside.path().join("said");
     let fails = format!(
-        "{say} 2>> {proof}; {say_again}; exit 3",
+        "{{ {say}; }} 2>> {proof}; {say_again}; exit 3",
         say = say("2"),
         say_again = say("2"),
         proof = proof.display()

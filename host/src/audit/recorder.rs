@@ -56,7 +56,8 @@ impl Recorder {
     fn call(&self, event: Event, function: &'static str, call: &Call<'_>, decision: &Decision) -> Line {
         Line {
             function: Some(function.to_owned()),
-            rule: Some(self.summary.text(&decision.rule)),
+            // An allowed rule is the operator's own words; of a denied one the guest chose some.
+            rule: Some(if decision.allowed { cut(&decision.rule) } else { self.summary.text(&decision.rule) }),
             decision: Some(if decision.allowed { Verdict::Allowed } else { Verdict::Denied }),
             arguments: self.summary.of(call, &self.policy),
             ..Line::of(event)
@@ -92,7 +93,7 @@ impl Observer for Recorder {
         let told = match (ended.call, line) {
             (_, before @ 1..) => Line {
                 function: Some(function.to_owned()),
-                rule: Some(self.summary.text(ended.rule)),
+                rule: Some(cut(ended.rule)),
                 before: Some(before),
                 ..Line::of(Event::After)
             },

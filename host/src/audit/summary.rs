@@ -5,7 +5,7 @@ use super::{Keys, PURPOSE_VALUES};
 use crate::catalog::HostKey;
 use crate::policy::storage::{ArtifactVerb, BucketVerb};
 use crate::policy::{Call, Policy};
-use crate::secret::{Redactor, Secret};
+use crate::secret::{MIN_SECRET_BYTES, Redactor, Secret};
 use zeroize::Zeroizing;
 
 /// Most arguments of one line; the rest is one hash.
@@ -86,7 +86,9 @@ impl Summary {
 
     fn argument(&self, name: &str, value: &str) -> Argument {
         let name = name.to_owned();
-        if holds_credentials(value) || self.redactor.text(value) != value {
+        // What is shorter than any secret holds none.
+        let is_long = value.len() >= MIN_SECRET_BYTES;
+        if is_long && (holds_credentials(value) || self.redactor.text(value) != value) {
             return Argument { name, value: None, hash: Some(self.hash(value)) };
         }
         let hash = (value.len() > MAX_TEXT_BYTES).then(|| self.hash(value));
@@ -147,7 +149,7 @@ mod tests {
             "postgresql://app:hunter2hunter2@db/shop",
             "redis://:hunter2hunter2@cache",
             "host=db Password = hunter2hunter2",
-            "token:abc",
+            "token:abcd",
         ] {
             let argument = summary.argument("argument", value);
             assert_eq!(argument.value, None, "{value}");

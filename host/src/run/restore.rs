@@ -155,13 +155,12 @@ impl Observer for Effects {
     }
 
     fn ended(&self, ended: &Ended<'_>) -> Result<()> {
-        // A write goes on while the guest makes other calls, and always changes something.
+        // A write goes on while the guest makes other calls, and nobody knows what one that failed has left.
         let behind = ended.call.is_none() && ended.function == "storage.bucket.write";
-        let changes = behind || self.pending.swap(false, Ordering::AcqRel);
-        // A program that was not there, or a call that was malformed, did nothing.
+        // Of the others, a program that was not there, or a call that was malformed, did nothing.
         let nothing =
             ended.error.is_some_and(|error| matches!(error.kind(), Kind::NotFound | Kind::Denied | Kind::Invalid));
-        if changes && !nothing {
+        if behind || (self.pending.swap(false, Ordering::AcqRel) && !nothing) {
             self.began.store(true, Ordering::Release);
         }
         self.inner.ended(ended)
