@@ -85,8 +85,8 @@ fn a_configuration_that_others_can_write_is_refused_with_4() {
 #[test]
 fn a_verb_that_is_not_built_says_what_to_use_now() {
     let directory = scratch(None);
-    insta::assert_snapshot!(whole(directory.path(), &["prune", "orders"]));
-    insta::assert_snapshot!(whole(directory.path(), &["plugin", "sign", "x", "--output", "json"]));
+    insta::assert_snapshot!(whole(directory.path(), &["copy", "orders"]));
+    insta::assert_snapshot!(whole(directory.path(), &["plugin", "push", "x", "--output", "json"]));
 }
 
 #[test]

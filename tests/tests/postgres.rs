@@ -386,7 +386,7 @@ fn a_backup_of_15_comes_back_in_18_and_that_server_in_another_one() {
         if same_version {
             check_same(&globals(&source), &globals(&target));
         }
-        id = job.backup();
+        id = job.backup_of_another_server();
         source = target;
     }
     let verdict = job.run(&["diagnose", "orders", "--output", "json"]).check_code(0).json();

@@ -176,6 +176,18 @@ secrets = {{ PGPASSWORD = {{ file = "password" }} }}
         made.json()["id"].as_str().expect("a backup has an id").to_owned()
     }
 
+    /// Makes the first backup of a server that took the place of another one: refused, until it is said
+    /// that this is on purpose.
+    #[track_caller]
+    pub fn backup_of_another_server(&self) -> String {
+        let refused = self.run(&["backup", "orders", "--output", "json"]).check_code(4).json();
+        let facts = refused["error"]["facts"].as_array().expect("facts");
+        let got = facts.iter().find(|fact| fact["name"] == "got").expect("the new source");
+        let source = got["value"].as_str().expect("an id of a server");
+        let made = self.run(&["backup", "orders", "--new-source", source, "--output", "json"]);
+        made.check_code(0).json()["id"].as_str().expect("a backup has an id").to_owned()
+    }
+
     /// Fails unless nothing of a backup is to be seen: no entry, no object, no upload under way.
     #[track_caller]
     pub fn check_nothing_stored(&self) {
