@@ -27,8 +27,10 @@ pub enum Job {
         /// Bytes; more than it has means again from its beginning.
         bytes: u64,
     },
-    /// So many artifacts of a line each.
+    /// So many artifacts of a line each, each the output of a command.
     Lines(u64),
+    /// So many artifacts of some bytes that the plugin makes itself.
+    Tiny(u64),
     /// A directory tree as one archive, with the plugin `bucket`.
     Tree(PathBuf),
 }
@@ -116,6 +118,7 @@ impl Host {
             Job::Stream { file, bytes } => {
                 (role(&["produce", &file.display().to_string(), &bytes.to_string(), &log]), String::new())
             }
+            Job::Tiny(n) => ("program = \"/bin/true\"\n".to_owned(), format!("artifacts = []\ntiny = {n}")),
             Job::Lines(n) => {
                 let names: Vec<_> = (0..*n).map(|n| format!("\"line-{n:06}\"")).collect();
                 (
