@@ -205,7 +205,9 @@ async fn dropping_the_handles_ends_the_program_inside_with_its_children() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_that_outlives_its_parent_in_the_container_is_ended() {
     let container = Container::start().unwrap();
-    let mut process = start(sh("sleep 1000 & echo ready; exit 0"), inside(&container, "orphan"), None).await.unwrap();
+    // It ends long after nobody reads its output any more, which is not its end.
+    let script = "sleep 1000 & echo ready; sleep 1; exit 0";
+    let mut process = start(sh(script), inside(&container, "orphan"), None).await.unwrap();
     let mut output = process.stdout().unwrap();
     assert_eq!(read_line(&mut output).await, "ready");
     drop(output);

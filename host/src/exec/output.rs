@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+/// How much of an output is read and thrown away after who read it has let go of it.
+const ABANDONED_BYTES: u64 = 1 << 20;
+
 /// The reading end of standard output before anybody reads it.
 #[derive(Debug)]
 pub(super) struct Pipe {
@@ -228,6 +231,13 @@ impl ByteSource for Stdout {
 
 impl Drop for Stdout {
     fn drop(&mut self) {
+        // A program that writes on sees a closed pipe soon. One that does not must not be told from one
+        // that was killed, only because its wrapper still writes the marker.
+        if let Some(pipe) = self.pipe.take()
+            && self.trailer.is_some()
+        {
+            self.handles.shared().drain(pipe, ABANDONED_BYTES);
+        }
         self.leash.release();
     }
 }

@@ -46,8 +46,8 @@ struct State {
     kill: Option<(Kill, &'static str)>,
     /// All handles are gone.
     released: bool,
-    /// Standard output that nobody takes.
-    drain: Option<OwnedFd>,
+    /// Standard output that nobody takes, and how much of it is thrown away before it is closed.
+    drain: Option<(OwnedFd, u64)>,
     /// Standard input that is held open.
     held: Option<OwnedFd>,
     input: Input,
@@ -121,9 +121,9 @@ impl Shared {
         self.wake();
     }
 
-    /// Throws standard output away from now on.
-    pub(super) fn drain(&self, pipe: OwnedFd) {
-        self.lock().drain = Some(pipe);
+    /// Throws at most so many bytes of standard output away from now on, then closes it.
+    pub(super) fn drain(&self, pipe: OwnedFd, most: u64) {
+        self.lock().drain = Some((pipe, most));
         self.wake();
     }
 
@@ -332,6 +332,7 @@ pub(super) fn start(
         tail,
         stderr: Some(stderr),
         drain: None,
+        drain_left: 0,
         peek,
         stage: Stage::Running,
         gone: None,
@@ -362,6 +363,7 @@ struct Supervisor {
     tail: Tail,
     stderr: Option<OwnedFd>,
     drain: Option<OwnedFd>,
+    drain_left: u64,
     /// Another reading end of standard input: how much of it was never read.
     peek: Option<OwnedFd>,
     stage: Stage,
@@ -375,7 +377,9 @@ impl Supervisor {
         loop {
             let (kill, released) = {
                 let mut state = self.shared.lock();
-                self.drain = state.drain.take().or(self.drain.take());
+                if let Some((pipe, most)) = state.drain.take() {
+                    (self.drain, self.drain_left) = (Some(pipe), most);
+                }
                 (state.kill.map(|(kill, _)| kill), state.released)
             };
             match self.gone {
@@ -462,7 +466,15 @@ impl Supervisor {
         // Looked at before the pipes: what a program wrote before its end is then in them.
         let gone = if self.gone.is_none() { self.look() } else { None };
         take(&mut self.stderr, |bytes| self.tail.push(bytes));
-        take(&mut self.drain, |_| self.shared.progress());
+        let mut left = self.drain_left;
+        take(&mut self.drain, |bytes| {
+            left = left.saturating_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            self.shared.progress();
+        });
+        self.drain_left = left;
+        if left == 0 {
+            self.drain = None;
+        }
         if gone.is_some() {
             self.gone = gone;
         }
