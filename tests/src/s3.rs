@@ -6,13 +6,12 @@
 use crate::{cached, free_port};
 use anyhow::{Context, Result, bail};
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use strongroom::secret::Secret;
 use strongroom::store::s3::{S3Credentials, S3Spec, S3Store};
+use xtask::bench::place::answers;
 
 /// Access key of every server here.
 pub const ACCESS_KEY: &str = "strongroom-test";
@@ -193,18 +192,4 @@ pub async fn keep_versions(port: u16) -> Result<()> {
     let versions = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
     client(port).put_bucket_versioning().bucket(BUCKET).versioning_configuration(versions).send().await?;
     Ok(())
-}
-
-/// Whether something there speaks HTTP. Servers listen before they can serve, and say 503 then.
-fn answers(port: u16) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
-        let mut head = [0; 12];
-        stream.read_exact(&mut head)?;
-        Ok(String::from_utf8_lossy(&head).into_owned())
-    };
-    // Nobody is let in without a signature, and that is an answer.
-    ask().is_ok_and(|head| head.starts_with("HTTP/1.1 4"))
 }

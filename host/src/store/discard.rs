@@ -134,15 +134,7 @@ impl Store for DiscardStore {
     }
 
     async fn versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
-        let (mut found, mut after) = (Vec::new(), None);
-        loop {
-            let mut page = self.list(prefix, after.as_deref()).await?;
-            after = page.next.take();
-            found.extend(ObjectVersion::of_page(page));
-            if after.is_none() {
-                return Ok(found);
-            }
-        }
+        ObjectVersion::of_all(self, prefix).await
     }
 
     async fn lock_of(&self, _version: &ObjectVersion) -> Result<Lock> {

@@ -2,7 +2,7 @@
 //!
 //! And the one way to remove something so that it costs nothing any more.
 
-use super::{Page, Store};
+use super::Store;
 use crate::error::{Kind, Result};
 use crate::id::ObjectKey;
 use jiff::Timestamp;
@@ -26,16 +26,24 @@ pub struct ObjectVersion {
 }
 
 impl ObjectVersion {
-    /// The objects of a page of a store that keeps no versions.
-    pub(super) fn of_page(page: Page) -> impl Iterator<Item = Self> {
-        page.objects.into_iter().map(|object| Self {
-            key: object.key,
-            id: None,
-            size: object.size,
-            modified: object.modified,
-            is_latest: true,
-            is_marker: false,
-        })
+    /// Every object under `prefix` of a store that keeps no versions, as the only version of its name.
+    pub(super) async fn of_all(store: &dyn Store, prefix: &str) -> Result<Vec<Self>> {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.list(prefix, after.as_deref()).await?;
+            found.extend(page.objects.into_iter().map(|object| Self {
+                key: object.key,
+                id: None,
+                size: object.size,
+                modified: object.modified,
+                is_latest: true,
+                is_marker: false,
+            }));
+            after = page.next;
+            if after.is_none() {
+                return Ok(found);
+            }
+        }
     }
 }
 

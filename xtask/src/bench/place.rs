@@ -209,7 +209,7 @@ fn s5cmd(peers: &Peers, port: u16) -> Result<command::Run> {
 }
 
 /// Whether something there speaks HTTP and serves. Servers listen before they can, and say 503 then.
-fn answers(port: u16) -> bool {
+pub fn answers(port: u16) -> bool {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;

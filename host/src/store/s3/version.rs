@@ -70,7 +70,7 @@ impl S3Store {
     /// Every version under `prefix`, or every object of a bucket without versions.
     pub(super) async fn all_versions(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
         if !self.has_versions().await? {
-            return self.all_objects(prefix).await;
+            return ObjectVersion::of_all(self, prefix).await;
         }
         let (mut found, mut key_marker, mut id_marker) = (Vec::new(), None, None);
         loop {
@@ -109,18 +109,6 @@ impl S3Store {
                 return Ok(found);
             }
             (key_marker, id_marker) = (output.next_key_marker, output.next_version_id_marker);
-        }
-    }
-
-    async fn all_objects(&self, prefix: &str) -> Result<Vec<ObjectVersion>> {
-        let (mut found, mut after) = (Vec::new(), None);
-        loop {
-            let mut page = self.list(prefix, after.as_deref()).await?;
-            after = page.next.take();
-            found.extend(ObjectVersion::of_page(page));
-            if after.is_none() {
-                return Ok(found);
-            }
         }
     }
 
