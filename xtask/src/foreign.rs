@@ -59,7 +59,7 @@ fn python(workspace: &Workspace, folder: &Path, scratch: &Path) -> Result<PathBu
     command::run(tool.join("bin/componentize-py"))
         .arg("-d")
         .arg(workspace.root.join("wit"))
-        .args(["-w", "plugin", "componentize", "app", "-p", ".", "-o"])
+        .args(["-w", "commands", "componentize", "app", "-p", ".", "-o"])
         .arg(scratch)
         .dir(folder)
         .env("PYTHONPATH", &tool)
@@ -76,7 +76,7 @@ fn javascript(workspace: &Workspace, folder: &Path, scratch: &Path) -> Result<Pa
         .arg(folder.join("app.js"))
         .arg("-w")
         .arg(workspace.root.join("wit"))
-        .args(["-n", "plugin", "--backend", "quickjs", "--backend-qjs-disable-async", "--backend-qjs-stub-wasi", "-o"])
+        .args(["-n", "commands", "--backend", "quickjs", "--backend-qjs-disable-async", "--backend-qjs-stub-wasi", "-o"])
         .arg(scratch)
         .dir(&tool)
         .read()?;
