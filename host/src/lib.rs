@@ -5,7 +5,7 @@
 //!
 //! | level | modules |
 //! | --- | --- |
-//! | 0 | `error`, `id`, `keytext`, `unit`, `secret`, `clock`, `failpoint` |
+//! | 0 | `error`, `id`, `keytext`, `unit`, `secret`, `clock`, `failpoint`, `footprint` |
 //! | 1 | `policy` (pure), `stream`, `record` |
 //! | 2 | `store`, `bucket`, `exec` (never each other) |
 //! | 3 | `plugin` (the only user of wasmtime), `catalog` |
@@ -21,6 +21,7 @@ pub mod config;
 pub mod error;
 pub mod exec;
 pub mod failpoint;
+pub mod footprint;
 pub mod id;
 pub mod keytext;
 pub mod plugin;

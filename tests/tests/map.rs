@@ -9,7 +9,7 @@ use strongroom_tests::{files, root};
 
 /// Modules of the host by level, lowest first. A module imports from the levels below its own.
 const LEVELS: &[&[&str]] = &[
-    &["error", "id", "unit", "secret", "clock", "keytext", "failpoint"],
+    &["error", "id", "unit", "secret", "clock", "keytext", "failpoint", "footprint"],
     &["policy", "stream", "record"],
     &["store", "bucket", "exec"],
     &["plugin", "catalog"],

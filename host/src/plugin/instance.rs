@@ -78,7 +78,10 @@ impl Instance {
             started = tokio::time::timeout(limits.wall_clock, plugin.pre().instantiate_async(&mut store)) => started,
         };
         match started {
-            Ok(Ok(guest)) => Ok(Self { store, guest, ending }),
+            Ok(Ok(guest)) => {
+                crate::footprint::forget_start();
+                Ok(Self { store, guest, ending })
+            }
             Ok(Err(error)) => Err(ending.stopped("its own initialisation", store.data(), &error)),
             Err(_) => Err(ending.spent(Limit::WallClock)),
         }

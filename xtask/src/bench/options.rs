@@ -5,7 +5,7 @@ use super::rows::ROWS;
 use anyhow::{Context, Result, bail};
 
 /// Plaintext of a run unless told otherwise, in bytes: so much that starting up is a small part of it.
-const BYTES: u64 = 512 << 20;
+const BYTES: u64 = 1 << 30;
 /// Plaintext of a quick run, in bytes.
 const QUICK_BYTES: u64 = 64 << 20;
 /// Rounds of a row unless told otherwise.

@@ -1,0 +1,108 @@
+//! What the process keeps in memory without needing it: the code that only its start used.
+//!
+//! Reading a configuration, preparing TLS and loading a plugin touches code all over the program,
+//! and the kernel maps the pages around each place along with it: some 24 MiB that a long transfer
+//! would carry from its first to its last byte. This module never touches memory that was written.
+
+/// Unmaps the pages of the program's own code and constants. Those that are used again come back from
+/// the page cache as they are needed, in neighbourhoods of 64 KiB.
+///
+/// Called between the start of a run and its first byte. Does nothing where the kernel does not
+/// tell what is mapped.
+#[cfg(target_os = "linux")]
+pub fn forget_start() {
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
+    let Ok(program) = std::env::current_exe() else { return };
+    for code in code_of(&maps, &program.to_string_lossy()) {
+        advise(code, libc::MADV_DONTNEED);
+    }
+}
+
+/// Nothing is known of the pages elsewhere.
+#[cfg(not(target_os = "linux"))]
+pub fn forget_start() {}
+
+/// Where the program's code and constants are mapped: what can be executed and not be written, and the
+/// beginning of its file. Other mappings that can only be read were written by relocations before.
+#[cfg(target_os = "linux")]
+fn code_of(maps: &str, program: &str) -> Vec<std::ops::Range<usize>> {
+    let range = |line: &str| {
+        let mut fields = line.splitn(6, ' ');
+        let (addresses, rights, offset) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_beginning = offset.bytes().all(|digit| digit == b'0');
+        let is_written = !(rights == "r-xp" || (rights == "r--p" && is_beginning));
+        if is_written || fields.nth(2)?.trim_start() != program {
+            return None;
+        }
+        let (start, end) = addresses.split_once('-')?;
+        Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+    };
+    maps.lines().filter_map(range).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "no safe interface takes pages of the program's own code")]
+fn advise(code: std::ops::Range<usize>, advice: libc::c_int) {
+    let start = std::ptr::with_exposed_provenance_mut::<libc::c_void>(code.start);
+    // SAFETY: the range is a private mapping of the program's file that is never written (its rights say so, and
+    // relocations change other mappings), so a page that is dropped is read again with the same bytes when it is
+    // next used, by this thread or any other. What Rust allocates is not in it.
+    let result = unsafe { libc::madvise(start, code.len(), advice) };
+    if result != 0 {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "the kernel keeps the pages of the program");
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_code_and_constants_of_the_program_itself_are_taken() {
+        let maps = "\
+            55d0-55d8 r--p 00000000 00:1f 42      /opt/a b/strongroom\n\
+            55d8-55e0 r-xp 00008000 00:1f 42      /opt/a b/strongroom\n\
+            55e0-55e8 r--p 00010000 00:1f 42      /opt/a b/strongroom\n\
+            55e0-55e8 rw-p 00010000 00:1f 42      /opt/a b/strongroom\n\
+            55e8-55f0 rwxp 00010000 00:1f 42      /opt/a b/strongroom\n\
+            7000-7008 r-xp 00000000 00:1f 43      /usr/lib/libc.so.6\n\
+            7008-7010 r-xp 00000000 00:00 0 \n\
+            7010-7018 r-xp 00000000 00:1f 44      /opt/a b/strongroom (deleted)\n\
+            broken\n";
+        assert_eq!(code_of(maps, "/opt/a b/strongroom"), [0x55d0..0x55d8, 0x55d8..0x55e0]);
+    }
+
+    /// KiB of the program's own code that are mapped.
+    fn resident() -> u64 {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let program = std::env::current_exe().unwrap();
+        let (mut is_code, mut kib) = (false, 0);
+        for line in smaps.lines() {
+            if let Some(rss) = line.strip_prefix("Rss:") {
+                let rss: u64 = rss.trim().trim_end_matches(" kB").parse().unwrap();
+                kib += if is_code { rss } else { 0 };
+            } else if line.split(' ').nth(1).is_some_and(|rights| rights.len() == 4) {
+                is_code = line.contains(" r-xp ") && line.ends_with(&*program.to_string_lossy());
+            }
+        }
+        kib
+    }
+
+    #[test]
+    fn code_that_was_dropped_runs_on() {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let program = std::env::current_exe().unwrap();
+        for code in code_of(&maps, &program.to_string_lossy()) {
+            advise(code, libc::MADV_POPULATE_READ);
+        }
+        let before = resident();
+        forget_start();
+        let after = resident();
+        assert!(after < before / 2, "{before} KiB were mapped, and {after} KiB are");
+        let threads: Vec<_> = (0..4).map(|n| std::thread::spawn(move || format!("{n}").repeat(1000))).collect();
+        for thread in threads {
+            forget_start();
+            assert_eq!(thread.join().unwrap().len(), 1000);
+        }
+    }
+}
