@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::{digest, hmac};
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +37,11 @@ pub enum Act {
     TruncateResponse(usize),
     /// Reads the request and then does nothing for this long.
     Stall(Duration),
+    /// Passes the request on, and then does nothing for this long instead of answering.
+    HoldAnswer(Duration),
+    /// Passes the request on and answers with a `Date` that is this much later: for whoever asks the server for
+    /// the time, everything in it is that much older.
+    Later(Duration),
     /// Closes the connection at once.
     Drop,
     /// Flips a bit in the middle of the request's body.
@@ -199,6 +205,13 @@ fn with_old_day(authorization: &str) -> Option<String> {
     Some(format!("{before}Credential={key}/{OLD_DAY}{}", scope.get(8..)?))
 }
 
+/// An HTTP date, moved.
+fn later(date: &str, by: Duration) -> Result<String> {
+    let date = DateTime::from_str(date, DateTimeFormat::HttpDate)?;
+    let moved = DateTime::from_secs(date.secs() + i64::try_from(by.as_secs())?);
+    Ok(moved.fmt(DateTimeFormat::HttpDate)?)
+}
+
 fn error_body(code: &str, message: &str) -> String {
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>"
@@ -341,6 +354,17 @@ impl Shared {
             let mut response = self.forward(&mut server, &request, &method).await?;
             match act {
                 Some(Act::LoseAnswer) => return reset(client),
+                Some(Act::HoldAnswer(wait)) => {
+                    tokio::time::sleep(wait).await;
+                    return Ok(());
+                }
+                Some(Act::Later(by)) => {
+                    for (_, value) in response.headers.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case("date"))
+                    {
+                        *value = later(value, by)?;
+                    }
+                    send(&mut client, &response, &method).await?;
+                }
                 Some(Act::ErrorInOk(code)) => {
                     send(&mut client, &Message::answer(200, &error_body(code, "it went wrong")), &method).await?;
                 }

@@ -9,11 +9,14 @@ use super::blocking::wait_for;
 use super::budget::{Buffer, Transfer, worker_failed};
 use super::digest::{self, PieceDigest, Tree};
 use super::frame::FRAME_BYTES;
+use super::level::{SharedLevel, WINDOW, Waits};
 use super::seal::{self, CHUNK_BYTES, PayloadKey, Recipients, SEALED_CHUNK_BYTES};
 use super::tail::{MAX_FRAMES_PER_SEGMENT, Tail};
 use crate::error::{Error, Result};
 use bytes::Bytes;
+use std::cell::Cell;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +70,44 @@ pub(super) struct Assembler {
     pub(super) max_segment_bytes: u64,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) cancel: CancellationToken,
+    /// Of a transfer whose level follows what it waits for.
+    pub(super) follower: Option<Follower>,
+}
+
+/// Measures what the assembler waits for, and says so once in a while.
+#[derive(Default)]
+pub(super) struct Follower {
+    waits: Cell<Waits>,
+    n_frames: Cell<u32>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy)]
+enum For {
+    Store,
+    Workers,
+    Source,
+}
+
+impl Follower {
+    fn waited(&self, what: For, time: Duration) {
+        let mut waits = self.waits.get();
+        match what {
+            For::Store => waits.store += time,
+            For::Workers => waits.workers += time,
+            For::Source => waits.source += time,
+        }
+        self.waits.set(waits);
+    }
+
+    /// One more frame has passed.
+    fn passed(&self, level: &SharedLevel) {
+        self.n_frames.set(self.n_frames.get() + 1);
+        if self.n_frames.get() == WINDOW {
+            level.follow(self.waits.take());
+            self.n_frames.set(0);
+        }
+    }
 }
 
 impl Assembler {
@@ -84,8 +125,8 @@ impl Assembler {
         let (mut tree, mut size, mut number) = (Tree::default(), 0, 0);
         let mut open: Option<OpenSegment<'_>> = None;
         loop {
-            let frame = match self.until_cancelled(frames.recv())? {
-                Some(Ordered::Frame(frame)) => self.until_cancelled(frame)?.map_err(worker_failed)??,
+            let frame = match self.wait(For::Source, frames.recv())? {
+                Some(Ordered::Frame(frame)) => self.wait(For::Workers, frame)?.map_err(worker_failed)??,
                 Some(Ordered::End) => break,
                 Some(Ordered::Failed(error)) => return Err(error),
                 None => return Err(Error::failed("the thread that reads the source stopped without an end")),
@@ -106,6 +147,9 @@ impl Assembler {
             segment.tail.push(stored_bytes, plain_bytes, frame.digest.chaining);
             tree.push(&frame.digest);
             size += u64::from(plain_bytes);
+            if let Some(follower) = &self.follower {
+                follower.passed(self.transfer.budget().level());
+            }
         }
         match open {
             Some(last) => last.finish(true)?,
@@ -115,8 +159,13 @@ impl Assembler {
         Ok((size, blake3))
     }
 
-    fn until_cancelled<F: Future>(&self, future: F) -> Result<F::Output> {
-        until_cancelled(&self.cancel, future)
+    /// As [`until_cancelled`], measured where the level follows it.
+    fn wait<F: Future>(&self, what: For, future: F) -> Result<F::Output> {
+        let Some(follower) = &self.follower else { return until_cancelled(&self.cancel, future) };
+        let began = Instant::now();
+        let done = until_cancelled(&self.cancel, future);
+        follower.waited(what, began.elapsed());
+        done
     }
 }
 
@@ -275,7 +324,7 @@ impl<'a> OpenSegment<'a> {
 
     fn need_part(&mut self) -> Result<()> {
         if self.part.is_none() {
-            let permit = self.to.until_cancelled(self.to.transfer.part_permit())?;
+            let permit = self.to.wait(For::Store, self.to.transfer.part_permit())?;
             let buffer = self.to.transfer.budget().part_buffer().with(permit);
             self.part = Some(Part { buffer, filled: 0, messages: Vec::new() });
         }
