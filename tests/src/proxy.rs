@@ -198,11 +198,11 @@ impl Message {
 /// A day long before any test.
 const OLD_DAY: &str = "20200101";
 
-/// An authorization header whose scope begins with another day.
-fn with_old_day(authorization: &str) -> Option<String> {
+/// An authorization header whose scope begins with this day.
+fn on_day(authorization: &str, day: &str) -> Option<String> {
     let (before, credential) = authorization.split_once("Credential=")?;
     let (key, scope) = credential.split_once('/')?;
-    Some(format!("{before}Credential={key}/{OLD_DAY}{}", scope.get(8..)?))
+    Some(format!("{before}Credential={key}/{day}{}", scope.get(8..)?))
 }
 
 /// An HTTP date, moved.
@@ -344,11 +344,12 @@ impl Shared {
                         if name.eq_ignore_ascii_case("x-amz-date") {
                             value.replace_range(..8, OLD_DAY);
                         } else if name.eq_ignore_ascii_case("authorization") {
-                            *value = with_old_day(value).context("no date in the signature")?;
+                            *value = on_day(value, OLD_DAY).context("no date in the signature")?;
                         }
                     }
                     self.strip(&mut request, &method, &target, &[])?;
                 }
+                Some(Act::Later(_)) => self.sign_now(&mut request, &method, &target)?,
                 _ => {}
             }
             let mut response = self.forward(&mut server, &request, &method).await?;
@@ -417,6 +418,19 @@ impl Shared {
             *server = None;
         }
         Ok(response)
+    }
+
+    /// Signs with the time of this machine: a client believes the time that it was told, and the server does not.
+    fn sign_now(&self, request: &mut Message, method: &str, target: &str) -> Result<()> {
+        let now = strongroom::clock::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        for (name, value) in &mut request.headers {
+            if name.eq_ignore_ascii_case("x-amz-date") {
+                value.clone_from(&now);
+            } else if name.eq_ignore_ascii_case("authorization") {
+                *value = on_day(value, &now[..8]).context("no date in the signature")?;
+            }
+        }
+        self.strip(request, method, target, &[])
     }
 
     /// Removes headers, from the signature as well (AWS Signature Version 4).

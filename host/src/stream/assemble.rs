@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use bytes::Bytes;
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -79,13 +80,18 @@ pub(super) struct Assembler {
 pub(super) struct Follower {
     waits: Cell<Waits>,
     n_frames: Cell<u32>,
+    /// Parts that no worker has sealed yet.
+    n_unsealed: Arc<AtomicUsize>,
 }
 
 /// What is waited for.
 #[derive(Clone, Copy)]
 enum For {
-    Store,
-    Workers,
+    /// Room for another part.
+    Part,
+    /// A frame that was read.
+    Frame,
+    /// A frame that is to be read.
     Source,
 }
 
@@ -93,8 +99,9 @@ impl Follower {
     fn waited(&self, what: For, time: Duration) {
         let mut waits = self.waits.get();
         match what {
-            For::Store => waits.store += time,
-            For::Workers => waits.workers += time,
+            // What held the others up until now: before the store has a part, a worker seals it.
+            For::Part if self.n_unsealed.load(Ordering::Relaxed) == 0 => waits.store += time,
+            For::Part | For::Frame => waits.workers += time,
             For::Source => waits.source += time,
         }
         self.waits.set(waits);
@@ -126,7 +133,7 @@ impl Assembler {
         let mut open: Option<OpenSegment<'_>> = None;
         loop {
             let frame = match self.wait(For::Source, frames.recv())? {
-                Some(Ordered::Frame(frame)) => self.wait(For::Workers, frame)?.map_err(worker_failed)??,
+                Some(Ordered::Frame(frame)) => self.wait(For::Frame, frame)?.map_err(worker_failed)??,
                 Some(Ordered::End) => break,
                 Some(Ordered::Failed(error)) => return Err(error),
                 None => return Err(Error::failed("the thread that reads the source stopped without an end")),
@@ -324,7 +331,7 @@ impl<'a> OpenSegment<'a> {
 
     fn need_part(&mut self) -> Result<()> {
         if self.part.is_none() {
-            let permit = self.to.wait(For::Store, self.to.transfer.part_permit())?;
+            let permit = self.to.wait(For::Part, self.to.transfer.part_permit())?;
             let buffer = self.to.transfer.budget().part_buffer().with(permit);
             self.part = Some(Part { buffer, filled: 0, messages: Vec::new() });
         }
@@ -343,7 +350,17 @@ impl<'a> OpenSegment<'a> {
         let offset = u64::from(self.n_parts) * part.buffer.len() as u64;
         self.n_parts += 1;
         let key = self.sealing.as_ref().map(|sealing| sealing.key.clone());
-        let sealed = self.to.transfer.budget().submit(move |_| seal_part(part, key.as_deref(), offset, is_only));
+        let n_unsealed = self.to.follower.as_ref().map(|follower| follower.n_unsealed.clone());
+        if let Some(n_unsealed) = &n_unsealed {
+            n_unsealed.fetch_add(1, Ordering::Relaxed);
+        }
+        let sealed = self.to.transfer.budget().submit(move |_| {
+            let sealed = seal_part(part, key.as_deref(), offset, is_only);
+            if let Some(n_unsealed) = n_unsealed {
+                n_unsealed.fetch_sub(1, Ordering::Relaxed);
+            }
+            sealed
+        });
         self.tell(Event::Part { segment: self.number, number: self.n_parts, sealed });
     }
 
