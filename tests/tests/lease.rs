@@ -122,7 +122,10 @@ async fn a_lease_in_a_bucket_with_versions_leaves_one_version() {
         // Some renewals, of which each is a version.
         let trace = host.sandbox.path("trace");
         let wait = "while [ $(grep -c lease.renewed trace) -lt 3 ]; do sleep 0.05; done; echo data";
-        host.configure(&Setup { produce: sh(&format!("cd {}; {wait}", host.sandbox.dir().display())), ..setup_at(server.port(), BUCKET) });
+        host.configure(&Setup {
+            produce: sh(&format!("cd {}; {wait}", host.sandbox.dir().display())),
+            ..setup_at(server.port(), BUCKET)
+        });
         std::fs::write(&trace, "").unwrap();
         for _ in 0..2 {
             let fail = format!("lease=300,trace={}", trace.display());

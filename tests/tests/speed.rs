@@ -107,9 +107,12 @@ async fn every_byte_of_a_body_goes_through_the_limit_of_its_direction() {
 fn a_level_that_follows_its_store_is_higher_behind_a_slow_one_and_not_behind_a_fast_one() {
     /// By which the header of an age file differs from that of another one, at most: it holds some noise.
     const HEADERS: u64 = 1000;
-    // Small parts, so that few of them are on their way; lines that a higher level makes smaller.
+    // Small parts, so that few of them are on their way; text that each level makes smaller than the one before,
+    // which is not so of everything.
+    let sources = strongroom_tests::root().join("host/src");
+    let produce = format!("for n in $(seq 20); do find {} -name '*.rs' -exec cat {{}} +; done", sources.display());
     let setup = |level: &str| Setup {
-        produce: sh("seq 1 5000000"),
+        produce: sh(&produce),
         store: format!("part_bytes = \"256KiB\"\n{level}"),
         ..Setup::default()
     };
@@ -125,7 +128,7 @@ fn a_level_that_follows_its_store_is_higher_behind_a_slow_one_and_not_behind_a_f
     let fast = stored("level = \"auto\"", &["--dry-run"]);
     assert!(fast + HEADERS >= fixed, "{fast} and not {fixed} bytes or more");
     // No processor is as slow as this.
-    let slow = stored("level = \"auto\"\nupload_rate = \"512KiB\"", &[]);
+    let slow = stored("level = \"auto\"\nupload_rate = \"2MiB\"", &[]);
     assert!(slow + HEADERS < fixed, "{slow} and not less than {fixed} bytes");
     relay.run(&["verify", "orders", "latest", "--depth", "contents"]).check_code(0);
     let shown = relay.run(&["show", "orders", "latest", "--output", "json"]).check_code(0).json();

@@ -297,12 +297,7 @@ async fn bring_back(store: &Arc<dyn Store>, key: &ObjectKey) -> Result<()> {
 /// Asks for a replacement that must be refused, since what it would replace is not there.
 ///
 /// Errors: `Invalid` when it is not refused, or the store does not know the condition.
-async fn refuses_others(
-    store: &Arc<dyn Store>,
-    request: &Request,
-    mine: &LeaseFile,
-    stale: Condition,
-) -> Result<()> {
+async fn refuses_others(store: &Arc<dyn Store>, request: &Request, mine: &LeaseFile, stale: Condition) -> Result<()> {
     let other = LeaseFile { counter: mine.counter.wrapping_add(1), ..mine.clone() };
     match store.put(&layout::lease(&request.job)?, encode(&other)?, stale).await {
         Err(error) if error.kind() == Kind::Conflict => Ok(()),

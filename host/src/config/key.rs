@@ -227,10 +227,7 @@ static STORE: Section = Section {
         ),
         may(
             "level",
-            Shape::Union(&[
-                Shape::Whole(1, 19),
-                Shape::Word(&Words { known: &["auto"], not_built: &[] }),
-            ]),
+            Shape::Union(&[Shape::Whole(1, 19), Shape::Word(&Words { known: &["auto"], not_built: &[] })]),
             "zstd level, 1 to 19; 2 unless set. \"auto\": from 1 to 6, higher while the store is what a backup waits for, lower while the processor is.",
         ),
         may(

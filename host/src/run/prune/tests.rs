@@ -255,7 +255,10 @@ async fn what_was_not_shown_keeps_what_it_needs() {
     w.backup(&[]).await;
     let request = w.request();
     let shown = plan(&request).await.unwrap();
-    assert_eq!(shown.removed().map(|planned| planned.listed.id.clone()).collect::<Vec<_>>(), std::slice::from_ref(&full));
+    assert_eq!(
+        shown.removed().map(|planned| planned.listed.id.clone()).collect::<Vec<_>>(),
+        std::slice::from_ref(&full)
+    );
     // Meanwhile one is made that needs it, and another one because of which no rule keeps that.
     let increment = w.backup(&[&full]).await;
     w.backup(&[]).await;

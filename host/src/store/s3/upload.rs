@@ -1,10 +1,10 @@
 //! An object on its way into a bucket: one PUT, or a multipart upload of unknown length.
 
+use super::S3Store;
 use super::body::Progress;
 use super::checksum::{Algorithm, Sums, Verdict, decode32, encode32, encode64};
 use super::failure::Failure;
 use super::write::Found;
-use super::S3Store;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Point};
 use crate::id::ObjectKey;

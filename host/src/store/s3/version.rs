@@ -235,7 +235,8 @@ mod tests {
 
     #[test]
     fn a_retention_is_read_under_any_root_and_nothing_else_is_taken_for_one() {
-        let answer = |inside: &str| format!("<?xml version=\"1.0\"?>\n<ObjectLockRetention>{inside}</ObjectLockRetention>");
+        let answer =
+            |inside: &str| format!("<?xml version=\"1.0\"?>\n<ObjectLockRetention>{inside}</ObjectLockRetention>");
         let date = "<RetainUntilDate>2026-11-30T00:00:00Z</RetainUntilDate>";
         let until = "2026-11-30T00:00:00Z".parse().unwrap();
         for (mode, word) in [("GOVERNANCE", "governance"), ("COMPLIANCE", "compliance")] {

@@ -66,7 +66,8 @@ fn check_gets_to(until: i32, part: Duration) {
     let kit = Kit::new();
     let reached = Arc::new(Mutex::new(false));
     let text = text(FRAME_BYTES);
-    let source = Until { budget: kit.budget.clone(), until, left_bytes: 1 << 30, text: text.clone(), reached: reached.clone() };
+    let source =
+        Until { budget: kit.budget.clone(), until, left_bytes: 1 << 30, text: text.clone(), reached: reached.clone() };
     let memory = MemorySegments::default();
     let options = WriteOptions { compression: Compression::Auto, ..options() };
     let name = options.name.clone();
