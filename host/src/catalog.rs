@@ -165,6 +165,25 @@ impl Catalog {
     /// Every folder of `job`: its backups, oldest first, and the folders in which no record is seen.
     pub async fn survey(&self, job: &Label) -> Result<Survey> {
         let folders = self.store.folders(&format!("{job}/")).await?;
+        self.survey_of(job, folders).await
+    }
+
+    /// As [`Catalog::survey`], and those folders in which every name was deleted while versions are left: of a
+    /// run that could only hide what the store had locked, and of a backup that somebody hid. A store that does
+    /// not let versions be listed shows what has a name.
+    pub async fn survey_of_versions(&self, job: &Label) -> Result<Survey> {
+        let prefix = format!("{job}/");
+        // Both: no quirk of a server in listing versions may hide a backup that has its name.
+        let mut folders: BTreeSet<String> = self.store.folders(&prefix).await?.into_iter().collect();
+        match self.store.folders_of_versions(&prefix).await {
+            Ok(more) => folders.extend(more),
+            Err(error) if error.is_retryable() || error.kind() == Kind::Cancelled => return Err(error),
+            Err(error) => tracing::debug!(%job, %error, "versions cannot be listed"),
+        }
+        self.survey_of(job, folders.into_iter().collect()).await
+    }
+
+    async fn survey_of(&self, job: &Label, folders: Vec<String>) -> Result<Survey> {
         let ids = folders.into_iter().filter_map(|name| name.parse::<BackupId>().ok());
         let mut found = stream::iter(ids)
             .map(|id| async move {

@@ -181,7 +181,7 @@ named! {
         AcceptBrokenInput = "accept-broken-input",
         /// The key of a payload is derived in a way of our own.
         OwnPayloadKey = "own-payload-key",
-        /// One part in sixteen stays in memory for ever.
+        /// One part in eight stays in memory for ever.
         KeepParts = "keep-parts",
         /// The closing frames of segments have other numbers than those that were released.
         OtherTail = "other-tail",

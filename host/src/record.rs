@@ -89,6 +89,8 @@ pub struct IndexAnchor {
 impl BackupRecord {
     /// The name in `extra` under which the anchor is.
     pub const AUDIT: &'static str = "audit";
+    /// The name in `extra` under which the compression level is, where it was not a fixed one: `"auto"`.
+    pub const LEVEL: &'static str = "level";
 
     /// The anchor of the audit log, if the record has one that this version reads.
     pub fn audit(&self) -> Option<AuditAnchor> {

@@ -31,7 +31,7 @@ use crate::policy::{Grants, Occasion, Policy, Verb};
 use crate::progress::Progress;
 use crate::record::{BackupRecord, HostIdentity, Outcome};
 use crate::store::Store;
-use crate::stream::{Budget, Identity, Recipients};
+use crate::stream::{Budget, Compression, Identity, Recipients};
 use scratch::Scratch;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -95,8 +95,8 @@ pub struct Job {
 pub struct Sealing {
     /// Who can open them; `None` without encryption.
     pub recipients: Option<Arc<Recipients>>,
-    /// zstd level.
-    pub level: i32,
+    /// How hard, where a plugin does not say that it is of no use.
+    pub compression: Compression,
     /// Parts of a segment; how large they are and how many are under way is the budget's.
     pub parts_per_segment: u32,
 }

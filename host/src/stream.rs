@@ -6,7 +6,7 @@
 //! | stage | its inverse |
 //! | --- | --- |
 //! | [`writer`]: read, in order | [`reader`]: hand out, in order |
-//! | [`frame`]: compress 2 MiB | [`frame`]: decompress |
+//! | [`frame`]: compress 2 MiB, as hard as [`level`] says | [`frame`]: decompress |
 //! | [`digest`]: chaining values, merged | [`digest`]: each frame compared |
 //! | `assemble` and [`tail`]: segments | `index`: tails parsed and proven |
 //! | [`seal`]: age | [`seal`]: age |
@@ -22,6 +22,7 @@ mod check;
 pub mod digest;
 pub mod frame;
 mod index;
+pub mod level;
 pub mod memory;
 pub mod pipe;
 pub mod reader;

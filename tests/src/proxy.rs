@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, bail};
 use aws_lc_rs::{digest, hmac};
+use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +37,11 @@ pub enum Act {
     TruncateResponse(usize),
     /// Reads the request and then does nothing for this long.
     Stall(Duration),
+    /// Passes the request on, and then does nothing for this long instead of answering.
+    HoldAnswer(Duration),
+    /// Passes the request on and answers with a `Date` that is this much later: for whoever asks the server for
+    /// the time, everything in it is that much older.
+    Later(Duration),
     /// Closes the connection at once.
     Drop,
     /// Flips a bit in the middle of the request's body.
@@ -192,11 +198,18 @@ impl Message {
 /// A day long before any test.
 const OLD_DAY: &str = "20200101";
 
-/// An authorization header whose scope begins with another day.
-fn with_old_day(authorization: &str) -> Option<String> {
+/// An authorization header whose scope begins with this day.
+fn on_day(authorization: &str, day: &str) -> Option<String> {
     let (before, credential) = authorization.split_once("Credential=")?;
     let (key, scope) = credential.split_once('/')?;
-    Some(format!("{before}Credential={key}/{OLD_DAY}{}", scope.get(8..)?))
+    Some(format!("{before}Credential={key}/{day}{}", scope.get(8..)?))
+}
+
+/// An HTTP date, moved.
+fn later(date: &str, by: Duration) -> Result<String> {
+    let date = DateTime::from_str(date, DateTimeFormat::HttpDate)?;
+    let moved = DateTime::from_secs(date.secs() + i64::try_from(by.as_secs())?);
+    Ok(moved.fmt(DateTimeFormat::HttpDate)?)
 }
 
 fn error_body(code: &str, message: &str) -> String {
@@ -331,16 +344,28 @@ impl Shared {
                         if name.eq_ignore_ascii_case("x-amz-date") {
                             value.replace_range(..8, OLD_DAY);
                         } else if name.eq_ignore_ascii_case("authorization") {
-                            *value = with_old_day(value).context("no date in the signature")?;
+                            *value = on_day(value, OLD_DAY).context("no date in the signature")?;
                         }
                     }
                     self.strip(&mut request, &method, &target, &[])?;
                 }
+                Some(Act::Later(_)) => self.sign_now(&mut request, &method, &target)?,
                 _ => {}
             }
             let mut response = self.forward(&mut server, &request, &method).await?;
             match act {
                 Some(Act::LoseAnswer) => return reset(client),
+                Some(Act::HoldAnswer(wait)) => {
+                    tokio::time::sleep(wait).await;
+                    return Ok(());
+                }
+                Some(Act::Later(by)) => {
+                    for (_, value) in response.headers.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case("date"))
+                    {
+                        *value = later(value, by)?;
+                    }
+                    send(&mut client, &response, &method).await?;
+                }
                 Some(Act::ErrorInOk(code)) => {
                     send(&mut client, &Message::answer(200, &error_body(code, "it went wrong")), &method).await?;
                 }
@@ -393,6 +418,19 @@ impl Shared {
             *server = None;
         }
         Ok(response)
+    }
+
+    /// Signs with the time of this machine: a client believes the time that it was told, and the server does not.
+    fn sign_now(&self, request: &mut Message, method: &str, target: &str) -> Result<()> {
+        let now = strongroom::clock::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        for (name, value) in &mut request.headers {
+            if name.eq_ignore_ascii_case("x-amz-date") {
+                value.clone_from(&now);
+            } else if name.eq_ignore_ascii_case("authorization") {
+                *value = on_day(value, &now[..8]).context("no date in the signature")?;
+            }
+        }
+        self.strip(request, method, target, &[])
     }
 
     /// Removes headers, from the signature as well (AWS Signature Version 4).

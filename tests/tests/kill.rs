@@ -10,9 +10,14 @@ use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use strongroom::failpoint::Point;
+use strongroom::store::Store;
+use strongroom::store::s3::{S3Spec, S3Store};
+use strongroom_tests::behind::Seen;
 use strongroom_tests::documents::Documents;
+use strongroom_tests::proxy::{Act, Proxy, Rule};
 use strongroom_tests::relay::{Relay, Setup, sh};
 use strongroom_tests::s3::{self, ACCESS_KEY, S3Server, SECRET_KEY, Server};
 use strongroom_tests::{Output, Sandbox, wait_until};
@@ -23,6 +28,11 @@ use xtask::soak;
 const KILLS_PER_WORLD: usize = 8;
 /// A lease that stood still for this long is taken over: the shortest that a lease may ask for is 200 ms.
 const IN_A_HURRY: &str = "lease=300";
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// After this long, what belongs to no backup is taken to be left.
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +47,8 @@ enum Deed {
     Restore,
     /// Removes the records of backups that no rule keeps.
     Prune,
-    /// Removes what killed runs left and what is old; local stores only, where a test can make it old.
+    /// Removes what killed runs left and what is old. Files of a local store are made old; of a bucket the prune
+    /// is told a later time.
     PruneOrphans,
 }
 
@@ -94,6 +105,34 @@ struct Shape {
     store: &'static str,
     produce: &'static str,
     artifacts: &'static [&'static str],
+    /// Of a bucket: how its time is told.
+    bucket: Option<Bucket>,
+}
+
+/// A bucket that a test asks by itself, and whose time a prune is told.
+#[derive(Clone, Debug)]
+struct Bucket {
+    server: u16,
+    /// Goes between the prune that removes what is old and the server.
+    proxy: Arc<Proxy>,
+    /// Of the test: worlds run on a thread that may wait.
+    runtime: tokio::runtime::Handle,
+}
+
+impl Bucket {
+    /// From now on who comes through the proxy takes everything for this much older.
+    fn pass(&self, time: Duration) {
+        self.proxy.set_rules(vec![Rule::always("", "", Act::Later(time))]);
+    }
+
+    /// What lies below a world's prefix, asked without the proxy.
+    fn seen(&self, world: &str) -> Seen {
+        self.runtime.block_on(async {
+            let spec = S3Spec { prefix: world.to_owned(), ..s3::spec(self.server) };
+            let store: Arc<dyn Store> = Arc::new(S3Store::open(spec).await.unwrap());
+            Seen::of(&store).await
+        })
+    }
 }
 
 /// Three artifacts of one part each.
@@ -131,6 +170,8 @@ struct World {
     reached: BTreeMap<Deed, (BTreeMap<&'static str, u64>, Duration)>,
     /// What a prune may remove: backups by their ids, and files of a local store.
     condemned: (BTreeSet<String>, BTreeSet<PathBuf>),
+    /// What it must remove from a bucket: keys of objects and of uploads that were begun.
+    condemned_keys: BTreeSet<String>,
     /// What was killed last, for messages.
     story: String,
 }
@@ -144,8 +185,7 @@ impl World {
         relay.sandbox.set_env("STRONGROOM_FAIL", IN_A_HURRY);
         let dir = relay.sandbox.dir().display().to_string();
         // A world is alone in its store: another host's backups would be of an unknown signer.
-        let name = relay.sandbox.dir().file_name().expect("a name").to_string_lossy().into_owned();
-        let place = shape.place.replace("WORLD", &name);
+        let place = shape.place.replace("WORLD", &world_of(&relay));
         relay.configure(&Setup {
             produce: sh(&format!("test ! -e {dir}/slow || sleep 0.3; {}", shape.produce)),
             // Each restore into a place of its own: what a killed one started may live on for a moment.
@@ -169,12 +209,20 @@ impl World {
             known: BTreeMap::new(),
             reached: BTreeMap::new(),
             condemned: Default::default(),
+            condemned_keys: BTreeSet::new(),
             story: format!("the first run, killed at {}", first.name()),
         };
         let output = world.run_killed(Deed::Backup, &When::At(first.name(), 1));
         assert_eq!(output.signal, Some(9), "{}: {output:?}", world.story);
         world.check(Deed::Backup, &When::At(first.name(), 1));
         world
+    }
+
+    /// What lies in its bucket and belongs to no backup: objects, and uploads that were begun.
+    fn left_in_bucket(&self) -> BTreeSet<String> {
+        let bucket = self.shape.bucket.as_ref().expect("a world in a bucket");
+        let seen = bucket.seen(&world_of(&self.relay));
+        seen.orphans.into_iter().chain(seen.pending).collect()
     }
 
     fn sandbox(&self) -> &Sandbox {
@@ -189,7 +237,18 @@ impl World {
             self.look(true, 1);
         }
         let mut files = BTreeSet::new();
-        if deed == Deed::PruneOrphans {
+        if let Some(bucket) = self.shape.bucket.clone().filter(|_| deed == Deed::PruneOrphans) {
+            for point in ["part.stored", "segment.complete"] {
+                let output = self.run_killed(Deed::Backup, &When::At(point, 1));
+                assert_eq!(output.signal, Some(9), "{point}: {output:?}");
+            }
+            // Who comes after a dead run knows that it may be at work still: what its lease names stays.
+            self.relay.run(Deed::Backup.args()).check_code(0);
+            self.look(true, 1);
+            self.condemned_keys = self.left_in_bucket();
+            assert!(!self.condemned_keys.is_empty());
+            bucket.pass(WEEK + DAY);
+        } else if deed == Deed::PruneOrphans {
             let before: BTreeSet<_> = self.left_over().into_iter().collect();
             // Of the first a folder stays, of the second a file that has not got its name.
             for point in ["segment.complete", "local.written"] {
@@ -215,6 +274,16 @@ impl World {
         self.relay.stored().into_iter().filter(|path| !is_of_a_backup(path)).collect()
     }
 
+    /// All of a bucket that was condemned is gone; what `look` says of the rest comes after it.
+    fn check_bucket_pruned(&self) {
+        let listed: BTreeSet<_> = self.relay.listed().into_iter().collect();
+        let records: Vec<_> = self.condemned.0.intersection(&listed).collect();
+        assert!(records.is_empty(), "{records:?} are there after {}", self.story);
+        let left = self.left_in_bucket();
+        let stays: Vec<_> = self.condemned_keys.intersection(&left).collect();
+        assert!(stays.is_empty(), "{stays:?} is there after {}", self.story);
+    }
+
     /// Nothing left the store but what was condemned, and all of that did.
     fn check_pruned(&self, before: &BTreeSet<PathBuf>) {
         let (ids, files) = &self.condemned;
@@ -228,10 +297,13 @@ impl World {
         assert!(stays.is_empty(), "{stays:?} is there after {}", self.story);
     }
 
-    /// The end of a world in a local store: what is young stays, and everything that is old and no backup
-    /// goes. Returns how many files that were.
+    /// The end of a world: what is young stays, and everything that is old and no backup goes. Returns how many
+    /// files or objects that were.
     fn end(&mut self) -> usize {
         self.story = "the end of a world".into();
+        if let Some(bucket) = self.shape.bucket.clone() {
+            return self.end_in(&bucket);
+        }
         self.prepare(Deed::Backup);
         let young: BTreeSet<_> = self.left_over().into_iter().collect();
         self.relay.run(Deed::PruneOrphans.args()).check_code(0);
@@ -246,6 +318,38 @@ impl World {
         self.relay.run(Deed::Backup.args()).check_code(0);
         let scratch: Vec<_> = std::fs::read_dir(self.sandbox().path("tmp")).unwrap().flatten().collect();
         assert!(scratch.is_empty(), "scratch directories of dead runs: {scratch:?}");
+        young.len()
+    }
+
+    /// The end of a world in a bucket, by the time that the prune is told.
+    fn end_in(&mut self, bucket: &Bucket) -> usize {
+        // The lease of a dead run names it, until somebody else has given the lease back.
+        self.prepare(Deed::Backup);
+        self.relay.run(Deed::Backup.args()).check_code(0);
+        self.look(true, 1);
+        let young = self.left_in_bucket();
+        // The data of backups that were removed goes after a day, whatever runs left after a week.
+        let of_removed: BTreeSet<_> =
+            young.iter().filter(|key| key.contains("/removed/")).filter_map(|key| key.split('/').nth(1)).collect();
+        let is_removed = |key: &str| key.split('/').nth(1).is_some_and(|id| of_removed.contains(id));
+        for (passed, stays) in [
+            (DAY - HOUR, young.clone()),
+            (WEEK - HOUR, young.iter().filter(|key| !is_removed(key)).cloned().collect()),
+            (WEEK + DAY, BTreeSet::new()),
+        ] {
+            bucket.pass(passed);
+            self.prepare(Deed::PruneOrphans);
+            self.relay.run(Deed::PruneOrphans.args()).check_code(0);
+            self.forget_what_is_gone();
+            let there = self.left_in_bucket();
+            let gone: Vec<_> = stays.difference(&there).collect();
+            assert!(gone.is_empty(), "young and gone after {passed:?}: {gone:?}");
+        }
+        // Records that were removed just now left their data for the next one.
+        self.relay.run(Deed::PruneOrphans.args()).check_code(0);
+        self.prepare(Deed::Backup);
+        self.look(false, 0);
+        assert_eq!(self.left_in_bucket(), BTreeSet::new(), "old, and of no backup");
         young.len()
     }
 
@@ -264,7 +368,13 @@ impl World {
             std::fs::remove_file(slow).unwrap();
         }
         let config = self.sandbox().path("strongroom.toml");
-        let text = std::fs::read_to_string(&config).unwrap();
+        let mut text = std::fs::read_to_string(&config).unwrap();
+        if let Some(bucket) = &self.shape.bucket {
+            let [server, proxy] = [bucket.server, bucket.proxy.port()].map(|port| format!("127.0.0.1:{port}\""));
+            let (from, to) = if deed == Deed::PruneOrphans { (server, proxy) } else { (proxy, server) };
+            text = text.replace(&from, &to);
+            std::fs::write(&config, &text).unwrap();
+        }
         let fails = deed == Deed::FailedBackup;
         if !text.contains(&format!("fail = {fails}")) {
             std::fs::write(config, text.replace(&format!("fail = {}", !fails), &format!("fail = {fails}"))).unwrap();
@@ -355,9 +465,13 @@ impl World {
             let output = self.relay.run(deed.args());
             assert_eq!(output.code, Some(0), "the run after {}: {output:?}", self.story);
         }
-        // Of a bucket no files are seen here.
-        if !before.is_empty() {
+        if self.shape.bucket.is_none() {
             self.check_pruned(before);
+        } else if deed == Deed::PruneOrphans {
+            self.check_bucket_pruned();
+            // The data of what it removed is left, and is taken for a week old by the next one: not condemned.
+            self.condemned_keys.clear();
+            self.prepare(Deed::Backup);
         }
         self.forget_what_is_gone();
         self.look(false, 0);
@@ -477,14 +591,17 @@ fn kill_until(shapes: &[Shape], deeds: &[Deed], wanted: &BTreeSet<&'static str>,
                 }
             }
         }
-        if deeds.contains(&Deed::PruneOrphans) {
-            swept += world.end();
-        }
+        swept += world.end();
     }
-    assert!(swept > 0 || !deeds.contains(&Deed::PruneOrphans), "the kills left nothing to remove");
+    assert!(swept > 0, "the kills left nothing to remove");
     println!(
-        "soak: {done} kills in {worlds} worlds, {named} of them at named points, {swept} files left and found by their age"
+        "soak: {done} kills in {worlds} worlds, {named} of them at named points, {swept} files or objects left and found by their age"
     );
+}
+
+/// The prefix of a world in a bucket.
+fn world_of(relay: &Relay) -> String {
+    relay.sandbox.dir().file_name().expect("a name").to_string_lossy().into_owned()
 }
 
 /// Makes a file of a local store eight days old, by the clock of its file system.
@@ -532,14 +649,15 @@ fn is_of_s3(name: &str) -> bool {
 
 #[test]
 fn killed_anywhere_a_local_store_shows_only_whole_backups_and_the_next_run_succeeds() {
-    let place = "type = \"local\"\npath = \"store\"".to_owned();
+    let (place, bucket) = ("type = \"local\"\npath = \"store\"".to_owned(), None);
     let shapes = [
-        Shape { place: place.clone(), store: "", produce: TINY.0, artifacts: TINY.1 },
+        Shape { place: place.clone(), store: "", produce: TINY.0, artifacts: TINY.1, bucket: bucket.clone() },
         Shape {
             place,
             store: "part_bytes = \"1MiB\"\nparts_per_segment = 4",
             produce: "head -c 5000000 /dev/urandom",
             artifacts: &["large"],
+            bucket,
         },
     ];
     let deeds: Vec<_> = Deed::ALL.iter().copied().filter(|deed| *deed != Deed::SlowBackup).collect();
@@ -548,34 +666,38 @@ fn killed_anywhere_a_local_store_shows_only_whole_backups_and_the_next_run_succe
 }
 
 /// Shapes of worlds in a bucket: tiny artifacts, and one of two segments that are uploaded in parts.
-fn shapes_in(port: u16) -> [Shape; 2] {
+fn shapes_in(port: u16, bucket: Option<Bucket>) -> [Shape; 2] {
     let place = format!(
         "type = \"s3\"\nbucket = \"{}\"\nendpoint = \"http://127.0.0.1:{port}\"\nregion = \"us-east-1\"\n\
          prefix = \"WORLD\"\naccess_key = {{ env = \"ACCESS_KEY\" }}\nsecret_key = {{ env = \"SECRET_KEY\" }}",
         s3::BUCKET
     );
     [
-        Shape { place: place.clone(), store: "", produce: TINY.0, artifacts: TINY.1 },
+        Shape { place: place.clone(), store: "", produce: TINY.0, artifacts: TINY.1, bucket: bucket.clone() },
         Shape {
             place,
             store: "part_bytes = \"8MiB\"\nparts_per_segment = 2",
             produce: "head -c 18000000 /dev/urandom",
             artifacts: &["large"],
+            bucket,
         },
     ]
 }
 
 async fn check_server(server: Server, wanted: &BTreeSet<&'static str>, kills: usize) {
     let server = S3Server::start(server).await.unwrap();
-    let shapes = shapes_in(server.port());
+    let proxy = Arc::new(Proxy::start(server.port(), (ACCESS_KEY, SECRET_KEY), Vec::new()).await.unwrap());
+    let bucket = Bucket { server: server.port(), proxy, runtime: tokio::runtime::Handle::current() };
+    let shapes = shapes_in(server.port(), Some(bucket));
     let wanted = wanted.clone();
-    let deeds: Vec<_> = Deed::ALL.iter().copied().filter(|deed| *deed != Deed::PruneOrphans).collect();
-    tokio::task::spawn_blocking(move || kill_until(&shapes, &deeds, &wanted, kills)).await.unwrap();
+    tokio::task::spawn_blocking(move || kill_until(&shapes, Deed::ALL, &wanted, kills)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_anywhere_a_bucket_shows_only_whole_backups_and_the_next_run_succeeds() {
-    let wanted = points(|name| is_of_s3(name) || name.starts_with("lease.") || name.starts_with("record."));
+    let wanted = points(|name| {
+        is_of_s3(name) || ["lease.", "record."].iter().any(|of| name.starts_with(of)) || name == "prune.upload"
+    });
     check_server(Server::Versitygw, &wanted, share(20, 16)).await;
     // Four seconds to start: the long form only.
     let kills = share(10, 0);
@@ -636,7 +758,7 @@ fn check_left_alone(relay: &Relay, point: &str, before: impl Fn(&Relay), code: i
 fn what_a_running_backup_stored_is_never_pruned_from_a_local_store_however_old_it_looks() {
     let place = "type = \"local\"\npath = \"store\"".to_owned();
     // One artifact: what another one writes meanwhile would be young again.
-    let shape = Shape { place, store: "", produce: TINY.0, artifacts: &["a"] };
+    let shape = Shape { place, store: "", produce: TINY.0, artifacts: &["a"], bucket: None };
     for point in ["part.stored", "segment.complete", "record.writing"] {
         let old = |relay: &Relay| relay.stored().iter().for_each(|path| grow_old(path));
         check_left_alone(&World::new_relay(&shape), point, old, 1, "another run of job \"orders\" is at work");
@@ -646,7 +768,7 @@ fn what_a_running_backup_stored_is_never_pruned_from_a_local_store_however_old_i
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_running_backup_stored_is_never_pruned_from_a_bucket() {
     let server = S3Server::start(Server::Versitygw).await.unwrap();
-    let shapes = shapes_in(server.port());
+    let shapes = shapes_in(server.port(), None);
     let check = move || {
         for (shape, point) in
             [(&shapes[0], "segment.complete"), (&shapes[0], "record.writing"), (&shapes[1], "s3.part")]

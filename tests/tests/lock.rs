@@ -4,11 +4,12 @@
 use aws_sdk_s3::types::ObjectLockMode;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 use strongroom_tests::behind::{TWO_PARTS, at, relay_with, setup_at};
 use strongroom_tests::proxy::{Act, Proxy, Rule};
 use strongroom_tests::relay::{Relay, Setup, private, sh};
 use strongroom_tests::s3::{self, ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
-use strongroom_tests::{Output, Sandbox, object_lock};
+use strongroom_tests::{Output, Sandbox, TIMEOUT, object_lock, wait_until};
 
 /// The bucket whose objects can be locked.
 const LOCKING: &str = "locking";
@@ -296,6 +297,79 @@ async fn a_run_that_fails_in_a_locking_bucket_leaves_nothing_that_looks_like_a_b
         assert_eq!(list["backups"], serde_json::json!([]), "{kind:?}");
         proxy.set_rules(Vec::new());
         let id = relay.backup();
+        relay.run(&["verify", "orders", &id]).check_code(0);
+        check_hidden_leavings_go_with_their_lock(&relay, &server, &proxy, &id).await;
+    }
+}
+
+/// What a failed run could only hide is found, stays for as long as it is locked, and then goes for good.
+async fn check_hidden_leavings_go_with_their_lock(relay: &Relay, server: &S3Server, proxy: &Proxy, kept: &str) {
+    let setup = setup_at(proxy.port(), LOCKING);
+    let keep = |lock: &str| Setup {
+        settings: "[job.orders.keep]\nlast = 1".into(),
+        produce: sh("seq 1 1000"),
+        store: lock.into(),
+        ..setup.clone()
+    };
+    relay.configure(&keep(LOCK));
+    let prune = |args: &[&str]| {
+        let pruned = relay.run(&[&["prune", "orders", "--output", "json"], args].concat());
+        pruned.check_code(0).json()
+    };
+    let days = |n: u64| Rule::always("", "", Act::Later(Duration::from_secs(n * 24 * 3600)));
+    // The lock of a day ends long before the week is over: of the two, the later one is said.
+    let young = prune(&["--dry-run", "--orphans"]);
+    let folder = &young["folders"][0];
+    assert_eq!((young["folders"].as_array().unwrap().len(), &folder["remove"]), (1, &false.into()), "{young:#}");
+    assert!(folder["reason"].as_str().unwrap().contains("made no backup, not before 20"), "{young:#}");
+    // A longer one keeps it when the week is over, and it is said until when.
+    let hidden: Vec<_> = versions(server, &format!("orders/{}/", folder["id"].as_str().unwrap())).await;
+    let version = hidden.iter().find(|version| !version.is_marker).expect("what is locked");
+    object_lock::extend(server.port(), LOCKING, &version.key, &version.id, 20).await.unwrap();
+    proxy.set_rules(vec![days(8)]);
+    let locked = prune(&["--yes", "--orphans"]);
+    let reason = locked["folders"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("made no backup, locked: compliance retention until 20"), "{locked:#}");
+    assert_eq!(locked["removed_objects"], 0, "{locked:#}");
+    // Both servers go by their own clock, which nobody moves: they refuse, and that is said.
+    proxy.set_rules(vec![days(21)]);
+    let planned = prune(&["--dry-run", "--orphans"]);
+    assert_eq!(planned["folders"][0]["remove"], true, "{planned:#}");
+    relay.run(&["prune", "orders", "--yes", "--orphans"]).check_stderr("could not remove what is left under");
+    assert_eq!(versions(server, &version.key).await.iter().filter(|version| !version.is_marker).count(), 1);
+    proxy.set_rules(Vec::new());
+    relay.run(&["verify", "orders", kept]).check_code(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_run_could_only_hide_goes_for_good_once_its_lock_has_ended() {
+    for kind in [Server::Versitygw, Server::Minio] {
+        let server = S3Server::start(kind).await.unwrap();
+        object_lock::create_bucket(server.port(), LOCKING, None).await.unwrap();
+        let proxy = Proxy::start(server.port(), (ACCESS_KEY, SECRET_KEY), Vec::new()).await.unwrap();
+        // A lock that whoever has the right to can end early: nobody can move a server's clock.
+        let relay = relay_with(Setup {
+            settings: "[job.orders.keep]\nlast = 1".into(),
+            produce: sh("seq 1 1000"),
+            store: LOCK.replace("compliance", "governance"),
+            ..setup_at(proxy.port(), LOCKING)
+        });
+        let id = relay.backup();
+        let denied = || Rule::always("PUT", "record.json", Act::Answer(403, "AccessDenied", "Access Denied"));
+        proxy.set_rules(vec![denied()]);
+        relay.run(&["backup", "orders"]).check_code(4);
+        let is_left = |found: &Version| found.key.contains("/data/") && !found.key.contains(&id);
+        let left: Vec<_> = versions(&server, "orders/").await.into_iter().filter(is_left).collect();
+        let locked = left.iter().find(|found| !found.is_marker).expect("a locked version");
+
+        let end = object_lock::end_soon(server.port(), LOCKING, &locked.key, &locked.id).await.unwrap();
+        wait_until("the end of the lock", TIMEOUT, || Ok((SystemTime::now() > end).then_some(()))).unwrap();
+        proxy.set_rules(vec![Rule::always("", "", Act::Later(Duration::from_secs(8 * 24 * 3600)))]);
+        let pruned = relay.run(&["prune", "orders", "--yes", "--orphans", "--output", "json"]).check_code(0).json();
+        assert_eq!(pruned["folders"][0]["remove"], true, "{kind:?} {pruned:#}");
+        let left: Vec<_> = versions(&server, "orders/").await.into_iter().filter(is_left).collect();
+        assert_eq!(left, [], "{kind:?} {pruned:#}");
+        proxy.set_rules(Vec::new());
         relay.run(&["verify", "orders", &id]).check_code(0);
     }
 }

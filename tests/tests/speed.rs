@@ -9,7 +9,7 @@ use strongroom::store::pace::{Pace, PacedStore};
 use strongroom::store::s3::{S3Spec, S3Store};
 use strongroom::store::{Store, Upload, crc64nvme};
 use strongroom_tests::proxy::{Act, Proxy, Rule};
-use strongroom_tests::relay::{Relay, Setup, private};
+use strongroom_tests::relay::{Relay, Setup, private, sh};
 use strongroom_tests::s3::{self, ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
 
 /// Artifacts in one backup; a thousand when they are timed by hand.
@@ -101,4 +101,36 @@ async fn every_byte_of_a_body_goes_through_the_limit_of_its_direction() {
     assert_eq!((up.n_bytes(), down.n_bytes()), (whole.len() as u64, 0));
     assert!(store.read(&key, 0..whole.len() as u64).await.unwrap() == whole);
     assert_eq!((up.n_bytes(), down.n_bytes()), (whole.len() as u64, whole.len() as u64));
+}
+
+#[test]
+fn a_level_that_follows_its_store_is_higher_behind_a_slow_one_and_not_behind_a_fast_one() {
+    /// By which the header of an age file differs from that of another one, at most: it holds some noise.
+    const HEADERS: u64 = 1000;
+    // Small parts, so that few of them are on their way; text that each level makes smaller than the one before,
+    // which is not so of everything.
+    let sources = strongroom_tests::root().join("host/src");
+    let produce = format!("for n in $(seq 20); do find {} -name '*.rs' -exec cat {{}} +; done", sources.display());
+    let setup = |level: &str| Setup {
+        produce: sh(&produce),
+        store: format!("part_bytes = \"256KiB\"\n{level}"),
+        ..Setup::default()
+    };
+    let relay = Relay::new(setup("level = 2"));
+    let stored = |level: &str, args: &[&str]| {
+        relay.configure(&setup(level));
+        let made = relay.run(&[&["backup", "orders", "--output", "json"], args].concat()).check_code(0).json();
+        made["stored_bytes"].as_u64().unwrap()
+    };
+    let fixed = stored("level = 2", &["--dry-run"]);
+    // Nothing is as fast as a store that keeps nothing: the level stays, or falls where the processor is slower
+    // than the producer.
+    let fast = stored("level = \"auto\"", &["--dry-run"]);
+    assert!(fast + HEADERS >= fixed, "{fast} and not {fixed} bytes or more");
+    // No processor is as slow as this.
+    let slow = stored("level = \"auto\"\nupload_rate = \"2MiB\"", &[]);
+    assert!(slow + HEADERS < fixed, "{slow} and not less than {fixed} bytes");
+    relay.run(&["verify", "orders", "latest", "--depth", "contents"]).check_code(0);
+    let shown = relay.run(&["show", "orders", "latest", "--output", "json"]).check_code(0).json();
+    assert_eq!(shown["record"]["extra"]["level"], "auto", "{shown:#}");
 }

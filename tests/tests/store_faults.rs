@@ -137,6 +137,18 @@ async fn a_fault_that_passes_is_ridden_out_by_a_backup() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_that_stands_still_is_given_up_and_decided_by_what_is_there() {
+    // Five times as long as any other request.
+    let behind = Behind::start(Server::Versitygw, "stall = \"1s\"\npatience = \"1m\"").await;
+    let mut seen = behind.seen().await;
+    for act in [Act::Stall(FOR_EVER), Act::HoldAnswer(FOR_EVER)] {
+        seen = check_survives(&behind, Shape::Parts, &seen, first(1, COMPLETE, act)).await;
+    }
+    let says: &[&str] = &["could not complete the upload", "no progress for 5.0 s", "out"];
+    check_ends(&behind, Ends(Shape::Parts, always(COMPLETE, Act::Stall(FOR_EVER)), 1, says, Leaves::Nothing)).await;
+}
+
 /// What a failed run may leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leaves {

@@ -115,7 +115,7 @@ pub const BREACHES: &[Breach] = &[
         "run::retention::tests::what_a_kept_one_needs_is_kept_with_what_that_needs",
     ),
     breach(6, "own-payload-key", "tests/tests/rest.rs", "a_backup_can_be_read_with_age_and_zstd_alone"),
-    breach(7, "keep-parts", "tests/tests/producer.rs", "four_gibibytes_pass_through_with_memory_that_does_not_grow"),
+    breach(7, "keep-parts", "tests/tests/producer.rs", "a_gibibyte_passes_through_with_memory_that_does_not_grow"),
     breach(10, "other-tail", "tests/tests/fixtures.rs", "what_earlier_versions_stored_is_listed_verified_and_restored"),
     breach(
         10,

@@ -7,6 +7,9 @@
 //! taken over only after its counter stood still for a whole duration on the taker's own monotonic
 //! clock, so no two clocks are ever compared.
 //!
+//! Where the store keeps versions, whoever writes the lease removes the version that it replaced: else a
+//! run of an hour would leave 180 of them for ever.
+//!
 //! A store that does not keep the condition of a replacement (it ignores `If-Match`, or does not
 //! know it) is found out by asking for one that must be refused, in every run. Then only runs on
 //! this machine are kept apart, by a file lock, and every run warns.
@@ -19,7 +22,7 @@ use super::layout;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::failpoint::{self, Breakage, Point};
 use crate::id::{BackupId, Label, ObjectKey};
-use crate::store::{Condition, Store};
+use crate::store::{Condition, ObjectInfo, Store};
 use bytes::Bytes;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -84,8 +87,28 @@ pub struct Lease {
 /// How a lease in the store was had.
 struct Taken {
     mine: LeaseFile,
-    etag: String,
+    seen: Seen,
     from: Option<BackupId>,
+}
+
+/// The object that is replaced next.
+#[derive(Clone, Debug)]
+struct Seen {
+    etag: String,
+    /// The store's name for this version of it, where it keeps any.
+    version: Option<String>,
+}
+
+impl Seen {
+    /// Errors: `Invalid` of a store that gives objects no entity tags.
+    fn of(info: ObjectInfo) -> Result<Self> {
+        let no_tags = || Error::invalid("the store gives objects no entity tags");
+        Ok(Self { etag: info.etag.ok_or_else(no_tags)?, version: info.version })
+    }
+
+    fn unchanged(&self) -> Condition {
+        Condition::Unchanged(self.etag.clone())
+    }
 }
 
 #[derive(Debug)]
@@ -105,9 +128,9 @@ impl Lease {
             return Ok(Self { kind: lock_file(&path, &request.job)?, warning: None, taken_from: None });
         }
         match acquire(store, &request, lost).await {
-            Ok(Taken { mine, etag, from }) => {
+            Ok(Taken { mine, seen, from }) => {
                 let stop = CancellationToken::new();
-                let renewing = tokio::spawn(renew(store.clone(), request, mine, etag, stop.clone(), lost.clone()));
+                let renewing = tokio::spawn(renew(store.clone(), request, mine, seen, stop.clone(), lost.clone()));
                 Ok(Self { kind: Held::Object { renewing, stop }, warning: None, taken_from: from })
             }
             Err(error) if error.kind() == Kind::Invalid => {
@@ -205,9 +228,9 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
     };
     match store.put(&key, encode(&mine)?, Condition::Absent).await {
         Ok(info) => {
-            let etag = info.etag.ok_or_else(no_conditions)?;
-            refuses_others(store, request, &mine, NOBODYS_TAG.to_owned()).await?;
-            return Ok(Taken { mine, etag, from: None });
+            let seen = Seen::of(info)?;
+            refuses_others(store, request, &mine, Condition::Unchanged(NOBODYS_TAG.to_owned())).await?;
+            return Ok(Taken { mine, seen, from: None });
         }
         Err(error) if error.kind() == Kind::Conflict => bring_back(store, &key).await?,
         Err(error) => return Err(error.while_doing(format!("could not take the lease of job \"{}\"", request.job))),
@@ -215,7 +238,7 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
     let mut watched: Option<(Bytes, Duration)> = None;
     loop {
         let (bytes, info) = store.get(&key, MAX_BYTES).await?;
-        let stale = info.etag.ok_or_else(no_conditions)?;
+        let stale = Seen::of(info)?;
         let seen = read(&bytes);
         let free = seen.as_ref().is_some_and(|lease| lease.state == State::Free);
         let patience = seen.as_ref().map_or(request.duration, |lease| {
@@ -223,6 +246,8 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
         });
         let stood_still = match &watched {
             Some((before, since)) if *before == bytes => request.pace.now().saturating_sub(*since) >= patience,
+            // Given back while it was watched.
+            Some(_) if free => false,
             Some(_) => {
                 let holder =
                     seen.map_or_else(|| "unknown".to_owned(), |lease| format!("{} (run {})", lease.holder, lease.run));
@@ -238,13 +263,14 @@ async fn acquire(store: &Arc<dyn Store>, request: &Request, cancel: &Cancellatio
         }
         if free || stood_still {
             mine.counter = seen.as_ref().map_or(0, |lease| lease.counter).wrapping_add(1);
-            let etag = match store.put(&key, encode(&mine)?, Condition::Unchanged(stale.clone())).await {
-                Ok(info) => info.etag.ok_or_else(no_conditions)?,
+            let taken = match store.put(&key, encode(&mine)?, stale.unchanged()).await {
+                Ok(info) => Seen::of(info)?,
                 Err(error) if error.kind() == Kind::Conflict => return Err(busy(&request.job).because(error)),
                 Err(error) => return Err(not_kept(error)),
             };
-            refuses_others(store, request, &mine, stale).await?;
-            return Ok(Taken { mine, etag, from: seen.filter(|_| !free).map(|lease| lease.run) });
+            refuses_others(store, request, &mine, stale.unchanged()).await?;
+            forget(store, &key, &stale, &taken).await;
+            return Ok(Taken { mine, seen: taken, from: seen.filter(|_| !free).map(|lease| lease.run) });
         }
         tokio::select! {
             () = cancel.cancelled() => return Err(Error::cancelled("cancelled while waiting for the job's lease")),
@@ -271,9 +297,9 @@ async fn bring_back(store: &Arc<dyn Store>, key: &ObjectKey) -> Result<()> {
 /// Asks for a replacement that must be refused, since what it would replace is not there.
 ///
 /// Errors: `Invalid` when it is not refused, or the store does not know the condition.
-async fn refuses_others(store: &Arc<dyn Store>, request: &Request, mine: &LeaseFile, stale: String) -> Result<()> {
+async fn refuses_others(store: &Arc<dyn Store>, request: &Request, mine: &LeaseFile, stale: Condition) -> Result<()> {
     let other = LeaseFile { counter: mine.counter.wrapping_add(1), ..mine.clone() };
-    match store.put(&layout::lease(&request.job)?, encode(&other)?, Condition::Unchanged(stale)).await {
+    match store.put(&layout::lease(&request.job)?, encode(&other)?, stale).await {
         Err(error) if error.kind() == Kind::Conflict => Ok(()),
         Ok(_) => Err(Error::invalid("it replaces an object although it is asked not to")),
         Err(error) => Err(not_kept(error)),
@@ -290,42 +316,60 @@ fn not_kept(error: Error) -> Error {
     }
 }
 
+/// Removes the version that was replaced, where the store keeps versions. Nobody reads it again; one that
+/// may not be removed stays.
+async fn forget(store: &Arc<dyn Store>, key: &ObjectKey, replaced: &Seen, by: &Seen) {
+    // Where versions are suspended the new object has the name of the old one, and is it.
+    let Some(version) = replaced.version.as_deref().filter(|version| by.version.as_deref() != Some(*version)) else {
+        return;
+    };
+    if let Err(error) = store.delete(key, Some(version)).await {
+        tracing::debug!(%key, version, %error, "could not remove a version of the lease that was replaced");
+    }
+}
+
 async fn renew(
     store: Arc<dyn Store>,
     request: Request,
     mut lease: LeaseFile,
-    mut etag: String,
+    mut seen: Seen,
     stop: CancellationToken,
     lost: CancellationToken,
 ) -> Result<()> {
     let key = layout::lease(&request.job)?;
     loop {
-        tokio::select! {
-            () = stop.cancelled() => {
-                lease.state = State::Free;
-                lease.counter = lease.counter.wrapping_add(1);
-                store.put(&key, encode(&lease)?, Condition::Unchanged(etag)).await?;
-                return Ok(());
-            }
-            () = request.pace.wait(request.duration / 3) => {}
+        let is_last = tokio::select! {
+            () = stop.cancelled() => true,
+            () = request.pace.wait(request.duration / 3) => false,
+        };
+        if is_last {
+            lease.state = State::Free;
         }
         lease.counter = lease.counter.wrapping_add(1);
-        match store.put(&key, encode(&lease)?, Condition::Unchanged(etag.clone())).await {
+        match store.put(&key, encode(&lease)?, seen.unchanged()).await {
             Ok(info) => {
-                etag = info.etag.ok_or_else(no_conditions)?;
+                let written = Seen::of(info)?;
+                forget(&store, &key, &seen, &written).await;
+                seen = written;
+                if is_last {
+                    return Ok(());
+                }
                 failpoint::reach(Point::LeaseRenewed);
             }
             Err(error) if error.kind() == Kind::Conflict => {
                 // Either the answer to an earlier renewal was lost, or somebody else has it.
                 let (bytes, info) = match store.get(&key, MAX_BYTES).await {
                     Ok(there) => there,
+                    Err(error) if is_last => return Err(error),
                     Err(error) => {
                         tracing::warn!(job = %request.job, %error, "could not read the lease");
                         continue;
                     }
                 };
-                match (read(&bytes), info.etag) {
-                    (Some(there), Some(tag)) if there.run == lease.run && there.holder == lease.holder => etag = tag,
+                match (read(&bytes), Seen::of(info)) {
+                    // The same again would be refused again.
+                    (_, Ok(there)) if is_last && there.etag == seen.etag => return Err(error),
+                    (Some(there), Ok(found)) if there.run == lease.run && there.holder == lease.holder => seen = found,
                     _ => {
                         tracing::error!(job = %request.job, "another run took the lease over: this one stops");
                         lost.cancel();
@@ -334,6 +378,7 @@ async fn renew(
                     }
                 }
             }
+            Err(error) if is_last => return Err(error),
             // The store may be back by the next turn; others wait a whole duration before they take it.
             Err(error) => tracing::warn!(job = %request.job, %error, "could not renew the lease"),
         }
@@ -344,10 +389,6 @@ fn encode(lease: &LeaseFile) -> Result<Bytes> {
     serde_json::to_vec_pretty(lease)
         .map(Bytes::from)
         .map_err(|e| Error::failed("could not write a lease as JSON").because(e))
-}
-
-fn no_conditions() -> Error {
-    Error::invalid("the store gives objects no entity tags")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Point};
 use crate::id::{BackupId, Label, ObjectKey};
-use crate::store::{Condition, ObjectVersion, remove_for_good};
+use crate::store::{Condition, Lock, ObjectVersion, remove_for_good};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -148,6 +148,18 @@ impl Catalog {
             .try_filter_map(|lock| async move { Ok(lock) });
         let mut held = std::pin::pin!(held);
         held.next().await.transpose()
+    }
+
+    /// Of what keeps the store from removing these at `now` by its clock, that which ends last.
+    pub async fn last_lock_of(&self, versions: &[ObjectVersion], now: Timestamp) -> Result<Option<Lock>> {
+        stream::iter(versions.iter().filter(|version| !version.is_marker))
+            .map(|version| self.store.lock_of(version))
+            .buffer_unordered(IN_FLIGHT)
+            .try_fold(None::<Lock>, |last, lock| async move {
+                let is_later = lock.keeps(now).is_some() && last.as_ref().is_none_or(|last| lock.ends() > last.ends());
+                Ok(if is_later { Some(lock) } else { last })
+            })
+            .await
     }
 
     async fn version_lock(&self, version: &ObjectVersion, now: Timestamp) -> Result<Option<String>> {

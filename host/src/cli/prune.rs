@@ -317,6 +317,7 @@ impl PlannedFolder {
         let reason = match &left.fate {
             Fate::Remove(why) => what(why).to_owned(),
             Fate::Wait(why, until) => format!("{}, not before {}", what(why), clock::show(*until)),
+            Fate::Locked(why, lock) => format!("{}, locked: {lock}", what(why)),
             Fate::Ask => format!("{}; --orphans removes it", what(&Why::Orphan)),
             Fate::Keep(why) => (*why).to_owned(),
         };

@@ -320,7 +320,7 @@ fn pace(config: &StoreConfig, open_transfers: usize) -> Pace {
 /// How a store's artifacts are sealed.
 fn sealing(config: &StoreConfig) -> Result<Sealing> {
     let recipients = if config.encrypted { Some(Arc::new(Recipients::parse(&config.recipients)?)) } else { None };
-    Ok(Sealing { recipients, level: config.level, parts_per_segment: config.parts_per_segment })
+    Ok(Sealing { recipients, compression: config.level, parts_per_segment: config.parts_per_segment })
 }
 
 /// The text of a signature's file, if it is there.

@@ -225,7 +225,11 @@ static STORE: Section = Section {
             Shape::Secret,
             "The age identity; needed only to read (verify contents, restore), never to back up.",
         ),
-        may("level", Shape::Whole(1, 19), "zstd level, 1 to 19; 2 unless set."),
+        may(
+            "level",
+            Shape::Union(&[Shape::Whole(1, 19), Shape::Word(&Words { known: &["auto"], not_built: &[] })]),
+            "zstd level, 1 to 19; 2 unless set. \"auto\": from 1 to 6, higher while the store is what a backup waits for, lower while the processor is.",
+        ),
         may(
             "part_bytes",
             Shape::Size(256 << 10, 512 << 20),
@@ -255,7 +259,7 @@ static STORE: Section = Section {
         may(
             "stall",
             Shape::Duration,
-            "type = \"s3\": longest time without progress of one request before it is tried again; \"60s\" unless set.",
+            "type = \"s3\": longest time without progress of one request before it is tried again, five times that for the completion of an upload; \"60s\" unless set.",
         ),
         may(
             "patience",

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::id::ObjectKey;
 use crate::store::s3::STALL_WAIT;
 use crate::store::{LockMode, ObjectLock};
-use crate::stream::{MIN_PART_BYTES, MIN_SEGMENT_BYTES};
+use crate::stream::{Compression, MIN_PART_BYTES, MIN_SEGMENT_BYTES};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ pub struct StoreConfig {
     pub encrypted: bool,
     /// `identity`: needed only to read.
     pub identity: Option<SecretRef>,
-    /// `level`: zstd level, 1 to 19; 2 unless set.
-    pub level: i32,
+    /// `level`: zstd level, 1 to 19, or "auto"; 2 unless set.
+    pub level: Compression,
     /// `part_bytes`, `parts_per_segment`: 8 MiB and 950 unless set.
     pub part_bytes: usize,
     /// See `part_bytes`.
@@ -77,7 +77,6 @@ pub struct S3Config {
     pub stall: Duration,
 }
 
-const DEFAULT_LEVEL: i32 = 2;
 const DEFAULT_PART_BYTES: usize = 8 << 20;
 const DEFAULT_PARTS_PER_SEGMENT: u32 = 950;
 const DEFAULT_PARTS_IN_FLIGHT: usize = 4;
@@ -110,7 +109,7 @@ impl StoreConfig {
             recipients: Vec::new(),
             encrypted: identity.is_some(),
             identity: identity.map(|path| SecretRef::File(path.to_owned())),
-            level: DEFAULT_LEVEL,
+            level: Compression::default(),
             part_bytes: DEFAULT_PART_BYTES,
             parts_per_segment: DEFAULT_PARTS_PER_SEGMENT,
             parts_in_flight: DEFAULT_PARTS_IN_FLIGHT,
@@ -266,7 +265,11 @@ impl Meaning<'_> {
             recipients,
             encrypted,
             identity: fields.secret("identity").map(|secret| self.secret_ref(secret)),
-            level: fields.whole::<u8>("level").map_or(DEFAULT_LEVEL, i32::from),
+            level: match (fields.text("level"), fields.whole::<u8>("level")) {
+                (Some(_), _) => Compression::Auto,
+                (None, Some(level)) => Compression::Level(i32::from(level)),
+                (None, None) => Compression::default(),
+            },
             part_bytes,
             parts_per_segment,
             parts_in_flight: fields.whole("parts_in_flight").unwrap_or(DEFAULT_PARTS_IN_FLIGHT),

@@ -1,5 +1,6 @@
 use super::*;
 use crate::error::Kind;
+use crate::stream::Compression;
 use mistake::Drawing;
 
 const WHOLE: &str = include_str!("tests/whole.toml");
@@ -65,7 +66,8 @@ fn every_key_is_read_and_means_what_it_says() {
 fn what_is_not_set_is_as_the_documentation_says() {
     let config = parse(FRAME).unwrap();
     let store = &config.stores[&label("disk")];
-    assert_eq!((store.level, store.part_bytes, store.parts_per_segment, store.parts_in_flight), (2, 8 << 20, 950, 4));
+    assert_eq!((store.level, store.part_bytes), (Compression::Level(2), 8 << 20));
+    assert_eq!((store.parts_per_segment, store.parts_in_flight), (950, 4));
     assert_eq!(store.place, StorePlace::Local { path: "/etc/strongroom/backups".into() });
     let job = &config.jobs[&label("orders")];
     assert_eq!(job.run_in, RunIn::Local { user: None });

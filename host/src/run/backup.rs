@@ -13,6 +13,7 @@ use crate::plugin::verb::BackupRequest;
 use crate::policy::Verb;
 use crate::record::{BackupRecord, FORMAT, Outcome};
 use crate::store::discard::DiscardStore;
+use crate::stream::Compression;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -209,6 +210,9 @@ async fn collect(
         warnings: Vec::new(),
         extra: Default::default(),
     };
+    if job.sealing.compression == Compression::Auto {
+        record.extra.insert(BackupRecord::LEVEL.to_owned(), "auto".into());
+    }
     source::check(job, &mut record, earlier)?;
     record.warnings = trend::warnings(&record, &good);
     for warning in &record.warnings {

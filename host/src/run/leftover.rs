@@ -1,10 +1,11 @@
 //! What becomes of a folder that holds no backup: a pure function of what lies in it and a clock.
 //!
 //! Its age is that of the youngest thing in it by the store's clock, so a run that is still at work
-//! keeps its own folder young.
+//! keeps its own folder young. What is locked goes as a whole when the last lock has ended.
 
 use crate::failpoint::{self, Breakage};
 use crate::id::BackupId;
+use crate::store::Lock;
 use jiff::{SignedDuration, Timestamp};
 
 /// How long the data of a removed backup stays: whoever has read its record can finish reading it.
@@ -25,6 +26,8 @@ pub struct Folder {
     pub youngest: Option<Timestamp>,
     /// The job's lease names it: its run may be at work.
     pub is_leased: bool,
+    /// What keeps the store from removing something in it, as far as the store was asked.
+    pub locked: Option<Lock>,
 }
 
 /// What becomes of it.
@@ -34,6 +37,9 @@ pub enum Fate {
     Remove(Why),
     /// It is removed later, not before this time.
     Wait(Why, Timestamp),
+    /// The store keeps something in it for longer than it would stay, and why: it is removed as a whole, once
+    /// nothing in it is locked.
+    Locked(Why, String),
     /// It would be removed if orphans were asked for.
     Ask,
     /// It stays, and why.
@@ -61,14 +67,35 @@ impl Folder {
         }
         if let Some(removed) = self.removed {
             let due = after(removed, GRACE);
+            if let Some(lock) = self.lock_beyond(due, now) {
+                return Fate::Locked(Why::Pruned, lock);
+            }
             return if due < now { Fate::Remove(Why::Pruned) } else { Fate::Wait(Why::Pruned, due) };
         }
         let due = self.youngest.map_or(Timestamp::MIN, |youngest| after(youngest, ORPHAN_AGE));
+        if let Some(lock) = self.lock_beyond(due, now) {
+            return Fate::Locked(Why::Orphan, lock);
+        }
         match (due < now || failpoint::is_broken(Breakage::IgnoreAge), with_orphans) {
             (false, _) => Fate::Wait(Why::Orphan, due),
             (true, true) => Fate::Remove(Why::Orphan),
             (true, false) => Fate::Ask,
         }
+    }
+
+    /// Whether its fate depends on locks, so that the store must be asked for them.
+    pub fn may_go(&self, now: Timestamp) -> bool {
+        match self.fate(now, true) {
+            // The data of a backup that was removed had no locks a moment ago.
+            Fate::Wait(why, _) => why == Why::Orphan,
+            Fate::Remove(_) | Fate::Ask => true,
+            Fate::Locked(..) | Fate::Keep(_) => false,
+        }
+    }
+
+    /// What keeps something in it at `now`, and after `due` too.
+    fn lock_beyond(&self, due: Timestamp, now: Timestamp) -> Option<String> {
+        self.locked.as_ref().filter(|lock| lock.ends() > due)?.keeps(now)
     }
 }
 
@@ -86,7 +113,7 @@ mod tests {
 
     fn folder() -> Folder {
         let id = "20261120T020000Z-x7k2m9qd".parse().unwrap();
-        Folder { id, has_hidden_record: false, removed: None, youngest: None, is_leased: false }
+        Folder { id, has_hidden_record: false, removed: None, youngest: None, is_leased: false, locked: None }
     }
 
     fn now() -> Timestamp {
@@ -134,6 +161,38 @@ mod tests {
             let hidden = Folder { has_hidden_record: true, ..folder };
             assert!(matches!(hidden.fate(now(), true), Fate::Keep(why) if why.contains("versions")));
         }
+    }
+
+    #[test]
+    fn what_is_locked_stays_until_its_last_lock_has_ended() {
+        let until = |at| Lock::Until { mode: "compliance".to_owned(), until: at };
+        let orphan = |lock| Folder { youngest: Some(now() - HOUR), locked: Some(lock), ..folder() };
+        let due = now() - HOUR + ORPHAN_AGE;
+        // A lock that ends before it would be removed anyhow says nothing.
+        check_fate(&orphan(until(due - HOUR)), &Fate::Wait(Why::Orphan, due));
+        check_fate(
+            &orphan(until(due + HOUR)),
+            &Fate::Locked(Why::Orphan, "compliance retention until 2026-12-08T00:00:00Z".to_owned()),
+        );
+        check_fate(&orphan(Lock::Held), &Fate::Locked(Why::Orphan, "legal hold".to_owned()));
+        let old = |lock| Folder { youngest: Some(now() - ORPHAN_AGE - HOUR), ..orphan(lock) };
+        check_fate(&old(until(now())), &Fate::Remove(Why::Orphan));
+        assert!(matches!(old(until(now() + HOUR)).fate(now(), true), Fate::Locked(Why::Orphan, _)));
+        let removed = |lock| Folder { removed: Some(now() - GRACE - HOUR), ..old(lock) };
+        check_fate(&removed(until(now() - HOUR)), &Fate::Remove(Why::Pruned));
+        assert!(matches!(removed(Lock::Held).fate(now(), false), Fate::Locked(Why::Pruned, _)));
+    }
+
+    #[test]
+    fn the_store_is_asked_for_locks_only_where_they_decide() {
+        let old = Some(now() - SignedDuration::from_hours(10_000));
+        let orphan = Folder { youngest: old, ..folder() };
+        assert!(orphan.may_go(now()));
+        assert!(Folder { youngest: Some(now()), ..folder() }.may_go(now()), "the plan says until when");
+        assert!(Folder { removed: old, ..orphan.clone() }.may_go(now()));
+        assert!(!Folder { removed: Some(now()), ..orphan.clone() }.may_go(now()));
+        assert!(!Folder { is_leased: true, ..orphan.clone() }.may_go(now()));
+        assert!(!Folder { has_hidden_record: true, ..orphan }.may_go(now()));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::store::{PendingUpload, check};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,14 +182,16 @@ pub async fn prune(request: &Request, shown: &Plan) -> Result<Pruned> {
 async fn draw_up(request: &Request, leased: Option<&BackupId>) -> Result<Plan> {
     let catalog = &request.catalog;
     let now = catalog.store().now().await?;
-    let survey = catalog.survey(&request.job).await?;
+    // What a failed run could only hide, because the store had locked it, has no name any more.
+    let survey = catalog.survey_of_versions(&request.job).await?;
     let listed = catalog.with_verifications(survey.backups).await?;
     believe_all(request, &listed)?;
 
     let verdicts = decide_with_locks(request, &listed, now).await?;
     let begun = open_uploads(request, now, leased).await?;
+    let has_locks = !survey.without_record.is_empty() && may_be_locked(request).await?;
     let folders = stream::iter(survey.without_record)
-        .map(|id| look_into(request, id, &begun, now, leased))
+        .map(|id| look_into(request, id, &begun, now, leased, has_locks))
         .buffered(FOLDERS_IN_FLIGHT)
         .try_collect()
         .await?;
@@ -292,16 +295,21 @@ async fn look_into(
     begun: &[Begun],
     now: Timestamp,
     leased: Option<&BackupId>,
+    has_locks: bool,
 ) -> Result<Left> {
     let contents = request.catalog.contents(&request.job, &id).await?;
     let parts = begun.iter().filter(|begun| folder_of(&begun.upload) == Some(id.as_str())).map(|begun| begun.last_part);
-    let folder = Folder {
+    let mut folder = Folder {
         has_hidden_record: contents.has_record,
         removed: contents.removed,
         youngest: contents.youngest().into_iter().chain(parts).max(),
         is_leased: leased == Some(&id),
+        locked: None,
         id,
     };
+    if has_locks && folder.may_go(now) {
+        folder.locked = request.catalog.last_lock_of(&contents.versions, now).await?;
+    }
     let fate = folder.fate(now, request.with_orphans);
     Ok(Left { fate, folder, n_objects: contents.versions.len(), stored_bytes: contents.stored_bytes() })
 }
@@ -311,14 +319,21 @@ async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, run: &BackupId,
     let (catalog, job) = (&request.catalog, &request.job);
     let mut done = Pruned::default();
 
-    for id in plan.removed().map(|planned| &planned.listed.id) {
-        if !shown.removed().any(|planned| planned.listed.id == *id) || stopped(request, cancel, &mut done) {
-            continue;
+    // What stays, for whatever reason, still needs what it needs.
+    let mut needed = BTreeSet::new();
+    for planned in plan.removed() {
+        let id = &planned.listed.id;
+        let is_shown = shown.removed().any(|planned| planned.listed.id == *id);
+        if is_shown && !needed.contains(id) && !stopped(request, cancel, &mut done) {
+            match catalog.remove_record(job, id, run, &request.host_key).await {
+                Ok(()) => {
+                    done.backups.push(id.clone());
+                    continue;
+                }
+                Err(error) => done.fail(error.while_doing(format!("could not remove backup {id} of job \"{job}\""))),
+            }
         }
-        match catalog.remove_record(job, id, run, &request.host_key).await {
-            Ok(()) => done.backups.push(id.clone()),
-            Err(error) => done.fail(error.while_doing(format!("could not remove backup {id} of job \"{job}\""))),
-        }
+        needed.extend(planned.listed.trusted().into_iter().flat_map(|record| record.needs.iter().cloned()));
     }
     let may_be_locked = may_be_locked(request).await.unwrap_or(true);
     for left in plan.emptied() {

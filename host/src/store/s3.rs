@@ -54,8 +54,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
-/// How long a server may take to put the parts of an object together: AWS says "several minutes".
-const COMPLETE_WAIT: Duration = Duration::from_secs(300);
+/// How many times `stall` a server may take to put the parts of an object together, during which nothing needs
+/// to move: the "several minutes" of AWS with the default. One that takes longer goes on with it while it is
+/// asked again, and what is there decides.
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
+const COMPLETE_STALLS: u32 = 5;
 /// A bucket as a store. Clones share connections and what is known of the server.
 #[derive(Clone, Debug)]
 pub struct S3Store {
@@ -172,6 +175,11 @@ impl S3Store {
 
     fn stall(&self) -> Duration {
         self.inner.stall
+    }
+
+    /// How long the completion of an upload may take.
+    fn complete_wait(&self) -> Duration {
+        self.stall().saturating_mul(COMPLETE_STALLS)
     }
 
     /// The version of an object that is read, where it is not the latest.

@@ -66,6 +66,15 @@ pub enum Lock {
 }
 
 impl Lock {
+    /// From when on it keeps nothing, by the store's clock. What has no known end never does.
+    pub fn ends(&self) -> Timestamp {
+        match self {
+            Self::Free => Timestamp::MIN,
+            Self::Until { until, .. } => *until,
+            Self::Held | Self::Unknown(_) => Timestamp::MAX,
+        }
+    }
+
     /// Why it may not be removed at `now`; `None` when nothing keeps it.
     pub fn keeps(&self, now: Timestamp) -> Option<String> {
         match self {

@@ -9,11 +9,15 @@ use super::blocking::wait_for;
 use super::budget::{Buffer, Transfer, worker_failed};
 use super::digest::{self, PieceDigest, Tree};
 use super::frame::FRAME_BYTES;
+use super::level::{SharedLevel, WINDOW, Waits};
 use super::seal::{self, CHUNK_BYTES, PayloadKey, Recipients, SEALED_CHUNK_BYTES};
 use super::tail::{MAX_FRAMES_PER_SEGMENT, Tail};
 use crate::error::{Error, Result};
 use bytes::Bytes;
+use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +71,50 @@ pub(super) struct Assembler {
     pub(super) max_segment_bytes: u64,
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) cancel: CancellationToken,
+    /// Of a transfer whose level follows what it waits for.
+    pub(super) follower: Option<Follower>,
+}
+
+/// Measures what the assembler waits for, and says so once in a while.
+#[derive(Default)]
+pub(super) struct Follower {
+    waits: Cell<Waits>,
+    n_frames: Cell<u32>,
+    /// Parts that no worker has sealed yet.
+    n_unsealed: Arc<AtomicUsize>,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy)]
+enum For {
+    /// Room for another part.
+    Part,
+    /// A frame that was read.
+    Frame,
+    /// A frame that is to be read.
+    Source,
+}
+
+impl Follower {
+    fn waited(&self, what: For, time: Duration) {
+        let mut waits = self.waits.get();
+        match what {
+            // What held the others up until now: before the store has a part, a worker seals it.
+            For::Part if self.n_unsealed.load(Ordering::Relaxed) == 0 => waits.store += time,
+            For::Part | For::Frame => waits.workers += time,
+            For::Source => waits.source += time,
+        }
+        self.waits.set(waits);
+    }
+
+    /// One more frame has passed.
+    fn passed(&self, level: &SharedLevel) {
+        self.n_frames.set(self.n_frames.get() + 1);
+        if self.n_frames.get() == WINDOW {
+            level.follow(self.waits.take());
+            self.n_frames.set(0);
+        }
+    }
 }
 
 impl Assembler {
@@ -84,8 +132,8 @@ impl Assembler {
         let (mut tree, mut size, mut number) = (Tree::default(), 0, 0);
         let mut open: Option<OpenSegment<'_>> = None;
         loop {
-            let frame = match self.until_cancelled(frames.recv())? {
-                Some(Ordered::Frame(frame)) => self.until_cancelled(frame)?.map_err(worker_failed)??,
+            let frame = match self.wait(For::Source, frames.recv())? {
+                Some(Ordered::Frame(frame)) => self.wait(For::Frame, frame)?.map_err(worker_failed)??,
                 Some(Ordered::End) => break,
                 Some(Ordered::Failed(error)) => return Err(error),
                 None => return Err(Error::failed("the thread that reads the source stopped without an end")),
@@ -106,6 +154,9 @@ impl Assembler {
             segment.tail.push(stored_bytes, plain_bytes, frame.digest.chaining);
             tree.push(&frame.digest);
             size += u64::from(plain_bytes);
+            if let Some(follower) = &self.follower {
+                follower.passed(self.transfer.budget().level());
+            }
         }
         match open {
             Some(last) => last.finish(true)?,
@@ -115,8 +166,13 @@ impl Assembler {
         Ok((size, blake3))
     }
 
-    fn until_cancelled<F: Future>(&self, future: F) -> Result<F::Output> {
-        until_cancelled(&self.cancel, future)
+    /// As [`until_cancelled`], measured where the level follows it.
+    fn wait<F: Future>(&self, what: For, future: F) -> Result<F::Output> {
+        let Some(follower) = &self.follower else { return until_cancelled(&self.cancel, future) };
+        let began = Instant::now();
+        let done = until_cancelled(&self.cancel, future);
+        follower.waited(what, began.elapsed());
+        done
     }
 }
 
@@ -275,7 +331,7 @@ impl<'a> OpenSegment<'a> {
 
     fn need_part(&mut self) -> Result<()> {
         if self.part.is_none() {
-            let permit = self.to.until_cancelled(self.to.transfer.part_permit())?;
+            let permit = self.to.wait(For::Part, self.to.transfer.part_permit())?;
             let buffer = self.to.transfer.budget().part_buffer().with(permit);
             self.part = Some(Part { buffer, filled: 0, messages: Vec::new() });
         }
@@ -294,7 +350,17 @@ impl<'a> OpenSegment<'a> {
         let offset = u64::from(self.n_parts) * part.buffer.len() as u64;
         self.n_parts += 1;
         let key = self.sealing.as_ref().map(|sealing| sealing.key.clone());
-        let sealed = self.to.transfer.budget().submit(move |_| seal_part(part, key.as_deref(), offset, is_only));
+        let n_unsealed = self.to.follower.as_ref().map(|follower| follower.n_unsealed.clone());
+        if let Some(n_unsealed) = &n_unsealed {
+            n_unsealed.fetch_add(1, Ordering::Relaxed);
+        }
+        let sealed = self.to.transfer.budget().submit(move |_| {
+            let sealed = seal_part(part, key.as_deref(), offset, is_only);
+            if let Some(n_unsealed) = n_unsealed {
+                n_unsealed.fetch_sub(1, Ordering::Relaxed);
+            }
+            sealed
+        });
         self.tell(Event::Part { segment: self.number, number: self.n_parts, sealed });
     }
 

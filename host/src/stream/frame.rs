@@ -28,6 +28,9 @@ const RAW_HEADER_BYTES: usize = 9;
 pub enum Compression {
     /// A zstd level; 1 to 3 are what `performance.md` measured, 2 is the default.
     Level(i32),
+    /// A level that follows what the transfer waits for, see [`super::level`]. A frame by itself waits for
+    /// nothing: it gets the default.
+    Auto,
     /// Raw blocks: nothing is compressed, and the reader is the same.
     Raw,
 }
@@ -56,6 +59,7 @@ impl FrameEncoder {
     pub fn encode(&mut self, plain: &[u8], compression: Compression, out: &mut [u8]) -> Result<usize> {
         match compression {
             Compression::Raw => encode_raw(plain, out),
+            Compression::Auto => self.encode(plain, Compression::default(), out),
             Compression::Level(level) => {
                 if self.level != Some(level) {
                     self.context
@@ -152,6 +156,20 @@ fn encode_raw(plain: &[u8], out: &mut [u8]) -> Result<usize> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_context_stays_small_at_every_level_that_is_chosen_by_itself() {
+        let mut encoder = FrameEncoder::new();
+        let (plain, mut out) = (FRAME_BYTES_OF_TEXT.repeat(FRAME_BYTES / 16), vec![0; MAX_FRAME_STORED_BYTES]);
+        for level in crate::stream::level::RANGE {
+            encoder.encode(&plain, Compression::Level(level), &mut out).unwrap();
+            let size = encoder.context.sizeof();
+            assert!(size <= crate::stream::level::CONTEXT_BYTES, "{size} bytes at level {level}");
+        }
+    }
+
+    /// 16 of them.
+    const FRAME_BYTES_OF_TEXT: &[u8] = b"a line of a dump";
 
     fn check_round_trip(plain: &[u8], compression: Compression) {
         let mut stored = vec![0; MAX_FRAME_STORED_BYTES];

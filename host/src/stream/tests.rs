@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 mod by_hand;
 mod damage;
 mod faults;
+mod level;
 mod round_trip;
 
 /// A runtime, a budget and the small parts that make many segments.

@@ -9,7 +9,7 @@
 //! source ended well and every byte was acknowledged; otherwise every segment that was begun is
 //! aborted. This module never writes a record.
 
-use super::assemble::{Assembler, EncodedFrame, Ordered, until_cancelled};
+use super::assemble::{Assembler, EncodedFrame, Follower, Ordered, until_cancelled};
 use super::budget::{Bench, Budget, Buffer, Transfer};
 use super::digest;
 use super::frame::{Compression, FRAME_BYTES, MAX_FRAME_STORED_BYTES};
@@ -114,8 +114,9 @@ pub async fn write_artifact(
 
     let reader = Reader { transfer: transfer.clone(), compression: options.compression, frames, cancel: stop.clone() };
     spawn_thread("stream-reader", move || reader.run(source, &progress))?;
-    let assembler =
-        Assembler { transfer, recipients: options.recipients.clone(), max_segment_bytes, events, cancel: stop.clone() };
+    let follower = (options.compression == Compression::Auto).then(Follower::default);
+    let recipients = options.recipients.clone();
+    let assembler = Assembler { transfer, recipients, max_segment_bytes, events, cancel: stop.clone(), follower };
     spawn_thread("stream-order", move || assembler.run(ordered))?;
 
     let upload = Upload::new(segments, options.abort_patience, stop);
@@ -199,7 +200,10 @@ impl Reader {
 
     fn hand_over(&self, plain: Buffer, len: usize, offset: u64) {
         let budget = self.transfer.budget().clone();
-        let compression = self.compression;
+        let compression = match self.compression {
+            Compression::Auto => Compression::Level(budget.level().get()),
+            chosen => chosen,
+        };
         let encoded =
             self.transfer.budget().submit(move |bench| encode(&budget, bench, plain, len, offset, compression));
         let _ = self.frames.send(Ordered::Frame(encoded));

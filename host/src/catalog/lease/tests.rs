@@ -140,6 +140,36 @@ async fn for_thirty_hours_a_live_lease_is_renewed_and_never_taken_over() {
 }
 
 #[tokio::test]
+async fn who_waits_takes_a_lease_that_is_given_back_meanwhile() {
+    let w = world();
+    let first = Lease::take(&w.store, w.request(1), &CancellationToken::new()).await.unwrap();
+    let taking = w.take(2);
+    // It was looked at once, and is looked at again before it is renewed.
+    w.pace.run(Duration::from_secs(5)).await;
+    assert!(!taking.is_finished());
+    first.release().await.unwrap();
+    w.pace.run(MINUTE).await;
+    let second = taking.await.unwrap().unwrap();
+    assert_eq!((w.file().await.holder.as_str(), &second.taken_from), ("host 2", &None));
+    second.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_whose_last_renewal_got_no_answer_is_given_back_all_the_same() {
+    let w = world();
+    let held = Lease::take(&w.store, w.request(1), &CancellationToken::new()).await.unwrap();
+    let job = "orders".parse().unwrap();
+    let key = layout::lease(&job).unwrap();
+    // Its own renewal arrived, and it never heard of it.
+    let mut renewed = w.file().await;
+    renewed.counter += 1;
+    let there = w.store.head(&key).await.unwrap().etag.unwrap();
+    w.store.put(&key, encode(&renewed).unwrap(), Condition::Unchanged(there)).await.unwrap();
+    held.release().await.unwrap();
+    assert_eq!(held_by(&w.store, &job).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn a_lease_is_taken_over_only_after_its_counter_stood_still_for_a_whole_duration() {
     let w = world();
     let first = Lease::take(&w.store, w.request(1), &CancellationToken::new()).await.unwrap();

@@ -195,7 +195,7 @@ impl Shared {
     ) -> Result<ArtifactRecord> {
         let origin = source.origin.clone();
         let encrypted = self.sealing.recipients.is_some();
-        let compression = if options.compress { Compression::Level(self.sealing.level) } else { Compression::Raw };
+        let compression = if options.compress { self.sealing.compression } else { Compression::Raw };
         let write = WriteOptions {
             compression,
             recipients: self.sealing.recipients.clone(),

@@ -232,6 +232,41 @@ async fn failing_or_killed_at_any_request_it_goes_on_the_next_time_and_never_bre
 }
 
 #[tokio::test]
+async fn what_could_not_be_removed_keeps_what_it_needs() {
+    let mut w = world();
+    let full = w.backup(&[]).await;
+    let first = w.backup(&[&full]).await;
+    let second = w.backup(&[&first]).await;
+    let kept = w.backup(&[]).await;
+    // The first record to go is that of the newest; it fails, and every other removal would succeed.
+    let once = w.request_over(Arc::new(FaultyStore::new(w.store(), Fault::FailFirstOf(Op::Delete, 1))));
+    let done = prune_all(&once).await.unwrap();
+    assert_eq!(done.failed.unwrap().kind(), Kind::Unavailable);
+    assert_eq!(done.backups, []);
+    assert_eq!(w.ids().await, [full.clone(), first.clone(), second.clone(), kept.clone()]);
+    assert_eq!(w.prune().await.backups, [second, first, full]);
+    assert_eq!(w.ids().await, [kept]);
+}
+
+#[tokio::test]
+async fn what_was_not_shown_keeps_what_it_needs() {
+    let mut w = world();
+    let full = w.backup(&[]).await;
+    w.backup(&[]).await;
+    let request = w.request();
+    let shown = plan(&request).await.unwrap();
+    assert_eq!(
+        shown.removed().map(|planned| planned.listed.id.clone()).collect::<Vec<_>>(),
+        std::slice::from_ref(&full)
+    );
+    // Meanwhile one is made that needs it, and another one because of which no rule keeps that.
+    let increment = w.backup(&[&full]).await;
+    w.backup(&[]).await;
+    assert_eq!(prune(&request, &shown).await.unwrap().backups, []);
+    assert!(w.ids().await.contains(&full) && w.ids().await.contains(&increment));
+}
+
+#[tokio::test]
 async fn an_orphan_is_a_week_old_by_its_youngest_object_or_part() {
     let mut w = world();
     w.backup(&[]).await;

@@ -1,10 +1,10 @@
 //! An object on its way into a bucket: one PUT, or a multipart upload of unknown length.
 
+use super::S3Store;
 use super::body::Progress;
 use super::checksum::{Algorithm, Sums, Verdict, decode32, encode32, encode64};
 use super::failure::Failure;
 use super::write::Found;
-use super::{COMPLETE_WAIT, S3Store};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Point};
 use crate::id::ObjectKey;
@@ -237,7 +237,7 @@ impl S3Upload {
             .set_checksum_type(full.then_some(ChecksumType::FullObject))
             .set_checksum_crc64_nvme(full.then(|| encode64(crc)))
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
-        self.store.send(&doing, &Progress::new(), COMPLETE_WAIT, request.send()).await?;
+        self.store.send(&doing, &Progress::new(), self.store.complete_wait(), request.send()).await?;
         failpoint::reach(Point::S3Completed);
         Ok(())
     }

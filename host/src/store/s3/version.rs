@@ -129,17 +129,30 @@ impl S3Store {
         }
         let request = self.client().get_object_retention().bucket(self.bucket()).key(&full);
         let request = request.set_version_id(version.id.clone());
-        let retention = match self.ask(&format!("ask for the retention of \"{key}\""), request.send()).await {
-            Ok(output) => output.retention,
-            Err(failure) if is_no_lock(&failure) => None,
-            // versitygw gives the answer another root element than the SDK takes.
-            Err(failure) if failure.status == Some(200) => return self.lock_by_head(key, version.id.as_deref()).await,
-            Err(failure) => return unanswered(failure),
-        };
-        if let Some((mode, until)) =
-            retention.and_then(|retention| Some((retention.mode?, retention.retain_until_date?)))
-        {
-            return Ok(Lock::Until { mode: mode.as_str().to_lowercase(), until: time(Some(&until)) });
+        let doing = format!("ask for the retention of \"{key}\"");
+        match super::Progress::new().watch(self.stall(), Box::pin(request.send())).await {
+            None => return Err(super::stalled(self.place(), &doing, self.stall()).error),
+            Some(Ok(output)) => {
+                let retention = output.retention.and_then(|found| Some((found.mode?, found.retain_until_date?)));
+                if let Some((mode, until)) = retention {
+                    return Ok(Lock::Until { mode: mode.as_str().to_lowercase(), until: time(Some(&until)) });
+                }
+            }
+            Some(Err(error)) => {
+                // versitygw gives the answer another root element than the SDK takes, and leaves the lock of a
+                // version under a deleted name out of its description.
+                let raw = error.raw_response().filter(|raw| raw.status().as_u16() == 200);
+                if let Some(lock) = raw.and_then(|raw| retention_in(raw.body().bytes()?)) {
+                    return Ok(lock);
+                }
+                let failure = super::explain(self.place(), &doing, &error);
+                if failure.status == Some(200) {
+                    return self.lock_by_head(key, version.id.as_deref()).await;
+                }
+                if !is_no_lock(&failure) {
+                    return unanswered(failure);
+                }
+            }
         }
         // versitygw keeps the bucket's own retention without writing it to the objects.
         let default = self.inner.default_lock.get_or_try_init(|| self.ask_for_default_lock()).await?;
@@ -192,6 +205,17 @@ impl S3Store {
     }
 }
 
+/// The retention in the body of an answer, whatever its root element is.
+fn retention_in(body: &[u8]) -> Option<Lock> {
+    let text = std::str::from_utf8(body).ok()?;
+    let inside = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once('<')?.0.trim())
+    };
+    let mode = inside("Mode").filter(|mode| ["GOVERNANCE", "COMPLIANCE"].contains(mode))?.to_lowercase();
+    Some(Lock::Until { mode, until: inside("RetainUntilDate")?.parse().ok()? })
+}
+
 fn is_no_lock(failure: &Failure) -> bool {
     NO_LOCK.iter().any(|code| failure.is(code))
 }
@@ -202,5 +226,27 @@ fn unanswered(failure: Failure) -> Result<Lock> {
         Kind::NotFound => Ok(Lock::Free),
         Kind::Denied => Ok(Lock::Unknown(failure.error.to_string())),
         _ => Err(failure.error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retention_is_read_under_any_root_and_nothing_else_is_taken_for_one() {
+        let answer =
+            |inside: &str| format!("<?xml version=\"1.0\"?>\n<ObjectLockRetention>{inside}</ObjectLockRetention>");
+        let date = "<RetainUntilDate>2026-11-30T00:00:00Z</RetainUntilDate>";
+        let until = "2026-11-30T00:00:00Z".parse().unwrap();
+        for (mode, word) in [("GOVERNANCE", "governance"), ("COMPLIANCE", "compliance")] {
+            let lock = retention_in(answer(&format!("<Mode>{mode}</Mode>{date}")).as_bytes());
+            assert_eq!(lock, Some(Lock::Until { mode: word.to_owned(), until }));
+        }
+        for inside in ["", date, "<Mode>GOVERNANCE</Mode>", "<Mode>OFF</Mode><RetainUntilDate>2026-11-30T00:00:00Z<"] {
+            assert_eq!(retention_in(answer(inside).as_bytes()), None, "{inside}");
+        }
+        assert_eq!(retention_in(b"<Mode>GOVERNANCE</Mode><RetainUntilDate>soon</RetainUntilDate>"), None);
+        assert_eq!(retention_in(&[0xff]), None);
     }
 }
