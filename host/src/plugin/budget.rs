@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn every_limit_names_itself_and_the_toml_that_raises_it() {
         let limits = Limits::default();
-        let shown: Vec<_> = [Limit::Memory, Limit::Cpu, Limit::Handles, Limit::CallBytes]
+        let shown: Vec<_> = [Limit::Memory, Limit::Cpu, Limit::Handles, Limit::CallBytes, Limit::CompileTime]
             .map(|limit| limit.spent("pg", &limits))
             .iter()
             .map(|error| format!("{error} | {}", error.hint_text().unwrap().rsplit_once(": ").unwrap().1))
@@ -260,6 +260,7 @@ mod tests {
                 "plugin \"pg\" has used up its limit \"cpu\" (time that it computes itself) | [plugin.pg.limits] cpu = \"1200s\"",
                 "plugin \"pg\" has used up its limit \"handles\" (handles alive at once) | [plugin.pg.limits] handles = 40000",
                 "plugin \"pg\" has used up its limit \"call_bytes\" (bytes given to one call) | [plugin.pg.limits] call_bytes = \"32MiB\"",
+                "plugin \"pg\" has used up its limit \"compile_time\" (time of its compiler) | [plugin.pg.limits] compile_time = \"1200s\"",
             ]
         );
     }

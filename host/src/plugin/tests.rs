@@ -161,7 +161,7 @@ impl Bench {
 
     async fn load(&self) -> Plugin {
         let sha256 = super::component::digest(rogue());
-        Plugin::load("rogue", rogue().to_vec(), &sha256, &self.grants, &Cache::none())
+        Plugin::load("rogue", rogue().to_vec(), &sha256, &self.grants, &Cache::none().within(&self.limits))
             .await
             .unwrap_or_else(|e| panic!("{e:?}"))
     }
