@@ -302,9 +302,9 @@ impl Ending {
         {
             return Some(self.guard.spent(limit));
         }
-        if matches!(trap, None | Some(Trap::UnreachableCodeReached))
-            && let Some(spent) = state.scratch_spent()
-        {
+        // What gives up when it has no space, it does by a panic, an abort or an exit.
+        let gave_up = trap == Some(Trap::UnreachableCodeReached) || error.is::<wasmtime_wasi::I32Exit>();
+        if let Some(spent) = gave_up.then(|| state.scratch_spent()).flatten() {
             return Some(spent);
         }
         let text = format!("{error:#}");
