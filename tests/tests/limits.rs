@@ -157,6 +157,7 @@ effect = "reads"
 [plugin.rogue.grant.exec.endless]
 program = "/bin/sleep"
 args = ["1000"]
+timeout = "1h"
 verbs = ["backup"]
 effect = "reads"
 

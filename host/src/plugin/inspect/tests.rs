@@ -41,10 +41,7 @@ fn inspections() -> Vec<Inspection> {
         comment: Some("c".to_owned()),
         reason: None,
     };
-    let granted = Grants { scratch: Some(ScratchGrant { bytes: 1 << 20, verbs: [Verb::Backup].into() }), ..grants.clone() };
     vec![
-        inspect(&with_files("64MiB"), None),
-        inspect(&with_files("64MiB"), Some(&granted)),
         inspect(&component, None),
         inspect(&component, Some(&Grants::default())),
         inspect_in(
@@ -63,7 +60,13 @@ fn inspections() -> Vec<Inspection> {
 fn the_json_of_an_inspection_has_the_published_shape() {
     let schema: Value = serde_json::from_str(PUBLISHED).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    for inspection in inspections() {
+    let granted = Grants {
+        scratch: Some(ScratchGrant { bytes: 1 << 20, verbs: [Verb::Backup].into() }),
+        ..Grants::default()
+    };
+    let files = with_files("64MiB");
+    let with_scratch = [inspect(&files, None), inspect(&files, Some(&granted))];
+    for inspection in inspections().into_iter().chain(with_scratch) {
         let json = serde_json::to_value(&inspection).unwrap();
         let wrong: Vec<String> =
             validator.iter_errors(&json).map(|error| format!("{}: {error}", error.instance_path())).collect();
