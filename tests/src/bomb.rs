@@ -15,7 +15,9 @@ pub fn in_component(component: Vec<u8>) -> Vec<u8> {
             }
         }
     }
-    let long = |bytes: &[u8]| [number(u32::try_from(bytes.len()).expect("a module is far smaller than 4 GiB")), bytes.to_vec()].concat();
+    let long = |bytes: &[u8]| {
+        [number(u32::try_from(bytes.len()).expect("a module is far smaller than 4 GiB")), bytes.to_vec()].concat()
+    };
     let section = |id: u8, bytes: &[u8]| [vec![id], long(bytes)].concat();
     const N_VARIABLES: u32 = 1500;
     const N_FUNCTIONS: u32 = 200;

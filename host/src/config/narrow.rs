@@ -165,12 +165,7 @@ fn narrow_artifacts(
 }
 
 /// A directory that was opened and never used counts as used: the log tells that it was there.
-fn narrow_scratch(
-    grant: &mut dyn TableLike,
-    path: &str,
-    used: &BTreeMap<String, Used>,
-    unused: &mut Vec<UnusedGrant>,
-) {
+fn narrow_scratch(grant: &mut dyn TableLike, path: &str, used: &BTreeMap<String, Used>, unused: &mut Vec<UnusedGrant>) {
     let rule = format!("{path}.scratch");
     let Some(scratch) = grant.get_mut("scratch").and_then(Item::as_table_like_mut) else { return };
     let mut cut = Vec::new();

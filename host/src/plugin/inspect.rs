@@ -494,7 +494,8 @@ fn notes(component: &Component, imports: &[Interface], ceilings: &[String], scra
         ));
     }
     if component.imports_wasi() {
-        let files = scratch.map_or_else(|| "no files".to_owned(), |bytes| format!("{} and no other file", scratch_what(bytes)));
+        let files =
+            scratch.map_or_else(|| "no files".to_owned(), |bytes| format!("{} and no other file", scratch_what(bytes)));
         let inert = if scratch.is_some() { "WASI has" } else { "WASI is inert:" };
         notes.push(format!("{inert} {files}, environment, arguments or network behind it; output goes to the log"));
     }

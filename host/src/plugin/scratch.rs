@@ -145,7 +145,9 @@ impl Scratch {
                 let raised = unit::bytes(most.saturating_mul(2));
                 Error::limit(format!("plugin \"{label}\" has used up its scratch directory (\"grant.scratch.bytes\")"))
                     .fact("limit", unit::bytes(most))
-                    .hint(format!("if that is too little, grant more, such as {raised}: [plugin.{label}.grant.scratch] bytes"))
+                    .hint(format!(
+                        "if that is too little, grant more, such as {raised}: [plugin.{label}.grant.scratch] bytes"
+                    ))
             }
         })
     }

@@ -66,9 +66,8 @@ fn every_kind_of_grant_is_held_against_every_ceiling() {
     let bucket = |label: &str, may: &str| {
         format!("[plugin.shop.grant.bucket.{label}]\nmay = [{may}]\nverbs = [\"backup\"]\neffect = \"reads\"\n")
     };
-    let scratch = |bytes: &str, verb: &str| {
-        format!("[plugin.shop.grant.scratch]\nbytes = \"{bytes}\"\nverbs = [\"{verb}\"]\n")
-    };
+    let scratch =
+        |bytes: &str, verb: &str| format!("[plugin.shop.grant.scratch]\nbytes = \"{bytes}\"\nverbs = [\"{verb}\"]\n");
     for (grants, words) in [
         (CAT.replace("/bin/cat", "/bin/sh"), "no rule for the program \"/bin/sh\""),
         (CAT.replace("\"reads\"", "\"reads\"\ninspect = true"), "lets none of its bytes into the plugin"),

@@ -2,8 +2,8 @@ use super::diff::diff;
 use super::*;
 use crate::plugin::component::{Component, Import, embed_manifest};
 use crate::plugin::manifest::ScratchRequest;
-use crate::policy::scratch::ScratchGrant;
 use crate::plugin::tests::decode::{bare, manifest};
+use crate::policy::scratch::ScratchGrant;
 use serde_json::Value;
 
 /// The shape that others build on, as it is checked in.
@@ -26,7 +26,8 @@ fn with_files(bytes: &str) -> Component {
         };
         component.imports.insert(format!("wasi:filesystem/{interface}@0.2.6"), import);
     }
-    let request = ScratchRequest { reason: "an index".to_owned(), bytes: bytes.to_owned(), verbs: [Verb::Backup].into() };
+    let request =
+        ScratchRequest { reason: "an index".to_owned(), bytes: bytes.to_owned(), verbs: [Verb::Backup].into() };
     component.manifest.request.scratch = Some(request);
     component
 }
@@ -60,10 +61,8 @@ fn inspections() -> Vec<Inspection> {
 fn the_json_of_an_inspection_has_the_published_shape() {
     let schema: Value = serde_json::from_str(PUBLISHED).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    let granted = Grants {
-        scratch: Some(ScratchGrant { bytes: 1 << 20, verbs: [Verb::Backup].into() }),
-        ..Grants::default()
-    };
+    let granted =
+        Grants { scratch: Some(ScratchGrant { bytes: 1 << 20, verbs: [Verb::Backup].into() }), ..Grants::default() };
     let files = with_files("64MiB");
     let with_scratch = [inspect(&files, None), inspect(&files, Some(&granted))];
     for inspection in inspections().into_iter().chain(with_scratch) {

@@ -55,8 +55,7 @@ const BUCKET: Keys = Keys {
     required: &["setting", "reason", "may", "verbs", "effect"],
 };
 const ARTIFACTS: Keys = Keys { known: &["reason", "inspect"], required: &["reason"] };
-const SCRATCH_DIRECTORY: Keys =
-    Keys { known: &["reason", "bytes", "verbs"], required: &["reason", "bytes", "verbs"] };
+const SCRATCH_DIRECTORY: Keys = Keys { known: &["reason", "bytes", "verbs"], required: &["reason", "bytes", "verbs"] };
 
 /// Mistakes so far, each with the place it is at.
 #[derive(Default)]

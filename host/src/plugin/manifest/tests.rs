@@ -187,7 +187,8 @@ fn every_manifest_in_this_repository_is_valid() {
 
 #[test]
 fn a_scratch_directory_is_asked_for_with_a_reason_a_size_and_verbs() {
-    let with = |lines: &str| GOOD.replace("[request.artifacts]", &format!("[request.scratch]\n{lines}\n[request.artifacts]"));
+    let with =
+        |lines: &str| GOOD.replace("[request.artifacts]", &format!("[request.scratch]\n{lines}\n[request.artifacts]"));
     let good = "reason = \"an index\"\nbytes = \"64MiB\"\nverbs = [\"backup\"]";
     let manifest = PluginManifest::parse(&with(good)).unwrap();
     assert_eq!(manifest.request.scratch.unwrap().max_bytes(), 64 << 20);
@@ -210,7 +211,8 @@ fn a_scratch_directory_is_asked_for_with_a_reason_a_size_and_verbs() {
 fn a_scratch_directory_is_no_larger_than_it_is_granted_or_asked_for() {
     use crate::policy::scratch::ScratchGrant;
     use crate::policy::{Grants, Verb};
-    let lines = "[request.scratch]\nreason = \"x\"\nbytes = \"1MiB\"\nverbs = [\"backup\", \"verify\"]\n[request.artifacts]";
+    let lines =
+        "[request.scratch]\nreason = \"x\"\nbytes = \"1MiB\"\nverbs = [\"backup\", \"verify\"]\n[request.artifacts]";
     let manifest = PluginManifest::parse(&GOOD.replace("[request.artifacts]", lines)).unwrap();
     let effective = |bytes, verbs: &[Verb]| {
         let scratch = Some(ScratchGrant { bytes, verbs: verbs.iter().copied().collect() });

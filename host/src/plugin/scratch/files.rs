@@ -181,11 +181,7 @@ impl HostDescriptor for Files<'_> {
         blocking(move || scratch.write(&file, &buffer, Some(offset))).await
     }
 
-    fn write_via_stream(
-        &mut self,
-        fd: Resource<Descriptor>,
-        offset: Filesize,
-    ) -> FsResult<Resource<DynOutputStream>> {
+    fn write_via_stream(&mut self, fd: Resource<Descriptor>, offset: Filesize) -> FsResult<Resource<DynOutputStream>> {
         self.output(&fd, Some(offset))
     }
 

@@ -365,11 +365,7 @@ async fn no_path_leads_out_and_no_link_is_made() {
         guest.files().stat_at(root, PathFlags::SYMLINK_FOLLOW, path.to_owned()).await.map(drop).expect_err(path);
         let root = guest.root();
         let at = NewTimestamp::Now;
-        guest
-            .files()
-            .set_times_at(root, PathFlags::SYMLINK_FOLLOW, path.to_owned(), at, at)
-            .await
-            .expect_err(path);
+        guest.files().set_times_at(root, PathFlags::SYMLINK_FOLLOW, path.to_owned(), at, at).await.expect_err(path);
         if !["file", "round"].contains(&path) {
             guest.unlink(path).await.expect_err(path);
             guest.rename("folder", path).await.expect_err(path);
