@@ -64,10 +64,10 @@ impl State {
             n_artifacts: 0,
             n_entries: 0,
             n_steps: 0,
-            log: log.clone(),
+            wasi: inert_wasi(&log),
+            log,
             reaper: Reaper::default(),
             scratch: None,
-            wasi: inert_wasi(&log),
             guard,
             run,
         }
