@@ -23,6 +23,7 @@ mod load;
 mod log;
 pub mod manifest;
 mod observer;
+mod scratch;
 pub mod signature;
 pub mod speech;
 mod state;

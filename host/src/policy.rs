@@ -8,6 +8,7 @@ pub mod ceiling;
 pub mod exec;
 pub mod kube;
 pub mod metrics;
+pub mod scratch;
 pub mod slot;
 pub mod storage;
 #[cfg(test)]
@@ -71,6 +72,8 @@ pub struct Grants {
     pub buckets: BTreeMap<String, Vec<storage::BucketGrant>>,
     /// The artifacts of the run, if granted at all.
     pub artifacts: Option<storage::ArtifactGrant>,
+    /// A private scratch directory, if granted at all.
+    pub scratch: Option<scratch::ScratchGrant>,
     /// What none of them may exceed, whoever wrote them: each ceiling takes away, none gives.
     pub ceilings: Vec<Arc<ceiling::Ceiling>>,
 }
@@ -97,6 +100,8 @@ pub enum Call<'a> {
     Bucket(storage::BucketCall<'a>),
     /// A function on the run's artifacts.
     Artifact(storage::ArtifactCall<'a>),
+    /// The private scratch directory, which is opened before the guest runs.
+    Scratch,
     /// `bytes.source.read` on a stream that came from `origin`; `granted` was decided where it was made.
     Read {
         /// What the bytes are, for the message.
@@ -145,6 +150,7 @@ impl Policy {
             },
             Call::Bucket(call) => self.decide_bucket(call),
             Call::Artifact(call) => self.decide_artifact(call),
+            Call::Scratch => self.decide_scratch(),
             Call::Read { origin, granted } => self.decide_read(origin, *granted),
         }
     }
@@ -175,7 +181,7 @@ impl Call<'_> {
             Call::Exec(_) => true,
             Call::Bucket(call) => call.verb.is_some_and(storage::BucketVerb::changes),
             Call::Artifact(call) => call.verb == storage::ArtifactVerb::Put,
-            Call::Read { .. } => false,
+            Call::Scratch | Call::Read { .. } => false,
         }
     }
 }

@@ -111,14 +111,16 @@ impl Job {
         artifacts: Arc<dyn Artifacts>,
         cancel: &CancellationToken,
     ) -> Result<(RunContext, Scratch)> {
-        let scratch = Scratch::make(&self.scratch_root, run, &self.place.run_in)?;
+        let mut scratch = Scratch::make(&self.scratch_root, run, &self.place.run_in)?;
         let policy = Policy {
             plugin: self.plugin.label().to_owned(),
             grants: self.grants.clone(),
             occasion: Occasion { verb, plan_only },
             settings: self.settings.clone(),
         };
+        let guest_dir = policy.scratch().map(|_| scratch.make_for_guest()).transpose()?;
         let context = RunContext {
+            guest_dir,
             policy: Arc::new(policy),
             place: self.place.clone(),
             buckets: self.buckets.clone(),

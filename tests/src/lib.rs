@@ -6,6 +6,7 @@
 //! and only those that the kit started.
 
 pub mod behind;
+pub mod bomb;
 pub mod container;
 pub mod documented;
 pub mod documents;

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use strongroom_tests::relay::{private, sha256};
 use strongroom_tests::{Output, Sandbox, plugin};
@@ -14,6 +15,8 @@ use xtask::soak::turns;
 const TURNS: u64 = 3;
 /// Sequences of one run: a run of its own has its own process.
 const PER_RUN: u64 = 25;
+/// Worlds at once, each with a sandbox of its own.
+const WORLDS: usize = 6;
 /// Far longer than a run takes on a busy machine; one that reaches it hangs.
 const LONG: Duration = Duration::from_secs(300);
 
@@ -185,46 +188,69 @@ fn check_unchanged(chaos: &Chaos, what: &str) {
     assert_eq!(fs::read(chaos.sandbox.path("data/one")).unwrap(), b"first", "{what} changed an object");
 }
 
+/// Takes turns until there are no more, in several worlds at once: a run waits far more than it works.
+fn in_worlds(turns: impl Iterator<Item = u64> + Send, turn: impl Fn(&Chaos, u64) + Sync, end: impl Fn(&Chaos) + Sync) {
+    let turns = Mutex::new(turns);
+    let next = || turns.lock().unwrap_or_else(PoisonError::into_inner).next();
+    std::thread::scope(|scope| {
+        for _ in 0..WORLDS {
+            scope.spawn(|| {
+                let Some(mut seed) = next() else { return };
+                let chaos = Chaos::new();
+                chaos.sandbox.write("data/one", "first");
+                loop {
+                    turn(&chaos, seed);
+                    match next() {
+                        Some(another) => seed = another,
+                        None => break,
+                    }
+                }
+                end(&chaos);
+            });
+        }
+    });
+}
+
 #[test]
 fn a_guest_that_calls_anything_at_random_gets_nothing_and_leaves_nothing() {
-    let chaos = Chaos::new();
-    chaos.sandbox.write("data/one", "first");
-    chaos.configure(0, 1, 0, false);
-    let made = chaos.run("calm", &["backup", "wild", "--output", "json"]);
-    let calm = made.check_code(0).json()["id"].as_str().unwrap().to_owned();
-    for seed in turns(TURNS, "runs of five times 25 random sequences") {
+    let turn = |chaos: &Chaos, seed: u64| {
         let what = format!("seed {seed}");
+        chaos.configure(0, 1, 0, false);
+        let made = chaos.run("calm", &["backup", "wild", "--output", "json"]);
+        let calm = made.check_code(0).json()["id"].as_str().unwrap().to_owned();
         chaos.configure(seed, PER_RUN, 60, false);
         chaos.run(&what, &["backup", "wild"]);
-        check_unchanged(&chaos, &what);
+        check_unchanged(chaos, &what);
         chaos.run(&what, &["diagnose", "wild"]);
         chaos.run(&what, &["verify", "wild", &calm, "--depth", "contents"]);
         chaos.run(&what, &["restore", "wild", &calm, "--plan"]);
-        check_unchanged(&chaos, &what);
+        check_unchanged(chaos, &what);
         chaos.run(&what, &["restore", "wild", &calm]);
         fs::remove_dir_all(chaos.sandbox.path("data")).unwrap();
         chaos.sandbox.write("data/one", "first");
         for name in files(chaos.sandbox.dir()).into_iter().filter(|name| name.starts_with("changed-")) {
             fs::remove_file(chaos.sandbox.path(name)).unwrap();
         }
-    }
+    };
     // Whatever was recorded on the way is whole.
-    chaos.configure(0, 1, 0, false);
-    let listed = chaos.run("list", &["list", "wild", "--output", "json"]).check_code(0).json();
-    for backup in listed["backups"].as_array().unwrap() {
-        let id = backup["id"].as_str().unwrap();
-        chaos.run("at the end", &["verify", "wild", id, "--depth", "stored"]).check_code(0);
-    }
-    assert!(chaos.sandbox.dir().parent().unwrap().join("etc").metadata().is_err());
+    let end = |chaos: &Chaos| {
+        chaos.configure(0, 1, 0, false);
+        let listed = chaos.run("list", &["list", "wild", "--output", "json"]).check_code(0).json();
+        for backup in listed["backups"].as_array().unwrap() {
+            let id = backup["id"].as_str().unwrap();
+            chaos.run("at the end", &["verify", "wild", id, "--depth", "stored"]).check_code(0);
+        }
+        assert!(chaos.sandbox.dir().parent().unwrap().join("etc").metadata().is_err());
+    };
+    in_worlds(turns(TURNS, "runs of five times 25 random sequences"), turn, end);
 }
 
 #[test]
 fn a_guest_that_makes_up_handles_is_stopped_and_leaves_nothing() {
-    let chaos = Chaos::new();
-    chaos.sandbox.write("data/one", "first");
-    for seed in turns(2 * TURNS, "backups with made-up handles") {
+    let turn = |chaos: &Chaos, seed: u64| {
         chaos.configure(seed, 2, 60, true);
         chaos.run(&format!("seed {seed}"), &["backup", "wild"]);
-        check_unchanged(&chaos, "a backup with made-up handles");
-    }
+        check_unchanged(chaos, "a backup with made-up handles");
+    };
+    in_worlds(turns(2 * TURNS, "backups with made-up handles"), turn, |_| {});
 }

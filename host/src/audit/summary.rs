@@ -58,6 +58,10 @@ impl Summary {
                 self.push(&mut all, "verb", if artifact.verb == ArtifactVerb::Put { "put" } else { "get" });
                 self.push(&mut all, "artifact", artifact.name);
             }
+            Call::Scratch => {
+                let most = policy.scratch().map_or(0, |grant| grant.bytes);
+                self.push(&mut all, "bytes", &most.to_string());
+            }
             Call::Read { origin, .. } => self.push(&mut all, "origin", &origin.to_string()),
         }
         all

@@ -3,7 +3,7 @@
 //! Decides nothing: `plugin approve` shows it and asks, and a restore without a configuration grants
 //! it only where the operator says so.
 
-use crate::config::edit::{RawArtifacts, RawBucket, RawExec, RawGrants};
+use crate::config::edit::{RawArtifacts, RawBucket, RawExec, RawGrants, RawScratch};
 use crate::error::{Error, Result};
 use crate::plugin::manifest::PluginManifest;
 use crate::policy::Verb;
@@ -51,6 +51,9 @@ pub(super) fn grants(manifest: &PluginManifest, known: &Known, path: &str) -> Re
     }
     if let Some(request) = &manifest.request.artifacts {
         grants.artifacts = Some(RawArtifacts { inspect: request.inspect.clone() });
+    }
+    if let Some(request) = manifest.request.scratch.as_ref().filter(|request| wanted(&request.verbs)) {
+        grants.scratch = Some(RawScratch { bytes: request.bytes.clone(), verbs: request.verbs.clone() });
     }
     Ok(grants)
 }

@@ -151,7 +151,8 @@ impl Session {
                 .hint(format!("see what it asks for and approve it: strongroom plugin approve {label}")));
         };
         self.check_buckets(label, plugin)?;
-        let cache = Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?;
+        let cache =
+            Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?.within(&plugin.limits);
         let host_key = Arc::new(self.host_key()?);
         let audit = self.audit(&host_key);
         let approval = Approval { sha256: sha256.clone(), signature, trust: self.config.trust(plugin) };

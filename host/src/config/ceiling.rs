@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::plugin::signature::TrustedKey;
 use crate::policy::ceiling::{
     Allowed, ArtifactRule, Bounds, BucketRule, Ceiling, ExecRule, KubeRule, MetricsRule, Over, Pattern, Place,
+    ScratchRule,
 };
 use crate::policy::kube::KubeVerb;
 use crate::policy::{Effect, Verb};
@@ -152,6 +153,13 @@ impl Reading<'_> {
             buckets: self.allowed(root, "bucket", Self::bucket),
             artifacts: self.allowed(root, "artifacts", |reading, fields| {
                 Some(ArtifactRule { place: reading.place(fields), inspect: fields.flag("inspect") })
+            }),
+            scratch: self.allowed(root, "scratch", |reading, fields| {
+                Some(ScratchRule {
+                    place: reading.place(fields),
+                    bytes: fields.whole("bytes")?,
+                    verbs: bounds(fields).verbs,
+                })
             }),
             kube: self.allowed(root, "kube", Self::kube),
             metrics: self.allowed(root, "metrics", |reading, fields| {

@@ -28,6 +28,9 @@ pub struct RawGrants {
     /// `grant.artifacts`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifacts: Option<RawArtifacts>,
+    /// `grant.scratch`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<RawScratch>,
 }
 
 /// `grant.exec.x`
@@ -66,6 +69,15 @@ pub struct RawArtifacts {
     /// Patterns of the artifacts whose bytes the plugin may read itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inspect: Vec<String>,
+}
+
+/// `grant.scratch`
+#[derive(Clone, Debug, Serialize)]
+pub struct RawScratch {
+    /// What its files may hold together, such as `64MiB`.
+    pub bytes: String,
+    /// Verbs it holds for.
+    pub verbs: BTreeSet<Verb>,
 }
 
 /// The document with `[plugin.<label>]` pinned to `digest` and granted exactly `grants`.
@@ -118,9 +130,11 @@ pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) ->
             write_grant(table, name, wanted, shape_within(shape_within(shape, kind), name))?;
         }
     }
-    match desired.get("artifacts") {
-        None => drop(grant.remove("artifacts")),
-        Some(wanted) => write_grant(grant, "artifacts", wanted, shape_within(shape, "artifacts"))?,
+    for kind in ["artifacts", "scratch"] {
+        match desired.get(kind) {
+            None => drop(grant.remove(kind)),
+            Some(wanted) => write_grant(grant, kind, wanted, shape_within(shape, kind))?,
+        }
     }
     Ok(edited.to_string())
 }

@@ -7,6 +7,7 @@ use super::read::looks_secret;
 use crate::error::Result;
 use crate::policy::ceiling::{Ceiling, Over};
 use crate::policy::exec::{ExecGrant, StdinGrant};
+use crate::policy::scratch::ScratchGrant;
 use crate::policy::slot::{SlotRule, SlotText, Template};
 use crate::policy::storage::{ArtifactGrant, BucketGrant, BucketVerb};
 use crate::policy::{Effect, Grants, Mistake, Verb, When};
@@ -50,6 +51,15 @@ impl Meaning<'_> {
             self.check(artifacts, grant.check());
             self.under_ceilings(artifacts, |ceiling| ceiling.artifact_grant(&grant));
             grants.artifacts = Some(grant);
+        }
+        if let Some(scratch) = fields.table("scratch")
+            && let (Some(bytes), true) = (scratch.whole("bytes"), scratch.has("verbs"))
+        {
+            let verbs = scratch.texts("verbs").iter().filter_map(|(text, _)| verb(text)).collect();
+            let grant = ScratchGrant { bytes, verbs };
+            self.check(scratch, grant.check());
+            self.under_ceilings(scratch, |ceiling| ceiling.scratch_grant(&grant));
+            grants.scratch = Some(grant);
         }
         grants.ceilings = self.ceilings.list();
         grants

@@ -3,6 +3,7 @@
 //! Decoding, the advice for unknown keys and `config schema` all read this table, so that a key
 //! cannot exist in one of them alone. Pure data.
 
+use crate::policy::scratch::{MAX_BYTES, MIN_BYTES};
 use crate::store::bandwidth::{MAX_BYTES_PER_SECOND, MIN_BYTES_PER_SECOND};
 
 /// A table of the configuration: its keys, in the order in which they are documented.
@@ -342,6 +343,7 @@ static GRANT: Section = Section {
             "Buckets, by label; one grant or several, such as one to read and one to restore.",
         ),
         may("artifacts", Shape::Table(&ARTIFACTS), "The artifacts of its own backups."),
+        may("scratch", Shape::Table(&SCRATCH), "A private scratch directory, for a plugin that imports WASI."),
         not_built("kube", "use a plugin that runs the component's own client through `exec`"),
         not_built("metrics", "let the plugin ask the component itself through `exec`"),
     ],
@@ -453,11 +455,25 @@ static ARTIFACTS: Section = Section {
     )],
 };
 
+static SCRATCH: Section = Section {
+    name: "scratch grant",
+    doc: "A private directory, /scratch for the plugin: empty when a verb begins, gone when it ends.",
+    keys: &[
+        must(
+            "bytes",
+            Shape::Size(MIN_BYTES, MAX_BYTES),
+            "What its files may hold together, such as \"64MiB\"; limits.scratch_files bounds how many there are.",
+        ),
+        must("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose."),
+    ],
+};
+
 static LIMITS: Section = Section {
     name: "limits",
     doc: "What one run of a plugin may use at most.",
     keys: &[
         may("memory", Shape::Size(1 << 20, 4 << 30), "Linear memory of the guest; \"256MiB\" unless set."),
+        may("stack", Shape::Size(64 << 10, 64 << 20), "Stack of the guest's calls; \"512KiB\" unless set."),
         may("table_elements", Shape::Whole(1, 1 << 30), "Elements of one table of the guest; 1048576 unless set."),
         may("instances", Shape::Whole(1, 10_000), "Core instances, and as many tables and memories; 128 unless set."),
         may("cpu", Shape::Duration, "Time that the guest itself computes; \"10m\" unless set."),
@@ -476,13 +492,32 @@ static LIMITS: Section = Section {
             Shape::Whole(1, 1 << 40),
             "Entries of all archives of one backup; 1000000000 unless set.",
         ),
+        may("entry_path", Shape::Size(16, 64 << 10), "Longest path of an entry of an archive; \"4KiB\" unless set."),
         may(
             "call_bytes",
             Shape::Size(64 << 10, 256 << 20),
             "Bytes copied from the guest in one call; \"16MiB\" unless set.",
         ),
         may("log_bytes", Shape::Size(1 << 10, 1 << 30), "Log text of one run; \"4MiB\" unless set."),
-        may("open_transfers", Shape::Whole(1, 64), "Artifacts being stored at once; 4 unless set."),
+        may(
+            "metric_series",
+            Shape::Whole(1, 1_000_000),
+            "Series of metrics that one run writes, by name and labels; 1000 unless set.",
+        ),
+        may(
+            "scratch_files",
+            Shape::Whole(1, 100_000),
+            "Files and directories in the plugin's scratch directory; 10000 unless set.",
+        ),
+        may("scratch_open", Shape::Whole(1, 1_024), "Files and directories of it open at once; 64 unless set."),
+        may("open_transfers", Shape::Whole(1, 64), "Artifacts being stored at once, the next waits; 4 unless set."),
+        may(
+            "compile_memory",
+            Shape::Size(256 << 20, 64 << 30),
+            "Memory of the process that compiles the plugin; \"6GiB\" unless set.",
+        ),
+        may("compile_cpu", Shape::Duration, "Processor time of that process, in whole seconds; \"10m\" unless set."),
+        may("compile_time", Shape::Duration, "How long it may take; \"10m\" unless set."),
     ],
 };
 

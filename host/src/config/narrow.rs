@@ -45,6 +45,7 @@ pub fn narrow(document: &str, used: &BTreeMap<String, Used>) -> Result<Narrowed>
         each(grant, "exec", &path, used, &mut narrowed.unused, narrow_exec);
         each(grant, "bucket", &path, used, &mut narrowed.unused, narrow_bucket);
         narrow_artifacts(grant, &path, used, &mut narrowed.unused);
+        narrow_scratch(grant, &path, used, &mut narrowed.unused);
         if narrowed.unused.len() > before {
             let mut own = Table::new();
             own.set_implicit(true);
@@ -160,6 +161,19 @@ fn narrow_artifacts(
                 unused.push(UnusedGrant { rule, what: "inspect".to_owned() });
             }
         }
+    }
+}
+
+/// A directory that was opened and never used counts as used: the log tells that it was there.
+fn narrow_scratch(grant: &mut dyn TableLike, path: &str, used: &BTreeMap<String, Used>, unused: &mut Vec<UnusedGrant>) {
+    let rule = format!("{path}.scratch");
+    let Some(scratch) = grant.get_mut("scratch").and_then(Item::as_table_like_mut) else { return };
+    let mut cut = Vec::new();
+    if used.get(&rule).is_some_and(|used| keep_verbs(scratch, used, &mut cut)) {
+        unused.extend(cut.into_iter().map(|what| UnusedGrant { rule: rule.clone(), what }));
+    } else {
+        grant.remove("scratch");
+        unused.push(UnusedGrant { rule, what: "all of it".to_owned() });
     }
 }
 

@@ -37,7 +37,10 @@ impl Meaning<'_> {
 
     fn sha256(&mut self, label: &Label, fields: &Fields, grants: &Grants) -> Option<String> {
         let Some(text) = fields.text("sha256") else {
-            let granted = !grants.exec.is_empty() || !grants.buckets.is_empty() || grants.artifacts.is_some();
+            let granted = !grants.exec.is_empty()
+                || !grants.buckets.is_empty()
+                || grants.artifacts.is_some()
+                || grants.scratch.is_some();
             if granted && !fields.has("sha256") {
                 self.warnings
                     .add(fields.span.clone(), format!("{} has grants and no sha256", fields.path), "it will not run")
@@ -60,6 +63,7 @@ fn limits(fields: &Fields) -> Limits {
     let otherwise = Limits::default();
     Limits {
         memory_bytes: fields.whole("memory").unwrap_or(otherwise.memory_bytes),
+        stack_bytes: fields.whole("stack").unwrap_or(otherwise.stack_bytes),
         table_elements: fields.whole("table_elements").unwrap_or(otherwise.table_elements),
         instances: fields.whole("instances").unwrap_or(otherwise.instances),
         cpu: fields.duration("cpu").unwrap_or(otherwise.cpu),
@@ -70,8 +74,15 @@ fn limits(fields: &Fields) -> Limits {
         processes: fields.whole("processes").unwrap_or(otherwise.processes),
         artifacts: fields.whole("artifacts").unwrap_or(otherwise.artifacts),
         archive_entries: fields.whole("archive_entries").unwrap_or(otherwise.archive_entries),
+        entry_path_bytes: fields.whole("entry_path").unwrap_or(otherwise.entry_path_bytes),
         call_bytes: fields.whole("call_bytes").unwrap_or(otherwise.call_bytes),
         log_bytes: fields.whole("log_bytes").unwrap_or(otherwise.log_bytes),
+        metric_series: fields.whole("metric_series").unwrap_or(otherwise.metric_series),
+        scratch_files: fields.whole("scratch_files").unwrap_or(otherwise.scratch_files),
+        scratch_open: fields.whole("scratch_open").unwrap_or(otherwise.scratch_open),
         open_transfers: fields.whole("open_transfers").unwrap_or(otherwise.open_transfers),
+        compile_memory_bytes: fields.whole("compile_memory").unwrap_or(otherwise.compile_memory_bytes),
+        compile_cpu: fields.duration("compile_cpu").unwrap_or(otherwise.compile_cpu),
+        compile_time: fields.duration("compile_time").unwrap_or(otherwise.compile_time),
     }
 }

@@ -26,11 +26,25 @@ pub(crate) enum Limit {
     Processes,
     Artifacts,
     ArchiveEntries,
+    EntryPath,
     CallBytes,
     LogBytes,
+    #[allow(dead_code, reason = "it is enforced where metrics are written")]
+    MetricSeries,
+    Stack,
+    ScratchFiles,
+    ScratchOpen,
+    CompileMemory,
+    CompileCpu,
+    CompileTime,
 }
 
 impl Limit {
+    /// Its name in the configuration.
+    pub(crate) fn key(self, limits: &Limits) -> &'static str {
+        self.describe(limits).0
+    }
+
     /// The error that says it is spent, with the TOML that raises it.
     ///
     /// `label` is the plugin's name in the configuration.
@@ -65,8 +79,25 @@ impl Limit {
                 let shown = (most.to_string(), most.saturating_mul(2).to_string());
                 ("archive_entries", "entries of all archives of one backup", shown)
             }
+            Limit::EntryPath => ("entry_path", "path of an entry of an archive", size(limits.entry_path_bytes)),
             Limit::CallBytes => ("call_bytes", "bytes given to one call", size(limits.call_bytes)),
             Limit::LogBytes => ("log_bytes", "log text of one run", size(limits.log_bytes)),
+            Limit::MetricSeries => ("metric_series", "series of metrics of one run", count(limits.metric_series)),
+            Limit::Stack => ("stack", "stack of its calls", size(limits.stack_bytes)),
+            Limit::ScratchFiles => {
+                let most = limits.scratch_files;
+                let shown = (most.to_string(), most.saturating_mul(2).to_string());
+                ("scratch_files", "files and directories in its scratch directory", shown)
+            }
+            Limit::ScratchOpen => {
+                ("scratch_open", "files of its scratch directory open at once", count(limits.scratch_open))
+            }
+            Limit::CompileMemory => {
+                let most = limits.compile_memory_bytes;
+                ("compile_memory", "memory of its compiler", (unit::bytes(most), toml_bytes(most.saturating_mul(2))))
+            }
+            Limit::CompileCpu => ("compile_cpu", "processor time of its compiler", time(limits.compile_cpu)),
+            Limit::CompileTime => ("compile_time", "time of its compiler", time(limits.compile_time)),
         };
         (key, what, value, raised)
     }
@@ -217,7 +248,7 @@ mod tests {
     #[test]
     fn every_limit_names_itself_and_the_toml_that_raises_it() {
         let limits = Limits::default();
-        let shown: Vec<_> = [Limit::Memory, Limit::Cpu, Limit::Handles, Limit::CallBytes]
+        let shown: Vec<_> = [Limit::Memory, Limit::Cpu, Limit::Handles, Limit::CallBytes, Limit::CompileTime]
             .map(|limit| limit.spent("pg", &limits))
             .iter()
             .map(|error| format!("{error} | {}", error.hint_text().unwrap().rsplit_once(": ").unwrap().1))
@@ -229,6 +260,7 @@ mod tests {
                 "plugin \"pg\" has used up its limit \"cpu\" (time that it computes itself) | [plugin.pg.limits] cpu = \"1200s\"",
                 "plugin \"pg\" has used up its limit \"handles\" (handles alive at once) | [plugin.pg.limits] handles = 40000",
                 "plugin \"pg\" has used up its limit \"call_bytes\" (bytes given to one call) | [plugin.pg.limits] call_bytes = \"32MiB\"",
+                "plugin \"pg\" has used up its limit \"compile_time\" (time of its compiler) | [plugin.pg.limits] compile_time = \"1200s\"",
             ]
         );
     }

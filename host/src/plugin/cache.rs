@@ -4,7 +4,9 @@
 //! that this host wrote it for exactly this component and this engine; its key lies elsewhere, in
 //! the state directory. A file that does not fit is written anew, never repaired.
 
-use super::compiler::Compiler;
+use super::compiler::{Bounds, Compiler};
+use super::engine;
+use super::limits::Limits;
 use crate::error::{Error, IoContext, Result};
 use crate::failpoint::{self, Point};
 use std::fs::{self, OpenOptions};
@@ -25,6 +27,7 @@ const MAX_FILE_BYTES: u64 = super::compiler::MAX_CODE_BYTES + KEY_BYTES as u64;
 pub struct Cache {
     place: Option<Place>,
     compiler: Compiler,
+    stack_bytes: usize,
 }
 
 #[derive(Clone)]
@@ -42,7 +45,23 @@ impl std::fmt::Debug for Place {
 impl Cache {
     /// Keeps nothing, and compiles in this process: for tests, and tools whose program is not strongroom.
     pub fn none() -> Self {
-        Self { place: None, compiler: Compiler::Here }
+        Self { place: None, compiler: Compiler::Here, stack_bytes: Limits::default().stack_bytes }
+    }
+
+    /// The same for a plugin with these limits: its compiler is bounded by them, and what it gives has
+    /// the stack that they say.
+    #[must_use]
+    pub fn within(&self, limits: &Limits) -> Self {
+        let mut cache = Self { stack_bytes: limits.stack_bytes, ..self.clone() };
+        if let Compiler::Child { bounds, .. } = &mut cache.compiler {
+            *bounds = Bounds::of(limits);
+        }
+        cache
+    }
+
+    /// The engine that its components run on.
+    pub(super) fn engine(&self) -> Result<Engine> {
+        engine::with_stack(self.stack_bytes)
     }
 
     /// Keeps compiled components in `cache_dir/compiled` (mode 0700), with the key in
@@ -53,7 +72,7 @@ impl Cache {
         let dir = cache_dir.join("compiled");
         private_dir(&dir)?;
         let key = read_or_make_key(state_dir)?;
-        Ok(Self { place: Some(Place { dir, key }), compiler })
+        Ok(Self { place: Some(Place { dir, key }), compiler, stack_bytes: Limits::default().stack_bytes })
     }
 
     /// The compiled component: from the cache if it is there and authentic, else compiled now.
@@ -204,7 +223,6 @@ fn read_or_make_key(state_dir: &Path) -> Result<[u8; KEY_BYTES]> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::engine;
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
@@ -218,7 +236,7 @@ mod tests {
     fn a_compiled_component_is_read_back_and_a_changed_one_is_compiled_again() {
         let dir = tempfile::tempdir().unwrap();
         let (cache_dir, state_dir) = (dir.path().join("cache"), dir.path().join("state"));
-        let engine = engine::shared().unwrap();
+        let engine = &engine::shared().unwrap();
         let cache = Cache::open(&cache_dir, &state_dir, Compiler::Here).unwrap();
         cache.component(engine, "aa", EMPTY).unwrap();
         let path = check_entries(&cache_dir).pop().unwrap();

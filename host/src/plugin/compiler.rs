@@ -5,7 +5,9 @@
 //! unable to open another, write a file or gain a right, and with bounds on memory, processor time
 //! and waiting. The child bounds time and memory and not trust: what it gives back is executed.
 
+use super::budget::Limit;
 use super::engine;
+use super::limits::Limits;
 use crate::error::{Error, IoContext, Result};
 use crate::unit;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -41,8 +43,8 @@ pub enum Compiler {
     Here,
 }
 
-/// What compiling one component may use. A component that carries a Python interpreter (40 MiB)
-/// takes about 1 GiB and a minute of one processor.
+/// What compiling one component may use: the limits `compile_memory`, `compile_cpu` and
+/// `compile_time` of its plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Addresses, in bytes (`RLIMIT_AS`).
@@ -55,7 +57,19 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { memory_bytes: 6 << 30, cpu_seconds: 600, wall_clock: Duration::from_secs(600) }
+        Self::of(&Limits::default())
+    }
+}
+
+impl Bounds {
+    /// Those of a plugin with these limits; a part of a second of processor time is a whole one.
+    pub(super) fn of(limits: &Limits) -> Self {
+        let begun = u64::from(limits.compile_cpu.subsec_nanos() > 0);
+        Self {
+            memory_bytes: limits.compile_memory_bytes,
+            cpu_seconds: limits.compile_cpu.as_secs().saturating_add(begun),
+            wall_clock: limits.compile_time,
+        }
     }
 }
 
@@ -77,7 +91,7 @@ impl Compiler {
     /// what takes more than the bounds.
     pub(super) fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         match self {
-            Self::Here => engine::compile(engine::shared()?, bytes),
+            Self::Here => engine::compile(&engine::shared()?, bytes),
             Self::Child { program, bounds } => {
                 let asked = Asked { bounds: *bounds, child: start(program, bounds)? };
                 asked.answer(bytes)
@@ -140,12 +154,14 @@ impl Asked {
                     // It must be gone before its pipes end, and with them the threads that read them.
                     let _ = self.child.kill();
                     let waited = unit::duration(self.bounds.wall_clock);
-                    return Err(too_much("time", &format!("{waited} on the clock")));
+                    return Err(too_much(Limit::CompileTime, "time", &format!("{waited} on the clock")));
                 }
             };
             if code.len() as u64 > MAX_CODE_BYTES {
                 let _ = self.child.kill();
-                return Err(too_much("space", &format!("{} of code", unit::bytes(MAX_CODE_BYTES))));
+                return Err(Error::limit("compiling the component makes too much code")
+                    .fact("limit", unit::bytes(MAX_CODE_BYTES))
+                    .hint("no useful plugin has that much: ask its vendor"));
             }
             let status = self.child.wait().doing(|| "wait for the compiler".to_owned())?;
             let said = said.join().unwrap_or_default();
@@ -161,9 +177,9 @@ impl Asked {
             (Some(REFUSED), _) => {
                 Error::invalid("the component cannot be compiled").because(super::speech::line(said.trim()))
             }
-            (_, Some(SIGXCPU)) => too_much("time", &format!("{cpu_seconds} s of processor time")),
+            (_, Some(SIGXCPU)) => too_much(Limit::CompileCpu, "time", &format!("{cpu_seconds} s of processor time")),
             _ if said.contains("memory allocation") || said.contains("out of memory") => {
-                too_much("memory", &unit::bytes(memory_bytes))
+                too_much(Limit::CompileMemory, "memory", &unit::bytes(memory_bytes))
             }
             _ => Error::failed("the compiler of plugins failed")
                 .fact("ended with", status.to_string())
@@ -178,10 +194,12 @@ impl Asked {
 /// Exit code of a child that has looked at a component and refused it.
 const REFUSED: i32 = 65;
 
-fn too_much(what: &str, most: &str) -> Error {
-    Error::limit(format!("compiling the component takes too much {what}"))
+/// Whoever loads it says which plugin it is.
+fn too_much(limit: Limit, what: &str, most: &str) -> Error {
+    let key = limit.key(&Limits::default());
+    Error::limit(format!("compiling the component takes too much {what}: its limit \"{key}\" is used up"))
         .fact("limit", most)
-        .hint("no useful plugin takes that much: ask its vendor")
+        .hint(format!("if its vendor says that it needs more, raise {key} in the plugin's limits"))
 }
 
 fn collect(pipe: impl Read, most: u64) -> Vec<u8> {

@@ -23,6 +23,9 @@ const MAX_DEPTH: usize = 8;
 /// The package of the contract.
 pub(super) const PACKAGE: &str = "strongroom:plugin";
 
+/// The package of WASI that has files.
+pub(super) const WASI_FILES: &str = "wasi:filesystem";
+
 /// A component as its bytes describe it.
 #[derive(Clone, Debug)]
 pub struct Component {
@@ -77,6 +80,11 @@ impl Component {
     /// Whether it imports this interface of the contract.
     pub fn imports_interface(&self, interface: &str) -> bool {
         self.imports.values().any(|import| import.is_contract() && import.interface == interface)
+    }
+
+    /// Whether it imports files of WASI.
+    pub(super) fn imports_files(&self) -> bool {
+        self.imports.values().any(|import| import.package == WASI_FILES)
     }
 
     /// Whether it imports anything of WASI.
@@ -310,6 +318,15 @@ fn check_requests(manifest: &PluginManifest, imports: &BTreeMap<String, Import>)
     let imported =
         |interface| imports.values().any(|i| i.is_contract() && i.interface == interface && !i.functions.is_empty());
     let request = &manifest.request;
+    // WASI without a request for it is inert, so that an import alone is no mistake.
+    let has_files = imports.values().any(|import| import.package == WASI_FILES);
+    if request.scratch.is_some() && !has_files {
+        return Err(Error::invalid(format!(
+            "plugin \"{}\" requests a scratch directory and does not import \"{WASI_FILES}\"",
+            manifest.name
+        ))
+        .hint("take [request.scratch] out of plugin.toml: nobody should grant what is not used"));
+    }
     let storage = request.artifacts.is_some() || !request.bucket.is_empty();
     for (interface, requested, keys) in [
         ("exec", !request.exec.is_empty(), "[[request.exec]]"),

@@ -27,8 +27,11 @@ pub struct RunContext {
     pub buckets: BTreeMap<String, SharedBucket>,
     /// The artifacts of the backup in scope.
     pub artifacts: Arc<dyn Artifacts>,
-    /// An empty directory of the run, removed at its end; also `{scratch}` of commands on this machine.
+    /// An empty directory of the run, removed at its end: `{scratch}` of commands on this machine.
     pub scratch: Option<PathBuf>,
+    /// An empty directory of the run for the guest itself, which no command sees; `None` where the
+    /// grants have none for this verb.
+    pub guest_dir: Option<PathBuf>,
     /// Where progress, log lines and steps go.
     pub reporter: Arc<dyn Reporter>,
     /// What it may use.

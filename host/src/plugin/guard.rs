@@ -202,6 +202,15 @@ impl Guard {
         &self.0.meter
     }
 
+    /// The plugin's name in the configuration.
+    pub(super) fn label(&self) -> &str {
+        &self.0.label
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
     pub(super) fn spent(&self, limit: Limit) -> Error {
         limit.spent(&self.0.label, &self.0.limits)
     }

@@ -80,6 +80,9 @@ pub struct Interface {
     pub name: String,
     /// Of WASI: there is nothing behind it.
     pub inert: bool,
+    /// Of WASI's files: a private scratch directory that may hold so much is behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scratch_bytes: Option<u64>,
     /// Its functions.
     pub functions: Vec<Function>,
 }
@@ -159,7 +162,7 @@ pub struct Surroundings<'a> {
 /// Something that the plugin asks for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Request {
-    /// `exec`, `bucket` or `artifacts`.
+    /// `exec`, `bucket`, `artifacts` or `scratch`.
     pub kind: &'static str,
     /// Name of the command, or the setting that names the bucket.
     pub name: String,
@@ -184,7 +187,7 @@ pub struct Request {
 /// Something that the plugin may do under given grants.
 #[derive(Clone, Debug, Serialize)]
 pub struct Effective {
-    /// `exec`, `bucket` or `artifacts`.
+    /// `exec`, `bucket`, `artifacts` or `scratch`.
     pub kind: &'static str,
     /// Label of the grant.
     pub name: String,
@@ -211,7 +214,10 @@ pub fn inspect_in(component: &Component, surroundings: Surroundings<'_>) -> Insp
     let imports: Vec<_> = component
         .imports
         .iter()
-        .map(|(name, import)| interface(name, import, manifest, effective_grants.as_ref()))
+        .map(|(name, import)| {
+            let scratch = scratch_bytes(component, effective_grants.as_ref());
+            interface(name, import, manifest, effective_grants.as_ref(), scratch)
+        })
         .collect();
     let mut inspection = Inspection {
         schema: SCHEMA,
@@ -228,7 +234,7 @@ pub fn inspect_in(component: &Component, surroundings: Surroundings<'_>) -> Insp
             .iter()
             .map(|(name, version)| Tool { name: name.clone(), version: version.clone() })
             .collect(),
-        notes: notes(component, &imports, &ceilings),
+        notes: notes(component, &imports, &ceilings, scratch_bytes(component, effective_grants.as_ref())),
         requests: requests(manifest),
         effective: effective_grants.as_ref().map(effective),
         concerns: Vec::new(),
@@ -241,7 +247,14 @@ pub fn inspect_in(component: &Component, surroundings: Surroundings<'_>) -> Insp
     inspection
 }
 
-fn interface(name: &str, import: &Import, manifest: &PluginManifest, grants: Option<&Grants>) -> Interface {
+fn interface(
+    name: &str,
+    import: &Import,
+    manifest: &PluginManifest,
+    grants: Option<&Grants>,
+    scratch: Option<u64>,
+) -> Interface {
+    let scratch_bytes = scratch.filter(|_| import.package == super::component::WASI_FILES);
     let functions = import.functions.iter().map(|function| {
         let entry = CAPABILITIES
             .iter()
@@ -249,12 +262,17 @@ fn interface(name: &str, import: &Import, manifest: &PluginManifest, grants: Opt
         Function {
             name: line(function),
             risk: entry.map(|entry| entry.risk),
-            does: entry.map_or_else(|| "inert".to_owned(), |entry| entry.does.to_owned()),
+            does: match (entry, scratch_bytes) {
+                (Some(entry), _) => entry.does.to_owned(),
+                (None, Some(_)) => "within the scratch directory".to_owned(),
+                (None, None) => "inert".to_owned(),
+            },
             requested: entry.is_none_or(|entry| is_requested(manifest, entry.interface, entry.function)),
             granted: grants.and_then(|grants| entry.map(|entry| is_granted(grants, entry.interface, entry.function))),
         }
     });
-    Interface { name: name.to_owned(), inert: !import.is_contract(), functions: functions.collect() }
+    let inert = !import.is_contract() && scratch_bytes.is_none();
+    Interface { name: name.to_owned(), inert, scratch_bytes, functions: functions.collect() }
 }
 
 /// Whether grants cover a function on any occasion.
@@ -365,7 +383,24 @@ fn requests(manifest: &PluginManifest) -> Vec<Request> {
         scratch: false,
         inspect: !artifacts.inspect.is_empty(),
     });
-    exec.chain(buckets).chain(artifacts).collect()
+    let scratch = request.scratch.iter().map(|scratch| Request {
+        kind: "scratch",
+        name: super::scratch::GUEST_PATH.to_owned(),
+        reason: line(&scratch.reason),
+        what: scratch_what(scratch.max_bytes()),
+        slots: Vec::new(),
+        secrets: Vec::new(),
+        verbs: scratch.verbs.iter().copied().collect(),
+        effect: Effect::Reads,
+        scratch: false,
+        inspect: false,
+    });
+    exec.chain(buckets).chain(artifacts).chain(scratch).collect()
+}
+
+/// What a scratch directory is, in words.
+fn scratch_what(bytes: u64) -> String {
+    format!("a private scratch directory of at most {}", crate::unit::bytes(bytes))
 }
 
 /// What a slot admits, in words.
@@ -418,7 +453,15 @@ fn effective(grants: &Grants) -> Vec<Effective> {
         effect: Effect::Reads,
         inspect: !grant.inspect.is_empty(),
     });
-    exec.chain(buckets).chain(artifacts).collect()
+    let scratch = grants.scratch.iter().map(|grant| Effective {
+        kind: "scratch",
+        name: super::scratch::GUEST_PATH.to_owned(),
+        what: scratch_what(grant.bytes),
+        verbs: grant.verbs.iter().copied().collect(),
+        effect: Effect::Reads,
+        inspect: false,
+    });
+    exec.chain(buckets).chain(artifacts).chain(scratch).collect()
 }
 
 fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {
@@ -433,7 +476,16 @@ fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {
     format!("{}{stdin}", env.chain([grant.program.clone()]).chain(args).collect::<Vec<_>>().join(" "))
 }
 
-fn notes(component: &Component, imports: &[Interface], ceilings: &[String]) -> Vec<String> {
+/// The size of the scratch directory that there is under these grants, or that is asked for where
+/// there are none.
+fn scratch_bytes(component: &Component, grants: Option<&Grants>) -> Option<u64> {
+    match grants {
+        Some(grants) => grants.scratch.as_ref().map(|grant| grant.bytes),
+        None => component.manifest.request.scratch.as_ref().map(super::manifest::ScratchRequest::max_bytes),
+    }
+}
+
+fn notes(component: &Component, imports: &[Interface], ceilings: &[String], scratch: Option<u64>) -> Vec<String> {
     let mut notes = Vec::new();
     for exec in component.manifest.request.exec.iter().filter(|e| matches!(e.grant.stdin, Some(RawStdin::Word(_)))) {
         notes.push(format!(
@@ -442,9 +494,10 @@ fn notes(component: &Component, imports: &[Interface], ceilings: &[String]) -> V
         ));
     }
     if component.imports_wasi() {
-        notes.push(
-            "WASI is inert: no files, environment, arguments or network behind it; output goes to the log".to_owned(),
-        );
+        let files =
+            scratch.map_or_else(|| "no files".to_owned(), |bytes| format!("{} and no other file", scratch_what(bytes)));
+        let inert = if scratch.is_some() { "WASI has" } else { "WASI is inert:" };
+        notes.push(format!("{inert} {files}, environment, arguments or network behind it; output goes to the log"));
     }
     let beyond: Vec<_> =
         imports.iter().flat_map(|i| &i.functions).filter(|f| !f.requested).map(|f| f.name.as_str()).collect();

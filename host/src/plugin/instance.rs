@@ -4,17 +4,16 @@ use super::bindings;
 use super::bindings::strongroom::plugin::types;
 use super::budget::Limit;
 use super::context::{Check, RunContext};
-use super::engine;
-use super::guard::{Denials, Guard};
-use super::linker::inert_wasi;
+use super::guard::{Deadline, Denials, Guard, Refusal};
 use super::load::Plugin;
 use super::log::Log;
 use super::observer::{Observer, Stop};
+use super::scratch::Scratch;
 use super::speech;
 use super::state::State;
 use super::verb::{BackupReport, BackupRequest, DiagnoseRequest, RestoreRequest, VerifyRequest, checks_from_guest};
 use crate::error::{Error, Kind, Result};
-use crate::policy::{Policy, Verb};
+use crate::policy::{Call, Policy, Verb};
 use rustix::io::Errno;
 use std::sync::Arc;
 use tokio_util::sync::DropGuard;
@@ -60,8 +59,8 @@ impl Instance {
             log: log.clone(),
         };
         let limits = run.limits.clone();
-        let wasi = inert_wasi(&log);
-        let mut store = Store::new(engine::shared()?, State::new(run, guard.clone(), log, wasi));
+        let mut store = Store::new(plugin.pre().engine(), State::new(run, guard.clone(), log));
+        give_scratch(plugin, store.data_mut()).await?;
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(limits.call_bytes);
         store.set_max_component_handles(limits.handles);
@@ -163,7 +162,7 @@ impl Instance {
                         Err(ending.left_open(verb.name(), store.data().n_unknown_writings))
                     }
                     Ok(Ok(Ok(value))) => Ok(value),
-                    Ok(Ok(Err(reported))) => Err(ending.reported(reported)),
+                    Ok(Ok(Err(reported))) => Err(ending.reported(reported, store.data())),
                     Ok(Err(error)) => Err(ending.stopped(verb.name(), store.data(), &error)),
                 },
             }
@@ -175,6 +174,27 @@ impl Instance {
         reaper.wait().await;
         ending.guard.close();
         result
+    }
+}
+
+/// Opens the scratch directory of the run for the guest, where one is granted for this verb: a call like
+/// any other, and the first one.
+async fn give_scratch(plugin: &Plugin, state: &mut State) -> Result<()> {
+    let (Some(dir), Some(grant)) = (state.run.guest_dir.clone(), state.run.policy.scratch()) else { return Ok(()) };
+    let (guard, bytes) = (state.guard.clone(), grant.bytes);
+    if !plugin.component().imports_files() {
+        return Ok(());
+    }
+    let work = async {
+        let scratch = Scratch::open(&dir, bytes, &state.guard, &state.streams);
+        Ok(state.give(scratch)?)
+    };
+    match guard.pass("scratch.open", Some(&Call::Scratch), Deadline::Own, work).await {
+        Ok(()) => Ok(()),
+        Err(Refusal::Denied(error) | Refusal::Answer(error)) => Err(error),
+        Err(Refusal::End(error)) => {
+            Err(error.downcast::<Error>().unwrap_or_else(|error| Error::failed(format!("{error:#}"))))
+        }
     }
 }
 
@@ -192,7 +212,7 @@ impl Ending {
     }
 
     /// The error that a guest returned, attributed; the host's own error behind it, if it passed one on.
-    fn reported(&self, reported: types::Error) -> Error {
+    fn reported(&self, reported: types::Error, state: &State) -> Error {
         let (kind, text) = match reported {
             // Only the policy denies: without a denial of its own it is the plugin's opinion.
             types::Error::Denied(text) if !self.guard.denials().list().is_empty() => (Kind::Denied, text),
@@ -210,7 +230,15 @@ impl Ending {
             // whoever runs it.
             Some(behind) if behind.kind() == Kind::Denied => Error::denied(said).because(behind),
             Some(behind) => Error::new(kind, said).because(behind),
-            None => Error::new(kind, said),
+            // WASI has no words for it: the guest knows only that there was no space.
+            None => match state.scratch_spent() {
+                Some(spent) => {
+                    self.guard.stopped(Stop::Limit, spent.message());
+                    let hint = spent.hint_text().unwrap_or_default().to_owned();
+                    Error::limit(said).because(spent).hint(hint)
+                }
+                None => Error::new(kind, said),
+            },
         }
     }
 
@@ -244,7 +272,6 @@ impl Ending {
             Some(Trap::UnreachableCodeReached) => {
                 "it reached code that is never reached (a panic without a message, or an abort)".to_owned()
             }
-            Some(Trap::StackOverflow) => "its calls nest too deep for its stack".to_owned(),
             // A stack that holds more than numbers lies in linear memory, and grows down out of it.
             Some(Trap::MemoryOutOfBounds) => {
                 "it accessed memory out of bounds (calls that nest too deep end so as well)".to_owned()
@@ -270,10 +297,18 @@ impl Ending {
         if trap == Some(Trap::Interrupt) && meter.is_spent() {
             return Some(self.guard.spent(Limit::Cpu));
         }
+        if trap == Some(Trap::StackOverflow) {
+            return Some(self.guard.spent(Limit::Stack));
+        }
         if let Some(limit) = state.memory.refused
             && matches!(trap, None | Some(Trap::UnreachableCodeReached))
         {
             return Some(self.guard.spent(limit));
+        }
+        // What gives up when it has no space, it does by a panic, an abort or an exit.
+        let gave_up = trap == Some(Trap::UnreachableCodeReached) || error.is::<wasmtime_wasi::I32Exit>();
+        if let Some(spent) = gave_up.then(|| state.scratch_spent()).flatten() {
+            return Some(spent);
         }
         let text = format!("{error:#}");
         // The runtime has no types for these three; a test holds on to the words.

@@ -5,6 +5,7 @@
 use super::bindings::strongroom::plugin as contract;
 use super::component::Component;
 use super::log::{LineWriter, Log};
+use super::scratch::{self, Scratch, ScratchFiles};
 use super::state::State;
 use crate::error::{Error, Result};
 use crate::policy::Grants;
@@ -16,7 +17,7 @@ use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::{cli, filesystem, random, sockets};
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView};
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView};
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder};
 
 /// Most random bytes of one call of WASI.
 const MAX_RANDOM_BYTES: u64 = 64 << 10;
@@ -41,11 +42,23 @@ fn add(linker: &mut Linker<State>, component: &Component, grants: &Grants) -> wa
     }
     if component.imports_wasi() {
         add_inert_wasi(linker)?;
+        if grants.scratch.is_some() {
+            add_scratch_files(linker)?;
+        } else {
+            filesystem::types::add_to_linker::<State, WasiFilesystem>(linker, WasiFilesystemView::filesystem)?;
+            filesystem::preopens::add_to_linker::<State, WasiFilesystem>(linker, WasiFilesystemView::filesystem)?;
+        }
     }
     Ok(())
 }
 
-/// The interfaces of `capability::INERT_WASI`. Sockets are there, since Python imports them whatever it
+/// `wasi:filesystem` with the scratch directory behind it, in the runs that have one.
+fn add_scratch_files(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    filesystem::types::add_to_linker::<State, ScratchFiles>(linker, State::files)?;
+    filesystem::preopens::add_to_linker::<State, ScratchFiles>(linker, State::files)
+}
+
+/// The interfaces of `capability::INERT_WASI`, but for files. Sockets are there, since Python imports them whatever it
 /// does, and each is refused before it is made. No HTTP.
 fn add_inert_wasi(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_proxy_interfaces_async(linker)?;
@@ -58,8 +71,6 @@ fn add_inert_wasi(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     cli::terminal_stderr::add_to_linker::<State, WasiCli>(linker, WasiCliView::cli)?;
     random::insecure::add_to_linker::<State, WasiRandom>(linker, WasiRandomView::random)?;
     random::insecure_seed::add_to_linker::<State, WasiRandom>(linker, WasiRandomView::random)?;
-    filesystem::types::add_to_linker::<State, WasiFilesystem>(linker, WasiFilesystemView::filesystem)?;
-    filesystem::preopens::add_to_linker::<State, WasiFilesystem>(linker, WasiFilesystemView::filesystem)?;
     let network = sockets::network::LinkOptions::default();
     sockets::network::add_to_linker::<State, WasiSockets>(linker, &network, WasiSocketsView::sockets)?;
     sockets::instance_network::add_to_linker::<State, WasiSockets>(linker, WasiSocketsView::sockets)?;
@@ -73,14 +84,28 @@ fn add_inert_wasi(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 
 /// A WASI without files, arguments, environment and network; output becomes log lines.
 pub(super) fn inert_wasi(log: &Log) -> WasiCtx {
-    WasiCtxBuilder::new()
-        .stdout(ToLog(log.clone()))
+    inert(log).build()
+}
+
+/// The same with a scratch directory, and no other file.
+///
+/// Errors: when it cannot be opened.
+pub(super) fn wasi_with(log: &Log, scratch: &Scratch) -> Result<WasiCtx> {
+    let mut wasi = inert(log);
+    wasi.preopened_dir(scratch.dir(), scratch::GUEST_PATH, FsPerms::ReadWrite)
+        .map_err(|e| Error::failed("could not open the plugin's scratch directory").because(format!("{e:#}")))?;
+    Ok(wasi.build())
+}
+
+fn inert(log: &Log) -> WasiCtxBuilder {
+    let mut wasi = WasiCtxBuilder::new();
+    wasi.stdout(ToLog(log.clone()))
         .stderr(ToLog(log.clone()))
         .allow_tcp(false)
         .allow_udp(false)
         .allow_ip_name_lookup(false)
-        .max_random_size(MAX_RANDOM_BYTES)
-        .build()
+        .max_random_size(MAX_RANDOM_BYTES);
+    wasi
 }
 
 struct ToLog(Log);
@@ -145,8 +170,9 @@ mod tests {
 
     #[test]
     fn every_interface_that_may_be_imported_as_inert_is_linked_and_no_other_is() {
-        let mut linker = Linker::new(engine::shared().unwrap());
+        let mut linker = Linker::new(&engine::shared().unwrap());
         add_inert_wasi(&mut linker).unwrap();
+        add_scratch_files(&mut linker).unwrap();
         for (package, interfaces) in INERT_WASI {
             for interface in *interfaces {
                 let (_, item) = ITEMS.iter().find(|(name, _)| name == interface).expect(interface);

@@ -7,7 +7,6 @@ use super::bindings::PluginPre;
 use super::cache::Cache;
 use super::component::{self, Component};
 use super::context::RunContext;
-use super::engine;
 use super::instance::Instance;
 use super::linker;
 use super::manifest::missing_grants;
@@ -99,7 +98,7 @@ impl Plugin {
         check_grants(&label, &component, grants)?;
         let effective = component.manifest.effective(grants);
         check_ceilings(&label, &effective)?;
-        let engine = engine::shared()?;
+        let engine = &cache.engine()?;
         let compiled = cache
             .component(engine, &component.sha256, bytes)
             .map_err(|error| error.while_doing(format!("could not compile plugin \"{label}\"")))?;
@@ -206,7 +205,8 @@ fn check_ceilings(label: &str, grants: &Grants) -> Result<()> {
     for ceiling in &grants.ceilings {
         let exec = grants.exec.iter().map(|(name, grant)| (format!("exec.{name}"), ceiling.exec_grant(grant)));
         let artifacts = grants.artifacts.iter().map(|grant| ("artifacts".to_owned(), ceiling.artifact_grant(grant)));
-        for (what, checked) in exec.chain(artifacts) {
+        let scratch = grants.scratch.iter().map(|grant| ("scratch".to_owned(), ceiling.scratch_grant(grant)));
+        for (what, checked) in exec.chain(artifacts).chain(scratch) {
             if let Err(over) = checked {
                 return Err(Error::denied(format!("a grant of plugin \"{label}\" is over the ceiling"))
                     .fact("grant", format!("plugin.{label}.grant.{what}"))

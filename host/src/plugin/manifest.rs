@@ -108,6 +108,28 @@ pub struct Requests {
     /// The artifacts of its own backups.
     #[serde(default)]
     pub artifacts: Option<ArtifactRequest>,
+    /// A private scratch directory.
+    #[serde(default)]
+    pub scratch: Option<ScratchRequest>,
+}
+
+/// A private scratch directory, for a component that imports WASI.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScratchRequest {
+    /// Why.
+    pub reason: String,
+    /// What its files hold together at most, such as `64MiB`.
+    pub bytes: String,
+    /// Verbs it is for.
+    pub verbs: BTreeSet<Verb>,
+}
+
+impl ScratchRequest {
+    /// See `bytes`; 0 for what is no size, which a manifest that was checked does not hold.
+    pub fn max_bytes(&self) -> u64 {
+        crate::unit::parse_bytes(&self.bytes).unwrap_or_default()
+    }
 }
 
 /// A proposed command line; `plugin approve` writes it out as a grant.

@@ -5,11 +5,14 @@ use super::budget::{Counter, Limit, MemoryLimiter, Permit};
 use super::capability::storage::ReadBack;
 use super::context::RunContext;
 use super::guard::{DENIED, Guard, Refusal, kind_for_guest, lock};
+use super::linker::{inert_wasi, wasi_with};
 use super::log::Log;
+use super::scratch::{Files, Scratch};
 use crate::error::{Error, Kind, Result};
 use std::sync::{Arc, Mutex};
 use tokio::task::{AbortHandle, JoinHandle};
 use wasmtime::component::ResourceTable;
+use wasmtime_wasi::filesystem::WasiFilesystemView;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 /// Most writes into buckets that are under way at once; the next one waits.
@@ -38,11 +41,13 @@ pub(crate) struct State {
     pub(super) n_steps: u64,
     pub(super) log: Log,
     pub(super) reaper: Reaper,
+    /// What the guest has of files, if anything.
+    pub(super) scratch: Option<Scratch>,
     wasi: WasiCtx,
 }
 
 impl State {
-    pub(super) fn new(run: RunContext, guard: Guard, log: Log, wasi: WasiCtx) -> Self {
+    pub(super) fn new(run: RunContext, guard: Guard, log: Log) -> Self {
         let limits = &run.limits;
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
@@ -59,12 +64,33 @@ impl State {
             n_artifacts: 0,
             n_entries: 0,
             n_steps: 0,
+            wasi: inert_wasi(&log),
             log,
             reaper: Reaper::default(),
-            wasi,
+            scratch: None,
             guard,
             run,
         }
+    }
+
+    /// Gives the guest a directory, before it runs.
+    ///
+    /// Errors: when it cannot be opened.
+    pub(super) fn give(&mut self, scratch: Scratch) -> Result<()> {
+        self.wasi = wasi_with(&self.log, &scratch)?;
+        self.scratch = Some(scratch);
+        Ok(())
+    }
+
+    /// The error of a scratch directory that was not enough, if it was not.
+    pub(super) fn scratch_spent(&self) -> Option<Error> {
+        self.scratch.as_ref()?.spent(&self.guard)
+    }
+
+    /// What the guest has of files, as `wasi:filesystem` is asked for them.
+    pub(super) fn files(&mut self) -> Files<'_> {
+        let scratch = self.scratch.clone();
+        Files::new(self.filesystem(), scratch)
     }
 
     /// A place for one more source, sink, transfer or writing.

@@ -100,6 +100,7 @@ pub(super) fn all_grants() -> Grants {
             vec![bucket(read, Effect::Reads), bucket(write, Effect::Changes)],
         )]),
         artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()], requested: None }),
+        scratch: None,
         ceilings: Vec::new(),
     }
 }
@@ -151,6 +152,7 @@ impl Bench {
             buckets: BTreeMap::from([("data".to_owned(), Arc::clone(&self.drawer) as SharedBucket)]),
             artifacts: Arc::clone(&self.shelf) as _,
             scratch: None,
+            guest_dir: None,
             reporter: Arc::clone(&self.notes) as _,
             limits: self.limits.clone(),
             cancel: self.cancel.clone(),
@@ -159,7 +161,7 @@ impl Bench {
 
     async fn load(&self) -> Plugin {
         let sha256 = super::component::digest(rogue());
-        Plugin::load("rogue", rogue().to_vec(), &sha256, &self.grants, &Cache::none())
+        Plugin::load("rogue", rogue().to_vec(), &sha256, &self.grants, &Cache::none().within(&self.limits))
             .await
             .unwrap_or_else(|e| panic!("{e:?}"))
     }

@@ -11,6 +11,7 @@ mod tests;
 use super::exec::{CommandLine, ExecGrant, StdinGrant};
 use super::kube::{KubeGrant, KubeVerb};
 use super::metrics::MetricsGrant;
+use super::scratch::ScratchGrant;
 use super::slot::{SlotKind, SlotRule, Template, quoted};
 use super::storage::{ArtifactGrant, BucketGrant, BucketVerb};
 use super::{Effect, Verb, When};
@@ -42,6 +43,8 @@ pub struct Ceiling {
     pub buckets: Allowed<BucketRule>,
     /// The artifacts of the plugin's own backups.
     pub artifacts: Allowed<ArtifactRule>,
+    /// A private scratch directory.
+    pub scratch: Allowed<ScratchRule>,
     /// Resources of clusters.
     pub kube: Allowed<KubeRule>,
     /// Metrics.
@@ -126,6 +129,17 @@ pub struct ArtifactRule {
     pub place: Place,
     /// Whether the plugin may read bytes of them itself.
     pub inspect: bool,
+}
+
+/// A private scratch directory.
+#[derive(Clone, Debug)]
+pub struct ScratchRule {
+    /// Where it stands.
+    pub place: Place,
+    /// What its files may hold together, in bytes.
+    pub bytes: u64,
+    /// Verbs; empty is all.
+    pub verbs: BTreeSet<Verb>,
 }
 
 /// Resources of a cluster.
@@ -276,6 +290,19 @@ impl Ceiling {
             Err((1, "inspect", "the ceiling lets no bytes of artifacts into the plugin".to_owned()))
         };
         self.over(self.artifacts.check("artifacts", |rule| &rule.place, covers), "inspect")
+    }
+
+    /// Whether a scratch directory may be granted so.
+    pub fn scratch_grant(&self, grant: &ScratchGrant) -> std::result::Result<(), Over> {
+        let covers = |rule: &ScratchRule| {
+            if grant.bytes > rule.bytes {
+                let most = crate::unit::bytes(rule.bytes);
+                return Err((1, "bytes", format!("the ceiling allows a scratch directory of at most {most}")));
+            }
+            let bounds = Bounds { verbs: rule.verbs.clone(), effect: Effect::Reads, inspect: false };
+            bounds.cover(2, &grant.when(), false)
+        };
+        self.over(self.scratch.check("scratch", |rule| &rule.place, covers), "bytes")
     }
 
     /// Whether resources of a cluster may be granted so.

@@ -1,6 +1,7 @@
 //! The table of a ceiling's keys: decoding, advice for unknown keys and `docs/ceiling.md` read it.
 
 use crate::config::key::{Key, Section, Shape, Words};
+use crate::policy::scratch::MAX_BYTES;
 
 const fn must(name: &'static str, shape: Shape, doc: &'static str) -> Key {
     Key { name, shape, required: true, doc }
@@ -31,6 +32,11 @@ pub static CEILING: Section = Section {
             "artifacts",
             Shape::Union(&[ANY, Shape::Tables(&ARTIFACTS)]),
             "The artifacts of a plugin's own backups: a rule, or \"any\".",
+        ),
+        may(
+            "scratch",
+            Shape::Union(&[ANY, Shape::Tables(&SCRATCH)]),
+            "A private scratch directory for plugins with WASI: a rule, or \"any\".",
         ),
         may("kube", Shape::Union(&[ANY, Shape::Tables(&KUBE)]), "Resources of clusters: rules, or \"any\"."),
         may("metrics", Shape::Union(&[ANY, Shape::Tables(&METRICS)]), "Metrics: rules, or \"any\"."),
@@ -89,6 +95,15 @@ static ARTIFACTS: Section = Section {
     name: "artifacts rule",
     doc: "The artifacts of a plugin's own backups.",
     keys: &[may("inspect", Shape::Flag, "Whether a plugin may read bytes of them itself. False unless set.")],
+};
+
+static SCRATCH: Section = Section {
+    name: "scratch rule",
+    doc: "A private scratch directory for plugins with WASI.",
+    keys: &[
+        must("bytes", Shape::Size(0, MAX_BYTES), "What its files may hold together at most."),
+        may("verbs", VERBS, VERBS_DOC),
+    ],
 };
 
 static KUBE: Section = Section {

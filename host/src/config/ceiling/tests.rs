@@ -13,6 +13,10 @@ path = "/srv/data"
 may = ["list", "read"]
 
 [artifacts]
+
+[scratch]
+bytes = "1MiB"
+verbs = ["backup"]
 "#;
 
 fn config(grants: &str) -> String {
@@ -62,18 +66,25 @@ fn every_kind_of_grant_is_held_against_every_ceiling() {
     let bucket = |label: &str, may: &str| {
         format!("[plugin.shop.grant.bucket.{label}]\nmay = [{may}]\nverbs = [\"backup\"]\neffect = \"reads\"\n")
     };
+    let scratch =
+        |bytes: &str, verb: &str| format!("[plugin.shop.grant.scratch]\nbytes = \"{bytes}\"\nverbs = [\"{verb}\"]\n");
     for (grants, words) in [
         (CAT.replace("/bin/cat", "/bin/sh"), "no rule for the program \"/bin/sh\""),
         (CAT.replace("\"reads\"", "\"reads\"\ninspect = true"), "lets none of its bytes into the plugin"),
         (bucket("photos", "\"read\""), "no rule for the directory \"/srv/photos\""),
         (bucket("data", "\"read-config\""), "does not allow \"read-config\""),
         ("[plugin.shop.grant.artifacts]\ninspect = [\"a\"]\n".to_owned(), "lets no bytes of artifacts into the plugin"),
+        (scratch("2MiB", "backup"), "allows a scratch directory of at most 1.0 MiB"),
+        (scratch("1MiB", "restore"), "does not allow it for restore"),
     ] {
         assert!(drawn(under(&[CEILING], &grants)).contains(words), "{grants}");
         assert!(under(&[], &grants).is_ok(), "without a ceiling: {grants}");
     }
     assert!(under(&[CEILING], &bucket("data", "\"read\"")).is_ok());
     assert!(under(&[CEILING], "[plugin.shop.grant.artifacts]\n").is_ok());
+    assert!(under(&[CEILING], &scratch("1MiB", "backup")).is_ok());
+    assert!(under(&["scratch = \"any\"\n"], &scratch("1GiB", "restore")).is_ok());
+    assert!(drawn(under(&[""], &scratch("1MiB", "backup"))).contains("does not name \"scratch\" at all"));
     // One that allows everything does not make up for one that does not.
     let any = "exec = \"any\"\nbucket = \"any\"\nartifacts = \"any\"\n";
     assert!(under(&[any], &CAT.replace("/bin/cat", "/bin/sh")).is_ok());

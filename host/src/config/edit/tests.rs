@@ -96,6 +96,7 @@ fn all() -> RawGrants {
         ]
         .into(),
         artifacts: Some(RawArtifacts { inspect: vec!["globals[.]sql".to_owned()] }),
+        scratch: None,
     }
 }
 
@@ -254,4 +255,19 @@ fn a_plugin_that_is_written_inline_gets_tables_of_its_own() {
     source = "p.wasm"
     sha256 = "new"
     "#);
+}
+
+#[test]
+fn a_scratch_directory_is_granted_changed_and_taken_away() {
+    let before = "[plugin.p]\nsource = \"p.wasm\"\n";
+    let scratch = |bytes: &str| RawGrants {
+        scratch: Some(RawScratch { bytes: bytes.to_owned(), verbs: [Verb::Backup].into() }),
+        ..RawGrants::default()
+    };
+    let granted = approve(before, "p", "aa", &scratch("64MiB")).unwrap();
+    assert!(granted.contains("[plugin.p.grant.scratch]\nbytes = \"64MiB\"\nverbs = [\"backup\"]\n"), "{granted}");
+    assert_eq!(approve(&granted, "p", "aa", &scratch("64MiB")).unwrap(), granted);
+    assert!(approve(&granted, "p", "bb", &scratch("1MiB")).unwrap().contains("bytes = \"1MiB\""));
+    let without = approve(&granted, "p", "bb", &RawGrants::default()).unwrap();
+    assert!(!without.contains("scratch"), "{without}");
 }

@@ -45,7 +45,7 @@ pub struct Side {
 /// One thing that is there on one side only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `import`, `exec`, `bucket` or `artifacts`.
+    /// `import`, `exec`, `bucket`, `artifacts` or `scratch`.
     pub kind: &'static str,
     /// The function, or the name of the request.
     pub name: String,
@@ -70,6 +70,8 @@ struct Asked {
     verbs: BTreeSet<Verb>,
     /// Single powers, each by its name: what may be done, whether bytes are read, whether it changes.
     powers: BTreeSet<String>,
+    /// How much of it.
+    bytes: u64,
 }
 
 impl Asked {
@@ -78,6 +80,7 @@ impl Asked {
         (self.change.kind, &self.body) == (other.change.kind, &other.body)
             && self.verbs.is_subset(&other.verbs)
             && self.powers.is_subset(&other.powers)
+            && self.bytes <= other.bytes
     }
 }
 
@@ -120,7 +123,7 @@ fn asked(component: &Component) -> Vec<Asked> {
             let what =
                 entry.map_or_else(|| "inert".to_owned(), |entry| format!("{}: {}", entry.risk.name(), entry.does));
             let change = Change { kind: "import", name: name.clone(), what, reason: String::new() };
-            Asked { change, body: name, verbs: BTreeSet::new(), powers: BTreeSet::new() }
+            Asked { change, body: name, verbs: BTreeSet::new(), powers: BTreeSet::new(), bytes: 0 }
         })
         .collect();
     all.extend(request.exec.iter().map(exec));
@@ -133,7 +136,19 @@ fn asked(component: &Component) -> Vec<Asked> {
             reason: line(&artifacts.reason),
         };
         let powers = artifacts.inspect.iter().cloned().collect();
-        all.push(Asked { change, body: String::new(), verbs: BTreeSet::new(), powers });
+        all.push(Asked { change, body: String::new(), verbs: BTreeSet::new(), powers, bytes: 0 });
+    }
+    if let Some(scratch) = &request.scratch {
+        let verbs: Vec<_> = scratch.verbs.iter().copied().collect();
+        let when = super::text::when(&verbs, Effect::Reads, false, false);
+        let change = Change {
+            kind: "scratch",
+            name: crate::plugin::scratch::GUEST_PATH.to_owned(),
+            what: format!("{}; {when}", super::scratch_what(scratch.max_bytes())),
+            reason: line(&scratch.reason),
+        };
+        let (verbs, bytes) = (scratch.verbs.clone(), scratch.max_bytes());
+        all.push(Asked { change, body: String::new(), verbs, powers: BTreeSet::new(), bytes });
     }
     all
 }
@@ -154,7 +169,7 @@ fn exec(request: &ExecRequest) -> Asked {
     let when = super::text::when(&shown.verbs, shown.effect, shown.scratch, shown.inspect);
     let what = format!("{}{slots}{secrets}; {when}", shown.what);
     let change = Change { kind: "exec", name: shown.name, what, reason: shown.reason };
-    Asked { change, body, verbs: grant.verbs.clone(), powers }
+    Asked { change, body, verbs: grant.verbs.clone(), powers, bytes: 0 }
 }
 
 fn bucket(request: &BucketRequest) -> Asked {
@@ -168,7 +183,7 @@ fn bucket(request: &BucketRequest) -> Asked {
         what: format!("{}; {when}", super::bucket_verbs(&request.may)),
         reason: line(&request.reason),
     };
-    Asked { change, body: request.setting.clone(), verbs: request.verbs.clone(), powers }
+    Asked { change, body: request.setting.clone(), verbs: request.verbs.clone(), powers, bytes: 0 }
 }
 
 /// Changes outside of scratch places are more than those inside.

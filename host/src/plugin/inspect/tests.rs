@@ -1,7 +1,9 @@
 use super::diff::diff;
 use super::*;
-use crate::plugin::component::{Component, embed_manifest};
+use crate::plugin::component::{Component, Import, embed_manifest};
+use crate::plugin::manifest::ScratchRequest;
 use crate::plugin::tests::decode::{bare, manifest};
+use crate::policy::scratch::ScratchGrant;
 use serde_json::Value;
 
 /// The shape that others build on, as it is checked in.
@@ -10,6 +12,24 @@ const PUBLISHED: &str = include_str!("../../../../docs/inspect.schema.json");
 fn rogue(change: impl FnOnce(String) -> String) -> Component {
     let bytes = embed_manifest(bare(), &change(manifest()));
     Component::decode(&bytes).unwrap_or_else(|error| panic!("{}", crate::plugin::tests::in_full(&error)))
+}
+
+/// The same with WASI and a request of a scratch directory.
+fn with_files(bytes: &str) -> Component {
+    let mut component = rogue(|text| text);
+    for interface in ["types", "preopens"] {
+        let import = Import {
+            package: "wasi:filesystem".to_owned(),
+            interface: interface.to_owned(),
+            version: "0.2.6".to_owned(),
+            functions: vec!["x".to_owned()],
+        };
+        component.imports.insert(format!("wasi:filesystem/{interface}@0.2.6"), import);
+    }
+    let request =
+        ScratchRequest { reason: "an index".to_owned(), bytes: bytes.to_owned(), verbs: [Verb::Backup].into() };
+    component.manifest.request.scratch = Some(request);
+    component
 }
 
 /// Every surrounding that there can be, one after the other.
@@ -41,7 +61,11 @@ fn inspections() -> Vec<Inspection> {
 fn the_json_of_an_inspection_has_the_published_shape() {
     let schema: Value = serde_json::from_str(PUBLISHED).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    for inspection in inspections() {
+    let granted =
+        Grants { scratch: Some(ScratchGrant { bytes: 1 << 20, verbs: [Verb::Backup].into() }), ..Grants::default() };
+    let files = with_files("64MiB");
+    let with_scratch = [inspect(&files, None), inspect(&files, Some(&granted))];
+    for inspection in inspections().into_iter().chain(with_scratch) {
         let json = serde_json::to_value(&inspection).unwrap();
         let wrong: Vec<String> =
             validator.iter_errors(&json).map(|error| format!("{}: {error}", error.instance_path())).collect();
@@ -120,4 +144,35 @@ fn nothing_new_is_said_in_three_lines() {
     assert!(
         gone.is_more() && !diff(&rogue(|text| text.replace("\"write\"]", "\"write\", \"delete\"]")), &old).is_more()
     );
+}
+
+#[test]
+fn files_of_wasi_are_inert_unless_there_is_a_scratch_directory_and_then_it_is_said_how_large() {
+    let component = with_files("64MiB");
+    let asked = inspect(&component, None).to_string();
+    for words in [
+        "wasi:filesystem/types@0.2.6  a private scratch directory of at most 64.0 MiB, 1 functions",
+        "scratch \"/scratch\"  for backup; reads",
+        "why: \"an index\"",
+        "WASI has a private scratch directory of at most 64.0 MiB and no other file",
+    ] {
+        assert!(asked.contains(words), "{words}: {asked}");
+    }
+    let grants = Grants::default();
+    let nothing = inspect(&component, Some(&grants)).to_string();
+    assert!(nothing.contains("wasi:filesystem/types@0.2.6  inert, 1 functions"), "{nothing}");
+    assert!(nothing.contains("WASI is inert: no files"), "{nothing}");
+    let grants = Grants { scratch: Some(ScratchGrant { bytes: 1 << 20, verbs: [Verb::Backup].into() }), ..grants };
+    let granted = inspect(&component, Some(&grants)).to_string();
+    assert!(granted.contains("a private scratch directory of at most 1.0 MiB"), "{granted}");
+}
+
+#[test]
+fn a_scratch_directory_that_grows_is_more_and_one_that_shrinks_is_less() {
+    let (small, large) = (with_files("64MiB"), with_files("65MiB"));
+    assert!(diff(&small, &large).is_more());
+    let shrunk = diff(&large, &small);
+    assert!(!shrunk.is_more() && shrunk.less.len() == 1, "{shrunk}");
+    let same = diff(&small, &small);
+    assert!(same.more.is_empty() && same.less.is_empty());
 }

@@ -95,6 +95,10 @@ fn write_interface(f: &mut fmt::Formatter<'_>, interface: &Interface) -> fmt::Re
     if interface.inert {
         return writeln!(f, "  {}  inert, {} functions", interface.name, interface.functions.len());
     }
+    if let Some(bytes) = interface.scratch_bytes {
+        let what = super::scratch_what(bytes);
+        return writeln!(f, "  {}  {what}, {} functions", interface.name, interface.functions.len());
+    }
     if interface.functions.is_empty() {
         return Ok(());
     }

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::id::Label;
 use crate::plugin::speech::is_harmless;
 use crate::policy::exec::SCRATCH;
+use crate::policy::scratch::{MAX_BYTES as MAX_SCRATCH_BYTES, MIN_BYTES};
 use crate::policy::slot::{SlotRule, SlotText, Template};
 use std::collections::BTreeSet;
 use toml::{Table, Value};
@@ -25,7 +26,7 @@ const TOP: Keys = Keys {
     known: &["name", "version", "summary", "licence", "component", "minimum_host", "settings", "options", "request"],
     required: &["name", "version", "summary", "licence", "component"],
 };
-const REQUEST: Keys = Keys { known: &["exec", "bucket", "artifacts"], required: &[] };
+const REQUEST: Keys = Keys { known: &["exec", "bucket", "artifacts", "scratch"], required: &[] };
 const EXEC: Keys = Keys {
     known: &[
         "name",
@@ -54,6 +55,7 @@ const BUCKET: Keys = Keys {
     required: &["setting", "reason", "may", "verbs", "effect"],
 };
 const ARTIFACTS: Keys = Keys { known: &["reason", "inspect"], required: &["reason"] };
+const SCRATCH_DIRECTORY: Keys = Keys { known: &["reason", "bytes", "verbs"], required: &["reason", "bytes", "verbs"] };
 
 /// Mistakes so far, each with the place it is at.
 #[derive(Default)]
@@ -186,6 +188,9 @@ fn check_shape(top: &Table, mistakes: &mut Mistakes) {
     if let Some(artifacts) = table_at(request.get("artifacts"), "request.artifacts", mistakes) {
         mistakes.keys("request.artifacts", artifacts, &ARTIFACTS);
     }
+    if let Some(scratch) = table_at(request.get("scratch"), "request.scratch", mistakes) {
+        mistakes.keys("request.scratch", scratch, &SCRATCH_DIRECTORY);
+    }
 }
 
 fn check_stdin_shape(at: &str, stdin: Option<&Value>, mistakes: &mut Mistakes) {
@@ -286,7 +291,7 @@ pub(super) fn version_numbers(text: &str) -> Option<[u32; 3]> {
 }
 
 fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
-    let Requests { exec, bucket, artifacts } = &manifest.request;
+    let Requests { exec, bucket, artifacts, scratch } = &manifest.request;
     let mut names = BTreeSet::new();
     for request in exec {
         let at = format!("request.exec \"{}\"", request.name.escape_debug());
@@ -327,6 +332,9 @@ fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
             mistakes.add(&format!("{at}.may"), "is empty");
         }
     }
+    if let Some(request) = scratch {
+        check_scratch(request, mistakes);
+    }
     if let Some(request) = artifacts {
         check_line("request.artifacts.reason", &request.reason, mistakes);
         for pattern in &request.inspect {
@@ -334,6 +342,21 @@ fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
                 mistakes.add("request.artifacts.inspect", said(&error));
             }
         }
+    }
+}
+
+fn check_scratch(request: &super::ScratchRequest, mistakes: &mut Mistakes) {
+    check_line("request.scratch.reason", &request.reason, mistakes);
+    if request.verbs.is_empty() {
+        mistakes.add("request.scratch.verbs", "is empty");
+    }
+    match crate::unit::parse_bytes(&request.bytes) {
+        Ok(bytes) if (MIN_BYTES..=MAX_SCRATCH_BYTES).contains(&bytes) => {}
+        Ok(_) => {
+            let (least, most) = (crate::unit::bytes(MIN_BYTES), crate::unit::bytes(MAX_SCRATCH_BYTES));
+            mistakes.add("request.scratch.bytes", format!("is from {least} to {most}"));
+        }
+        Err(error) => mistakes.add("request.scratch.bytes", said(&error)),
     }
 }
 

@@ -34,6 +34,12 @@ impl PluginManifest {
                 granted.requested = Some(requested.collect());
                 Some(granted)
             }),
+            scratch: self.request.scratch.as_ref().and_then(|request| {
+                let mut granted = grants.scratch.clone()?;
+                granted.verbs.retain(|verb| request.verbs.contains(verb));
+                granted.bytes = granted.bytes.min(request.max_bytes());
+                (!granted.verbs.is_empty()).then_some(granted)
+            }),
             ceilings: grants.ceilings.clone(),
         }
     }

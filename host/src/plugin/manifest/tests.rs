@@ -184,3 +184,45 @@ fn every_manifest_in_this_repository_is_valid() {
     }
     assert!(read >= 3, "{read}");
 }
+
+#[test]
+fn a_scratch_directory_is_asked_for_with_a_reason_a_size_and_verbs() {
+    let with =
+        |lines: &str| GOOD.replace("[request.artifacts]", &format!("[request.scratch]\n{lines}\n[request.artifacts]"));
+    let good = "reason = \"an index\"\nbytes = \"64MiB\"\nverbs = [\"backup\"]";
+    let manifest = PluginManifest::parse(&with(good)).unwrap();
+    assert_eq!(manifest.request.scratch.unwrap().max_bytes(), 64 << 20);
+    for (from, to, words) in [
+        ("reason = \"an index\"", "", "request.scratch: \"reason\" is missing"),
+        ("an index", " ", "request.scratch.reason: is empty"),
+        ("64MiB", "1KiB", "request.scratch.bytes: is from 64.0 KiB to 1.0 TiB"),
+        ("64MiB", "much", "request.scratch.bytes: \"much\" is not a size"),
+        ("[\"backup\"]", "[]", "request.scratch.verbs: is empty"),
+        ("bytes =", "byte =", "did you mean \"bytes\"?"),
+    ] {
+        let error = PluginManifest::parse(&with(&good.replace(from, to))).expect_err(words);
+        let mut said = error.to_string();
+        error.facts().iter().for_each(|(_, value)| said.push_str(value));
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
+fn a_scratch_directory_is_no_larger_than_it_is_granted_or_asked_for() {
+    use crate::policy::scratch::ScratchGrant;
+    use crate::policy::{Grants, Verb};
+    let lines =
+        "[request.scratch]\nreason = \"x\"\nbytes = \"1MiB\"\nverbs = [\"backup\", \"verify\"]\n[request.artifacts]";
+    let manifest = PluginManifest::parse(&GOOD.replace("[request.artifacts]", lines)).unwrap();
+    let effective = |bytes, verbs: &[Verb]| {
+        let scratch = Some(ScratchGrant { bytes, verbs: verbs.iter().copied().collect() });
+        manifest.effective(&Grants { scratch, ..Grants::default() }).scratch
+    };
+    let both = [Verb::Backup, Verb::Restore];
+    assert_eq!(effective(1 << 30, &both), Some(ScratchGrant { bytes: 1 << 20, verbs: [Verb::Backup].into() }));
+    assert_eq!(effective(1 << 16, &both).unwrap().bytes, 1 << 16);
+    assert_eq!(effective(1 << 20, &[Verb::Restore]), None);
+    let scratch = effective(1 << 20, &both);
+    let without = PluginManifest::parse(GOOD).unwrap();
+    assert_eq!(without.effective(&Grants { scratch, ..Grants::default() }).scratch, None);
+}

@@ -59,8 +59,34 @@ async fn a_trap_and_a_panic_are_errors_with_name_version_function_and_backtrace(
 #[tokio::test(flavor = "multi_thread")]
 async fn endless_recursion_is_a_trap() {
     check_ends(&Bench::new(), "recurse", Kind::Failed, &["nest too deep", "deeper (20 times)"]).await;
-    let words = ["its calls nest too deep for its stack", "deeper_without_memory (20 times)"];
-    check_ends(&Bench::new(), "recurse-without-memory", Kind::Failed, &words).await;
+    let words = ["\"stack\"", "limit: 512.0 KiB", "stack = \"1MiB\"", "deeper_without_memory (20 times)"];
+    check_ends(&Bench::new(), "recurse-without-memory", Kind::Limit, &words).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stack_of_a_guest_is_as_large_as_its_limit_says() {
+    let (answer, _) = Bench::new().backup("recurse-some").await;
+    answer.expect("3000 calls deep");
+    let bench = Bench::with(|b| b.limits.stack_bytes = 64 << 10);
+    check_ends(&bench, "recurse-some", Kind::Limit, &["\"stack\"", "stack = \"128KiB\""]).await;
+    let bench = Bench::with(|b| b.limits.stack_bytes = 32 << 20);
+    bench.backup("recurse-some").await.0.expect("a large one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trap_in_a_destructor_or_after_the_return_ends_that_run_alone() {
+    let words = ["stopped in \"backup\"", "it reached code that is never reached", "at: "];
+    let text = check_ends(&Bench::new(), "trap-in-destructor", Kind::Failed, &words).await;
+    assert!(text.contains("[dtor]bomb"), "it names the destructor: {text}");
+    let text = check_ends(&Bench::new(), "trap-after-return", Kind::Failed, &words).await;
+    assert!(text.contains("post"), "it was after the return: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_of_archives_are_bounded() {
+    Bench::new().backup("long-path").await.0.expect("a path that Linux takes");
+    let bench = Bench::with(|b| b.limits.entry_path_bytes = 3_999);
+    check_ends(&bench, "long-path", Kind::Limit, &["\"entry_path\"", "entry_path = \"8KiB\""]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,7 @@
-//! A plugin for `wasm32-wasip2`: one file of data, and a look at what its WASI holds.
+//! A plugin for `wasm32-wasip2`: one file of data, and a look at what its WASI holds. With the setting
+//! `do` it uses its scratch directory, well or badly.
+
+mod scratch;
 
 wit_bindgen::generate!({ path: "../../../wit", world: "plugin" });
 
@@ -36,13 +39,15 @@ fn invocation(command: &str, file: Option<&str>, stdin: Option<Source>) -> Invoc
 }
 
 impl Guest for Plugin {
-    fn backup(_: BackupRequest) -> Result<BackupReport, Error> {
+    fn backup(request: BackupRequest) -> Result<BackupReport, Error> {
         println!("printed by Rust");
+        let done = scratch::act(&request.settings)?;
         let process = exec::spawn(invocation("dump", Some("shop.txt"), None))?;
         let options = PutOptions { media_type: Some("text/plain".to_owned()), compress: true };
         let artifact = storage::put("data.txt", process.stdout()?, &options)?.wait()?;
         let mut facts = vec![("size".to_owned(), artifact.size.to_string())];
         facts.extend(seen());
+        facts.extend(done);
         let source_id = Some("shop".to_owned());
         Ok(BackupReport {
             source_id,

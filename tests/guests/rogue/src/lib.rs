@@ -2,7 +2,22 @@
 //!
 //! It speaks the contract without the SDK, so that it can do what the SDK would not.
 
-wit_bindgen::generate!({ path: "../../../wit", world: "plugin" });
+// It exports a resource of its own besides the verbs, whose destructor is run when it drops a handle on it.
+wit_bindgen::generate!({
+    inline: "
+        package rogue:inner;
+        interface bombs {
+            resource bomb { constructor(); }
+        }
+        world rogue {
+            include strongroom:plugin/plugin@0.1.0;
+            export bombs;
+        }
+    ",
+    path: "../../../wit",
+    world: "rogue:inner/rogue",
+    generate_all,
+});
 
 use exports::strongroom::plugin::component::{
     BackupReport, BackupRequest, Check, DiagnoseRequest, Guest, RestoreRequest, VerifyRequest,
@@ -15,6 +30,58 @@ use strongroom::plugin::storage::{self, Existing, PutOptions, Transfer};
 use strongroom::plugin::types::{Error, Outcome, Step};
 
 struct Rogue;
+
+/// What traps when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        trap();
+    }
+}
+
+impl exports::rogue::inner::bombs::Guest for Rogue {
+    type Bomb = Bomb;
+}
+
+impl exports::rogue::inner::bombs::GuestBomb for Bomb {
+    fn new() -> Self {
+        Self
+    }
+}
+
+fn trap() -> ! {
+    #[cfg(target_arch = "wasm32")]
+    core::arch::wasm32::unreachable();
+    #[cfg(not(target_arch = "wasm32"))]
+    std::process::abort();
+}
+
+/// Length of the one value that is not given back: nothing else that the guest makes is as long.
+const KEPT_BYTES: usize = 12_347;
+
+/// The ordinary allocator, which traps when a value of [`KEPT_BYTES`] is given back. What a verb returns
+/// is given back by its `post-return`, after the host has read it.
+struct Grudging;
+
+// SAFETY: every call is handed on as it is to the system's allocator, but for one that does not return.
+unsafe impl std::alloc::GlobalAlloc for Grudging {
+    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+        // SAFETY: the caller's promises are those that are asked for.
+        unsafe { std::alloc::System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: std::alloc::Layout) {
+        if layout.size() == KEPT_BYTES {
+            trap();
+        }
+        // SAFETY: as above.
+        unsafe { std::alloc::System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Grudging = Grudging;
 
 type Facts = Vec<(String, String)>;
 
@@ -70,6 +137,12 @@ fn deeper_without_memory(n: u64) -> u64 {
 }
 
 #[inline(never)]
+fn as_deep_as(n: u64) -> u64 {
+    let below = if run::now_ms() > 0 && n > 0 { as_deep_as(n - 1) } else { 0 };
+    black_box(below) + 1
+}
+
+#[inline(never)]
 fn give_up_on_everything() {
     panic!("nothing works");
 }
@@ -86,12 +159,13 @@ fn act(settings: &str) -> Result<Facts, Error> {
                 hoard.push(black_box(vec![1_u8; 1 << 20]));
             }
         }
-        "trap" => {
-            #[cfg(target_arch = "wasm32")]
-            core::arch::wasm32::unreachable();
-            #[cfg(not(target_arch = "wasm32"))]
-            std::process::abort();
+        "trap" => trap(),
+        "trap-in-destructor" => {
+            drop(exports::rogue::inner::bombs::Bomb::new(Bomb));
+            Ok(vec![])
         }
+        // Made in its place: a copy would be given back before.
+        "trap-after-return" => Ok(vec![("kept".to_owned(), "x".repeat(KEPT_BYTES))]),
         "panic" => {
             std::panic::set_hook(Box::new(|info| {
                 let place = info.location().map(ToString::to_string).unwrap_or_default();
@@ -103,6 +177,7 @@ fn act(settings: &str) -> Result<Facts, Error> {
         }
         "recurse" => Ok(fact("sum", deeper(0))),
         "recurse-without-memory" => Ok(fact("sum", deeper_without_memory(0))),
+        "recurse-some" => Ok(fact("depth", as_deep_as(3_000))),
         "flood-pipes" => {
             let mut pipes = Vec::new();
             loop {
@@ -267,6 +342,17 @@ fn act(settings: &str) -> Result<Facts, Error> {
             let (_process, stdout) = output_of("echo")?;
             stored(&storage::put("a", stdout, &PLAIN)?)
         }
+        "spawn-two" => {
+            let (_one, first) = output_of("echo")?;
+            let (_two, second) = output_of("echo")?;
+            let transfers = [storage::put("a", first, &PLAIN)?, storage::put("b", second, &PLAIN)?];
+            stored(&transfers[0])?;
+            stored(&transfers[1])
+        }
+        "store-endless" => {
+            let (_process, stdout) = output_of("endless")?;
+            stored(&storage::put("a", stdout, &PLAIN)?)
+        }
         "spawn-unknown" => exec::spawn(invocation("sh")).map(|_| vec![]),
         "spawn-slot" => {
             let slots = vec![("word".to_owned(), "-n".to_owned())];
@@ -317,6 +403,16 @@ fn act(settings: &str) -> Result<Facts, Error> {
                 storage::finish_archive(archive)?;
             }
             Ok(vec![])
+        }
+        "large-entry" => {
+            let archive = storage::create_archive("large", &PLAIN)?;
+            archive.add_bytes("entry", &[], &vec![7; 1 << 20])?;
+            storage::finish_archive(archive).map(|_| vec![])
+        }
+        "long-path" => {
+            let archive = storage::create_archive("long", &PLAIN)?;
+            archive.add_bytes(&"p".repeat(4_000), &[], b"content")?;
+            storage::finish_archive(archive).map(|_| vec![])
         }
         "archive-of-output" => {
             let archive = storage::create_archive("many", &PLAIN)?;

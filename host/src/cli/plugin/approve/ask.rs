@@ -137,6 +137,13 @@ pub(super) fn grants(
             grants.artifacts = None;
         }
     }
+    if let (Some(scratch), Some(request)) = (&grants.scratch, &manifest.request.scratch) {
+        output.complain(&format!("\nscratch directory\n{}", propose::toml(scratch)?));
+        output.complain(&format!("  why, says the vendor: {}", vendor::line(&request.reason, vendor::MAX_BYTES)));
+        if !yes("a private directory of that size, removed when the run ends: grant it?")? {
+            grants.scratch = None;
+        }
+    }
     Ok(grants)
 }
 

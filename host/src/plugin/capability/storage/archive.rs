@@ -3,7 +3,7 @@
 use super::super::bytes::{GuestSource, Watch};
 use crate::error::{Error, Result};
 use crate::plugin::bindings::strongroom::plugin::storage;
-use crate::plugin::budget::Permit;
+use crate::plugin::budget::{Limit, Permit};
 use crate::plugin::context::{ArchiveReader, ArchiveWriter, Entry};
 use crate::plugin::guard::{Deadline, Guard, Refusal};
 use crate::plugin::ledger::Ledger;
@@ -16,8 +16,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
 
-/// Longest path of an entry, in bytes: the longest that Linux takes.
-const MAX_PATH_BYTES: usize = 4096;
 /// Most bytes of all attributes of one entry.
 const MAX_ATTRIBUTE_BYTES: usize = 64 << 10;
 
@@ -80,6 +78,9 @@ impl GuestArchive {
         guard: &Guard,
     ) -> Result<(), Refusal> {
         check_entry(&path, &attributes)?;
+        if path.len() > guard.limits().entry_path_bytes {
+            return Err(guard.spent(Limit::EntryPath).into());
+        }
         check_leashes(&body.waits_for, "the archive")?;
         let body = self.watch.over(body, &self.stop);
         // Taken out: an add that is given up half-way must not be followed by another one.
@@ -109,8 +110,8 @@ fn ended_badly() -> Error {
 }
 
 fn check_entry(path: &str, attributes: &[(String, String)]) -> Result<()> {
-    if path.is_empty() || path.len() > MAX_PATH_BYTES || path.contains('\0') {
-        return Err(Error::invalid(format!("a path in an archive is 1 to {MAX_PATH_BYTES} bytes without NUL")));
+    if path.is_empty() || path.contains('\0') {
+        return Err(Error::invalid("a path in an archive has at least one byte and no NUL"));
     }
     let bytes: usize = attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
     if bytes > MAX_ATTRIBUTE_BYTES {
