@@ -8,7 +8,7 @@ use crate::id::BackupId;
 use crate::plugin::{Ended, Observer};
 use crate::policy::storage::{ArtifactCall, ArtifactGrant, ArtifactVerb};
 use crate::policy::{Call, Grants, Occasion, Policy, Verb};
-use crate::secret::Secret;
+use crate::secret::{Redactor, Secret};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ pub fn measure(dir: &Path, rounds: u32) -> Result<Cost> {
             configuration: Configuration::default(),
         };
         let chain = log.begin(&beginning)?;
-        let recorder = Recorder::new(chain.clone(), Summary::new(&host, &secrets), policy.clone());
+        let recorder = Recorder::new(chain.clone(), Summary::new(&host, Redactor::new(&secrets)), policy.clone());
         let size = || std::fs::metadata(chain.path()).map(|about| about.len()).unwrap_or_default();
         let before = size();
         let began = Instant::now();
