@@ -6,10 +6,12 @@
 //! and only those that the kit started.
 
 pub mod behind;
+pub mod canary;
 pub mod container;
 pub mod documented;
 pub mod documents;
 pub mod durable;
+pub mod echo;
 pub mod fixture;
 pub mod hostile;
 pub mod object_lock;

@@ -1,5 +1,7 @@
 //! `strongroom audit`
 
+mod cost;
+
 use super::Globals;
 use super::exit::Exit;
 use super::output::Output;
@@ -20,6 +22,7 @@ use crate::id::{BackupId, Label};
 use crate::plugin::component;
 use crate::record::AuditAnchor;
 use clap::{Args, Subcommand, ValueEnum};
+pub use cost::{AuditCost, CostArgs};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -44,6 +47,8 @@ pub enum AuditCommand {
     Verify(VerifyArgs),
     /// Lists grants that no run has used, and prints narrower ones
     Unused(UnusedArgs),
+    /// Measures what a line and a flush cost on this machine
+    Cost(CostArgs),
 }
 
 /// Arguments of `audit show`.
@@ -133,6 +138,7 @@ pub async fn run(args: AuditArgs, globals: &Globals, cancel: CancellationToken) 
         AuditCommand::Show(args) => show(args, globals),
         AuditCommand::Verify(args) => verify(args, globals, cancel).await,
         AuditCommand::Unused(args) => unused(&args, globals),
+        AuditCommand::Cost(args) => cost::run(&args, globals),
     }
 }
 

@@ -330,6 +330,28 @@ mod tests {
     }
 
     #[test]
+    fn the_client_has_the_environment_of_the_host_without_what_secrets_are_read_from() {
+        let here: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+        let (withheld, kept) = here.split_first().unwrap();
+        let killer = ContainerKiller {
+            client: vec!["/usr/bin/env".to_owned()],
+            container: "db".to_owned(),
+            word: "word".to_owned(),
+            withheld: BTreeSet::from([withheld.clone()]),
+        };
+        let (mut client, image) =
+            killer.client(&["-0".to_owned()], vec![("PGPASSWORD".to_owned(), Zeroizing::new("x y".to_owned()))]).unwrap();
+        image.install(&mut client, Vec::new());
+        let out = String::from_utf8(client.output().unwrap().stdout).unwrap();
+        let mut names: Vec<&str> = out.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
+        names.sort_unstable();
+        let mut expected: Vec<&str> = kept.iter().map(String::as_str).chain(["PGPASSWORD"]).collect();
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        assert!(out.contains("PGPASSWORD=x y"));
+    }
+
+    #[test]
     fn a_client_that_is_a_word_is_looked_for_in_fixed_directories() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let put = |dir: &Path, name: &str, mode| {

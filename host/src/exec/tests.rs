@@ -388,6 +388,31 @@ async fn secrets_are_blotted_out_of_standard_error_and_errors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_can_be_a_file_in_memory_that_nobody_can_change() {
+    let mut place = here();
+    let secret = |text: &str| Secret::new(text.to_owned());
+    place.secrets = BTreeMap::from([("PGPASS".to_owned(), secret("db:5432:shop:app:correct horse"))]).into();
+    let script = r#"echo "$PGPASSFILE"; stat -Lc '%a %s' "$PGPASSFILE"; cat "$PGPASSFILE"; echo; cat "$PGPASSFILE"; echo
+        { echo changed > "$PGPASSFILE" || echo more >> "$PGPASSFILE"; } 2>/dev/null || echo sealed
+        env | grep -c horse; ls "${PGPASSFILE%/*}" | wc -l"#;
+    let secret_files = [("PGPASSFILE", "PGPASS"), ("OTHER", "NOT_GIVEN")];
+    let secret_files = secret_files.map(|(variable, name)| (variable.to_owned(), name.to_owned())).into();
+    let command = CommandLine { secret_files, ..sh(script) };
+    let place = Arc::new(place);
+    let mut process = spawn(command, place.clone(), None, None, LONG, CancellationToken::new()).await.unwrap();
+    let (out, end) = read_all(process.stdout().unwrap()).await;
+    end.unwrap();
+    let out = String::from_utf8(out).unwrap();
+    let lines: Vec<_> = out.lines().collect();
+    assert!(lines[0].starts_with("/proc/self/fd/"), "{out}");
+    let pgpass = "db:5432:shop:app:correct horse";
+    // Standard streams, this file, and the directory that `ls` reads.
+    assert_eq!(lines[1..], ["400 30", pgpass, pgpass, "sealed", "0", "5"], "{out}");
+    // The redactor knows it, also the password alone.
+    assert_eq!(place.secrets.redactor().text("password correct horse"), "password ***");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_cannot_be_blotted_out_is_refused() {
     let mut place = here();
     place.secrets = BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new("secret".to_owned()))]).into();

@@ -155,7 +155,7 @@ impl Answer {
             }
             "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException" => {
                 let text = match &self.region {
-                    Some(region) => format!("set `region = \"{region}\"`"),
+                    Some(region) => format!("set `region = \"{}\"`", place.scrub(region)),
                     None => "set `region` to where the bucket is".to_owned(),
                 };
                 return (Kind::Invalid, Some(text));
