@@ -289,7 +289,8 @@ fn the_log_says_under_which_ceilings_and_signatures_a_plugin_was_loaded_or_refus
     };
     let (any, digest) = ceiling("any.toml", "exec = \"any\"\nartifacts = \"any\"\nbucket = \"any\"\n");
     relay.run(&["backup", "orders", "--ceiling", &any]).check_code(0);
-    let loads = || -> Vec<Value> { show(&relay.sandbox, &[]).into_iter().filter(|line| line["event"] == "load").collect() };
+    let loads =
+        || -> Vec<Value> { show(&relay.sandbox, &[]).into_iter().filter(|line| line["event"] == "load").collect() };
     assert_eq!(arguments(&loads()[0]), ["signature=not checked".to_owned(), format!("ceiling={any} sha256 {digest}")]);
 
     // A signature, and the key that made it.

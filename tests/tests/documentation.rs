@@ -137,7 +137,13 @@ const RESULTS: &[(&str, &[&str])] = &[
     ),
     (
         "`audit show`, `audit verify`, `audit unused`, `audit cost`",
-        &["host/src/cli/audit.rs", "host/src/cli/audit/cost.rs", "host/src/audit/line.rs", "host/src/audit/verify.rs", "host/src/config/narrow.rs"],
+        &[
+            "host/src/cli/audit.rs",
+            "host/src/cli/audit/cost.rs",
+            "host/src/audit/line.rs",
+            "host/src/audit/verify.rs",
+            "host/src/config/narrow.rs",
+        ],
     ),
     ("`config check`", &["host/src/cli/config.rs"]),
     ("Errors", &["host/src/cli/report.rs", "host/src/config/mistake.rs"]),

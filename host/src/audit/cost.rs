@@ -53,7 +53,8 @@ pub fn measure(dir: &Path, rounds: u32) -> Result<Cost> {
         let before = size();
         let began = Instant::now();
         for _ in 0..CALLS {
-            let call = Call::Artifact(ArtifactCall { verb: ArtifactVerb::Get, name: "orders-2026-11-20.shop.custom.dump" });
+            let call =
+                Call::Artifact(ArtifactCall { verb: ArtifactVerb::Get, name: "orders-2026-11-20.shop.custom.dump" });
             let decision = policy.decide(&call);
             let ended = Ended {
                 function: "storage.get",

@@ -160,7 +160,10 @@ mod tests {
             let argument = summary.argument("argument", value);
             assert_eq!(argument.value, None, "{value}");
             assert_eq!(argument, summary.argument("argument", value), "equal values have equal hashes");
-            assert_ne!(argument.hash, Summary::new(&HostKey::ephemeral().unwrap(), Redactor::default()).argument("a", "token:x").hash);
+            assert_ne!(
+                argument.hash,
+                Summary::new(&HostKey::ephemeral().unwrap(), Redactor::default()).argument("a", "token:x").hash
+            );
         }
         for value in ["shop", "postgresql://app@db/shop", "password", "https://db:5432/x", "a@b:c"] {
             assert_eq!(summary.argument("argument", value).value.as_deref(), Some(value));

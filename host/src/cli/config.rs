@@ -2,9 +2,9 @@
 
 use super::exit::Exit;
 use super::{Globals, load};
+use crate::config::mistake::Placed;
 use crate::config::{Config, environment};
 use crate::error::Error;
-use crate::config::mistake::Placed;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 

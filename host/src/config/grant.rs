@@ -107,7 +107,8 @@ impl Meaning<'_> {
         let stdin = self.stdin(fields);
         // A part that was refused is missing from here on; the grant as a whole is then not judged,
         // or it would be blamed for what was lost.
-        let refused = ["args", "env", "slots", "secrets", "secret_files", "timeout"].iter().any(|key| fields.is_refused(key));
+        let refused =
+            ["args", "env", "slots", "secrets", "secret_files", "timeout"].iter().any(|key| fields.is_refused(key));
         let whole = !refused
             && args.len() == fields.list("args").len()
             && env.len() == fields.map("env").len()

@@ -2,8 +2,8 @@
 //!
 //! This module never prints a value, and no error of it holds one.
 
-use super::{Config, SecretRef, StoreConfig, StorePlace};
 use super::environment::Lookup;
+use super::{Config, SecretRef, StoreConfig, StorePlace};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::secret::{Fetch, MIN_SECRET_BYTES, Secret, Secrets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,7 +168,9 @@ impl Config {
     fn secrets(&self) -> Vec<(String, &SecretRef, For)> {
         let mut all = Vec::new();
         for (label, store) in &self.stores {
-            all.extend(store.secrets().map(|(name, reference)| (format!("store.{label}.{name}"), reference, For::Stores)));
+            all.extend(
+                store.secrets().map(|(name, reference)| (format!("store.{label}.{name}"), reference, For::Stores)),
+            );
         }
         let jobs = self.jobs.iter().map(|(label, job)| (format!("job.{label}"), &job.secrets));
         let targets = self.targets.iter().map(|(label, target)| (format!("target.{label}"), &target.secrets));

@@ -205,7 +205,9 @@ impl ContainerKiller {
         if let Carries::Word = carries {
             arguments.extend(["-e".to_owned(), format!("{WORD}={}", self.word)]);
         }
-        arguments.extend([self.container.as_str(), "/bin/sh", "-c", END, "sh", signal, self.word.as_str()].map(str::to_owned));
+        arguments.extend(
+            [self.container.as_str(), "/bin/sh", "-c", END, "sh", signal, self.word.as_str()].map(str::to_owned),
+        );
         let (mut client, image) = self.client(&arguments, Vec::new()).map_err(|error| error.to_string())?;
         image.install(&mut client, Vec::new());
         client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -339,8 +341,9 @@ mod tests {
             word: "word".to_owned(),
             withheld: BTreeSet::from([withheld.clone()]),
         };
-        let (mut client, image) =
-            killer.client(&["-0".to_owned()], vec![("PGPASSWORD".to_owned(), Zeroizing::new("x y".to_owned()))]).unwrap();
+        let (mut client, image) = killer
+            .client(&["-0".to_owned()], vec![("PGPASSWORD".to_owned(), Zeroizing::new("x y".to_owned()))])
+            .unwrap();
         image.install(&mut client, Vec::new());
         let out = String::from_utf8(client.output().unwrap().stdout).unwrap();
         let mut names: Vec<&str> = out.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0)).collect();

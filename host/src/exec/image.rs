@@ -40,7 +40,9 @@ impl Image {
         let chosen = || pairs().enumerate().filter(move |(at, (name, _))| last(*at, name)).map(|(_, pair)| pair);
         let all = || std::iter::once(program).chain(arguments.iter().map(AsRef::as_ref));
         let wrong = all().any(|text| text.contains(&0))
-            || pairs().any(|(name, value)| name.is_empty() || name.contains(&b'=') || name.contains(&0) || value.contains(&0));
+            || pairs().any(|(name, value)| {
+                name.is_empty() || name.contains(&b'=') || name.contains(&0) || value.contains(&0)
+            });
         if wrong {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a text holds a NUL, or a variable has no name"));
         }
@@ -124,16 +126,18 @@ mod tests {
         let out = String::from_utf8(become_of(image, Vec::new()).unwrap().stdout).unwrap();
         let (arguments, variables) = out.rsplit_once('|').unwrap();
         assert_eq!(arguments, "a b|");
-        let mut variables: Vec<_> = variables.lines().filter(|line| !line.starts_with("PWD=")).collect();
+        // Some shells add two of their own.
+        let mut variables: Vec<_> = variables.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
         variables.sort_unstable();
-        // The shell itself adds the last one, and `PWD`.
-        assert_eq!(variables, ["A=1 =x", "B=new", "EMPTY=", "_=/usr/bin/env"]);
+        assert_eq!(variables, ["A=1 =x", "B=new", "EMPTY="]);
     }
 
     #[test]
     fn what_cannot_be_handed_over_is_refused_and_what_cannot_be_run_is_an_error_of_the_system() {
         let none: [(&str, &str); 0] = [];
-        for (arguments, environment) in [("a\0b", ("A", "1")), ("a", ("A\0", "1")), ("a", ("A", "\0")), ("a", ("", "x")), ("a", ("A=B", "x"))] {
+        for (arguments, environment) in
+            [("a\0b", ("A", "1")), ("a", ("A\0", "1")), ("a", ("A", "\0")), ("a", ("", "x")), ("a", ("A=B", "x"))]
+        {
             let error = Image::new(b"/bin/true", &[arguments], &[environment]).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{arguments:?} {environment:?}");
         }

@@ -56,13 +56,16 @@ pub(super) fn prepare(
     let mut files = Vec::new();
     for (variable, name) in &command.secret_files {
         if let Some(secret) = secrets.get(name) {
-            let file = secret_file(secret, owner).map_err(|error| error.while_doing(format!("could not give secret {name:?} to {:?}", command.label)))?;
+            let file = secret_file(secret, owner)
+                .map_err(|error| error.while_doing(format!("could not give secret {name:?} to {:?}", command.label)))?;
             all.push(plain(variable, &format!("/proc/self/fd/{}", file.as_raw_fd())));
             files.push(file);
         }
     }
-    let image = Image::new(command.program.as_bytes(), &command.args, &all)
-        .map_err(|error| cannot_start(Kind::Invalid, command, "its command line or environment cannot be handed over").because_of_io(error))?;
+    let image = Image::new(command.program.as_bytes(), &command.args, &all).map_err(|error| {
+        cannot_start(Kind::Invalid, command, "its command line or environment cannot be handed over")
+            .because_of_io(error)
+    })?;
     image.install(&mut child, files);
     Ok(Prepared { child, killer: Killer::Group, marker: None })
 }

@@ -96,7 +96,10 @@ mod tests {
         let mut out = Vec::new();
         stream.push(b"correct hor", &mut out);
         assert!(secrets.has("P") && !secrets.has("Q"));
-        assert_eq!((asked.load(Ordering::Relaxed), redactor.text("correct horse 0")), (0, "correct horse 0".to_owned()));
+        assert_eq!(
+            (asked.load(Ordering::Relaxed), redactor.text("correct horse 0")),
+            (0, "correct horse 0".to_owned())
+        );
 
         assert_eq!(secrets.fetch("P").unwrap().unwrap().expose(), "correct horse 0");
         assert_eq!(copy.fetch("P").unwrap().unwrap().expose(), "correct horse 1", "each time anew");

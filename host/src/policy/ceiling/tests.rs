@@ -67,7 +67,7 @@ fn a_grant_within_the_ceiling_is_allowed_and_every_way_over_it_is_named() {
         ("env", ExecGrant { env: BTreeMap::from([("EVIL".to_owned(), Template::parse("x").unwrap())]), ..grant() }),
         ("secrets", ExecGrant { secrets: vec!["AWS_SECRET".to_owned()], ..grant() }),
         ("secrets", ExecGrant { secret_files: pair("PGDATABASE", "AWS_SECRET"), ..grant() }),
-        ("env", ExecGrant { secret_files: pair("PGPASSFILE", "PGPASSWORD"), ..grant() }),
+        ("env", ExecGrant { secret_files: pair("EVIL", "PGPASSWORD"), ..grant() }),
         ("stdin", ExecGrant { stdin: StdinGrant::Plugin, ..grant() }),
         ("inspect", ExecGrant { inspect: true, ..grant() }),
         ("effect", ExecGrant { when: changes, ..grant() }),

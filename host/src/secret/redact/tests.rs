@@ -51,7 +51,10 @@ fn hex_and_the_parts_of_a_secret_that_holds_others_are_found_too() {
         assert!(found.finds(part) && found.finds(secret) && !found.finds("shop, db, app, 5432, line"), "{secret}");
     }
     // A part that is too short by itself would eat words.
-    assert_eq!(redactor(&["https://db.example.org:5432/shop"]).text("5432/shop db.example.org"), "5432/shop db.example.org");
+    assert_eq!(
+        redactor(&["https://db.example.org:5432/shop"]).text("5432/shop db.example.org"),
+        "5432/shop db.example.org"
+    );
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! What the audit log costs: a line of a call, without a flush.
 
 use super::Bench;
-use crate::bench::measure::Pipeline;
-use crate::bench::place::Kind;
 use crate::bench::host::Job;
 use crate::bench::input::Input;
+use crate::bench::measure::Pipeline;
+use crate::bench::place::Kind;
 use crate::bench::table::{Better, median};
 use anyhow::{Context, Result};
 
