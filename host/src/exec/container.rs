@@ -162,7 +162,7 @@ pub(super) fn prepare(
     let wrapper = [name, "/bin/sh", "-c", START, "sh", &marker, input, &command.program];
     arguments.extend(wrapper.map(str::to_owned));
     arguments.extend(command.args.iter().cloned());
-    let (mut child, image) = killer.client(&arguments, variables)?;
+    let (mut child, image) = killer.client(&arguments, &variables)?;
     child.process_group(0).current_dir("/");
     confine(&mut child, NewPrivileges::Allowed);
     image.install(&mut child, Vec::new());
@@ -208,7 +208,7 @@ impl ContainerKiller {
         arguments.extend(
             [self.container.as_str(), "/bin/sh", "-c", END, "sh", signal, self.word.as_str()].map(str::to_owned),
         );
-        let (mut client, image) = self.client(&arguments, Vec::new()).map_err(|error| error.to_string())?;
+        let (mut client, image) = self.client(&arguments, &[]).map_err(|error| error.to_string())?;
         image.install(&mut client, Vec::new());
         client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = client.spawn().map_err(|error| error.to_string())?;
@@ -244,7 +244,7 @@ impl ContainerKiller {
 
     /// The client with these arguments behind its own. Its environment is the host's, which holds the
     /// client's settings and stays outside the container, without what is withheld, and with `variables`.
-    fn client(&self, arguments: &[String], variables: Vec<(String, Zeroizing<String>)>) -> Result<(Command, Image)> {
+    fn client(&self, arguments: &[String], variables: &[(String, Zeroizing<String>)]) -> Result<(Command, Image)> {
         let Some((program, first)) = self.client.split_first().filter(|(program, _)| program.starts_with('/')) else {
             return Err(
                 Error::invalid("the container's client is not an absolute path").fact("got", self.client.join(" "))
@@ -341,9 +341,8 @@ mod tests {
             word: "word".to_owned(),
             withheld: BTreeSet::from([withheld.clone()]),
         };
-        let (mut client, image) = killer
-            .client(&["-0".to_owned()], vec![("PGPASSWORD".to_owned(), Zeroizing::new("x y".to_owned()))])
-            .unwrap();
+        let (mut client, image) =
+            killer.client(&["-0".to_owned()], &[("PGPASSWORD".to_owned(), Zeroizing::new("x y".to_owned()))]).unwrap();
         image.install(&mut client, Vec::new());
         let out = String::from_utf8(client.output().unwrap().stdout).unwrap();
         let mut names: Vec<&str> = out.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0)).collect();

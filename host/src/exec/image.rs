@@ -127,7 +127,8 @@ mod tests {
         let (arguments, variables) = out.rsplit_once('|').unwrap();
         assert_eq!(arguments, "a b|");
         // Some shells add two of their own.
-        let mut variables: Vec<_> = variables.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
+        let mut variables: Vec<_> =
+            variables.lines().filter(|line| !line.starts_with("PWD=") && !line.starts_with("_=")).collect();
         variables.sort_unstable();
         assert_eq!(variables, ["A=1 =x", "B=new", "EMPTY="]);
     }
