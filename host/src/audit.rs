@@ -12,6 +12,7 @@ mod chain;
 pub mod cost;
 mod index;
 mod line;
+mod lives;
 mod recorder;
 pub mod show;
 mod summary;
@@ -22,6 +23,7 @@ pub mod verify;
 
 pub use chain::Chain;
 pub use line::{Argument, Counted, Event, Line, Verdict};
+pub use lives::{loaded, over_a_ceiling, refused};
 pub use recorder::{MAX_LINES, Recorder, outcome};
 pub use summary::Summary;
 
@@ -91,7 +93,7 @@ pub struct Beginning {
     pub run: BackupId,
     /// The job, if it is for one.
     pub job: Option<String>,
-    /// `backup`, `verify`, `restore`, `diagnose`, `load` or `approve`.
+    /// `backup`, `verify`, `restore`, `diagnose`, `verify-stored` (without a plugin), `load` or `approve`.
     pub verb: &'static str,
     /// Whether it only plans, or stores nothing.
     pub dry: bool,

@@ -10,6 +10,7 @@
 mod container;
 mod feed;
 mod find;
+mod image;
 mod launch;
 mod local;
 mod output;
@@ -20,7 +21,7 @@ mod tests;
 
 use crate::error::{Error, Kind, Result};
 use crate::policy::exec::{CommandLine, StdinGrant};
-use crate::secret::{Redactor, Secret};
+use crate::secret::{Redactor, Secret, Secrets};
 use crate::stream::{Leash, Origin, Source};
 pub use find::{STANDARD_PATH, find_program};
 pub use local::keep_inherited_files_from_children;
@@ -77,9 +78,12 @@ pub struct Place {
     pub run_in: RunIn,
     /// The job's `env`: hosts, ports, users. Wins over the grant's own.
     pub env: BTreeMap<String, String>,
-    /// Secrets by the name of the environment variable; a command gets only those its grant names.
-    pub secrets: BTreeMap<String, Secret>,
+    /// Secrets by name; a command gets only those its grant names, which are fetched when it starts.
+    pub secrets: Secrets,
 }
+
+/// The secrets of one command by name, from when it is prepared until it has started.
+type Fetched = BTreeMap<String, Secret>;
 
 /// How a program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,20 +164,23 @@ pub async fn spawn(
         let got = if wants_source { "no source for standard input" } else { "a source for standard input" };
         return Err(Error::invalid(format!("could not run {:?}", command.label)).fact("got", got));
     }
-    for name in &command.secrets {
-        if let Some(secret) = place.secrets.get(name) {
-            secret.check(name)?;
+    let mut secrets = Fetched::new();
+    for name in command.secrets.iter().chain(command.secret_files.values()) {
+        if let Some(secret) = place.secrets.fetch(name)? {
+            secrets.insert(name.clone(), secret);
         }
     }
     let hold = matches!(command.stdin, StdinGrant::Text { hold: true, .. });
     let inspect = command.inspect;
     let stall = command.timeout.unwrap_or(stall);
     let input_waits_for = stdin.as_ref().map(|source| source.waits_for.clone()).unwrap_or_default();
-    let redactor = Redactor::new(place.secrets.values());
+    let redactor = place.secrets.redactor().clone();
     let prepared = match &place.run_in {
-        RunIn::Local { user } => local::prepare(&command, &place, user.as_deref(), scratch.as_deref())?,
-        RunIn::Container { name, client } => container::prepare(&command, &place, name, client)?,
+        RunIn::Local { user } => local::prepare(&command, &place, &secrets, user.as_deref(), scratch.as_deref())?,
+        RunIn::Container { name, client } => container::prepare(&command, &place, &secrets, name, client)?,
     };
+    // What the child is to get is in the prepared command, and goes with it.
+    drop(secrets);
     let label = command.label.clone();
     let launched = tokio::select! {
         biased;

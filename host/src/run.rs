@@ -15,7 +15,7 @@ pub mod trend;
 pub mod unfinished;
 pub mod verify;
 
-use crate::audit::{Beginning, Chain, Configuration, Event, Line, Log, Recorder, Summary};
+use crate::audit::{Beginning, Chain, Configuration, Log, Recorder, Summary};
 use crate::bucket::SharedBucket;
 use crate::catalog::lease;
 use crate::catalog::{Catalog, HostKey, Listed, Whereabouts};
@@ -144,14 +144,13 @@ impl Job {
         };
         let chain = self.audit.begin_async(beginning).await?;
         chain.set_plugin(&self.plugin.identity());
-        let detail = Some(format!("plugin \"{}\" of the configuration", self.plugin.label()));
-        chain.append(Line { outcome: Some("ok".to_owned()), detail, ..Line::of(Event::Load) })?;
+        chain.append(crate::audit::loaded(&self.plugin, &self.grants.ceilings))?;
         Ok(chain)
     }
 
     /// What writes a run's calls into its audit log.
     fn recorder(&self, chain: &Arc<Chain>, context: &RunContext) -> Arc<Recorder> {
-        let summary = Summary::new(&self.host_key, self.place.secrets.values());
+        let summary = Summary::new(&self.host_key, self.place.secrets.redactor().clone());
         Recorder::new(chain.clone(), summary, context.policy.clone())
     }
 

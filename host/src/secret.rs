@@ -2,8 +2,10 @@
 //!
 //! This module never prints, logs or serialises a secret.
 
+mod late;
 mod redact;
 
+pub use late::{Fetch, Secrets};
 pub use redact::{RedactStream, Redactor};
 
 use crate::error::{Error, Result};

@@ -7,10 +7,12 @@
 
 pub mod behind;
 pub mod bomb;
+pub mod canary;
 pub mod container;
 pub mod documented;
 pub mod documents;
 pub mod durable;
+pub mod echo;
 pub mod fixture;
 pub mod hostile;
 pub mod object_lock;

@@ -151,6 +151,7 @@ impl Drop for S3Server {
 /// How to reach [`BUCKET`] at a port of the loopback.
 pub fn spec(port: u16) -> S3Spec {
     S3Spec {
+        blotted: Vec::new(),
         bucket: BUCKET.to_owned(),
         prefix: String::new(),
         region: "us-east-1".to_owned(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use strongroom_tests::documented::check_documented;
 use strongroom_tests::documents::{Documents, Setup as DocumentsSetup};
-use strongroom_tests::relay::{Relay, Setup, sh};
+use strongroom_tests::relay::{Relay, Setup, sh, sha256};
 use strongroom_tests::{Sandbox, files, wait_until};
 
 /// Where the log of a sandbox lies.
@@ -271,6 +271,94 @@ fn what_was_denied_refused_approved_or_over_a_limit_has_its_line() {
     assert_eq!(changed.len(), 3, "each change once: {changed:#?}");
     assert!(changed[1]["detail"].as_str().unwrap().ends_with(": plugin.relay.sha256"), "{changed:#?}");
     check_whole(&relay.sandbox, &[]);
+}
+
+/// The arguments of a line as `name=value`.
+fn arguments(line: &Value) -> Vec<String> {
+    let shown = |one: &Value| format!("{}={}", one["name"].as_str().unwrap(), one["value"].as_str().unwrap_or("?"));
+    line["arguments"].as_array().map(|all| all.iter().map(shown).collect()).unwrap_or_default()
+}
+
+#[test]
+fn the_log_says_under_which_ceilings_and_signatures_a_plugin_was_loaded_or_refused() {
+    let relay = Relay::new(Setup { produce: sh("echo data"), ..Setup::default() });
+    let ceiling = |name: &str, text: &str| {
+        let path = relay.sandbox.write(name, text);
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        (path.display().to_string(), sha256(text.as_bytes()))
+    };
+    let (any, digest) = ceiling("any.toml", "exec = \"any\"\nartifacts = \"any\"\nbucket = \"any\"\n");
+    relay.run(&["backup", "orders", "--ceiling", &any]).check_code(0);
+    let loads =
+        || -> Vec<Value> { show(&relay.sandbox, &[]).into_iter().filter(|line| line["event"] == "load").collect() };
+    assert_eq!(arguments(&loads()[0]), ["signature=not checked".to_owned(), format!("ceiling={any} sha256 {digest}")]);
+
+    // A signature, and the key that made it.
+    let path = relay.sandbox.path("strongroom.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let source = config.split("source = \"").nth(1).unwrap().split('"').next().unwrap();
+    std::fs::copy(source, relay.sandbox.path("relay.wasm")).unwrap();
+    let keygen = relay.run(&["plugin", "keygen", "vendor", "--unencrypted", "--output", "json"]);
+    let key = keygen.check_code(0).json();
+    let [public, id] = ["public_key", "key_id"].map(|name| key[name].as_str().unwrap().to_owned());
+    let config = config.replacen(source, "relay.wasm", 1);
+    std::fs::write(&path, format!("signatures = \"required\"\ntrusted_keys = [\"{public}\"]\n{config}")).unwrap();
+    relay.run(&["backup", "orders"]).check_code(4);
+    relay.run(&["plugin", "sign", "relay.wasm", "--key", "vendor.key"]).check_code(0);
+    relay.run(&["backup", "orders"]).check_code(0);
+    std::fs::write(relay.sandbox.path("relay.wasm.minisig"), "nonsense").unwrap();
+    relay.run(&["backup", "orders"]).check_code(2);
+    let lines = loads();
+    let outcomes = words(&lines, "outcome");
+    assert_eq!(outcomes, ["ok", "denied", "ok", "invalid"], "{lines:#?}");
+    assert!(lines[1]["detail"].as_str().unwrap().contains("is not signed"), "{:#}", lines[1]);
+    assert!(arguments(&lines[2])[0].starts_with(&format!("signature=key {id} (")), "{:#}", lines[2]);
+    assert!(lines[3]["detail"].as_str().unwrap().contains("not one of minisign"), "{:#}", lines[3]);
+
+    // A ceiling that refuses what the configuration grants: with its digest and the grant.
+    let (less, digest) = ceiling("less.toml", "artifacts = \"any\"\n");
+    relay.run(&["backup", "orders", "--ceiling", &less]).check_code(2);
+    let lines = loads();
+    let last = lines.last().unwrap();
+    assert_eq!((&last["decision"], &last["outcome"]), (&"denied".into(), &"denied".into()));
+    assert!(arguments(last).contains(&format!("ceiling={less} sha256 {digest}")), "{last:#}");
+    assert!(last["detail"].as_str().unwrap().contains("plugin.relay.grant.exec."), "{last:#}");
+    // What is wrong for another reason is nobody's attempt at anything.
+    std::fs::write(&path, "nonsense").unwrap();
+    relay.run(&["backup", "orders", "--ceiling", &less]).check_code(2);
+    assert_eq!(loads().len(), lines.len());
+    check_whole(&relay.sandbox, &[]);
+}
+
+#[test]
+fn verifying_stored_bytes_has_a_chain_although_no_plugin_runs() {
+    let relay = Relay::new(Setup { produce: sh("echo data"), ..Setup::default() });
+    let id = relay.backup();
+    relay.run(&["verify", "orders", "--depth", "stored"]).check_code(0);
+    let segment = relay.segments(&id).remove(0);
+    std::fs::write(&segment, "damaged").unwrap();
+    relay.run(&["verify", "orders", "--depth", "stored"]).check_code(5);
+    let lines = show(&relay.sandbox, &[]);
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == event).cloned().collect::<Vec<_>>();
+    assert_eq!(words(&of("begin"), "verb"), ["backup", "verify-stored", "verify-stored"]);
+    assert_eq!(words(&of("end"), "outcome"), ["ok", "ok", "ok"], "that something is damaged is what it found out");
+    assert_eq!(of("load").len(), 1);
+    // It uses no grant, and is no run in which one was not used.
+    assert_eq!(relay.run(&["audit", "unused", "--output", "json"]).json()["runs"], "1 backup");
+    check_whole(&relay.sandbox, &["--store", "main"]);
+}
+
+#[test]
+fn what_a_line_costs_can_be_asked_for_and_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let output = sandbox.run(["audit", "cost", "--rounds", "2", "--output", "json"]);
+    let json = output.check_code(0).json();
+    check_documented(&json, "AuditCost");
+    assert_eq!(json["lines"], 1000);
+    assert!((300..1200).contains(&json["line_bytes"].as_u64().unwrap()), "{json}");
+    sandbox.run(["audit", "cost", "--rounds", "1"]).check_code(0).check_stdout("a line: ");
+    let left = files(&sandbox.path("home/.local/state/strongroom")).unwrap_or_default();
+    assert_eq!(left, Vec::<PathBuf>::new());
 }
 
 #[test]

@@ -34,6 +34,7 @@ fn line(program: &str, args: &[&str]) -> CommandLine {
         detects_short_input: false,
         timeout: None,
         uses_scratch: false,
+        secret_files: BTreeMap::new(),
     }
 }
 
@@ -45,7 +46,7 @@ fn inside(container: &Container, mark: &str) -> Place {
     Place {
         run_in: RunIn::Container { name: container.name().to_owned(), client: container.client().to_vec() },
         env: BTreeMap::from([("TEST_MARK".to_owned(), mark.to_owned())]),
-        secrets: BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new(SECRET.to_owned()))]),
+        secrets: BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new(SECRET.to_owned()))]).into(),
     }
 }
 
@@ -367,7 +368,11 @@ async fn what_is_missing_is_named() {
     let unknown = run(sh("true"), client("no-such-client")).await.unwrap_err();
     check_error(&unknown, Kind::NotFound, &["no container client \"no-such-client\"", "/usr/bin"]);
 
-    let secret = Place { secrets: BTreeMap::from([("PATH".to_owned(), Secret::new(SECRET.to_owned()))]), ..place() };
+    let secret = |name: &str| BTreeMap::from([(name.to_owned(), Secret::new(SECRET.to_owned()))]).into();
+    let file = CommandLine { secret_files: [("X".to_owned(), "S".to_owned())].into(), ..sh("true") };
+    let error = run(file, Place { secrets: secret("S"), ..place() }).await.unwrap_err();
+    check_error(&error, Kind::Invalid, &["as variables, not as files"]);
+    let secret = Place { secrets: secret("PATH"), ..place() };
     let error = run(CommandLine { secrets: vec!["PATH".to_owned()], ..sh("true") }, secret).await.unwrap_err();
     check_error(&error, Kind::Invalid, &["PATH", "variable of the client"]);
 }

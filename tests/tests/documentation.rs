@@ -136,8 +136,14 @@ const RESULTS: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "`audit show`, `audit verify`, `audit unused`",
-        &["host/src/cli/audit.rs", "host/src/audit/line.rs", "host/src/audit/verify.rs", "host/src/config/narrow.rs"],
+        "`audit show`, `audit verify`, `audit unused`, `audit cost`",
+        &[
+            "host/src/cli/audit.rs",
+            "host/src/cli/audit/cost.rs",
+            "host/src/audit/line.rs",
+            "host/src/audit/verify.rs",
+            "host/src/config/narrow.rs",
+        ],
     ),
     ("`config check`", &["host/src/cli/config.rs"]),
     ("Errors", &["host/src/cli/report.rs", "host/src/config/mistake.rs"]),
@@ -229,7 +235,7 @@ fn kind_of(kind: &str) -> String {
     match kind.rsplit("::").next().unwrap().trim_end_matches("<'a>").trim_end_matches("<'_>") {
         "str" | "String" => "text".to_owned(),
         "bool" => "`true` or `false`".to_owned(),
-        "u8" | "u32" | "u64" | "usize" => "number".to_owned(),
+        "u8" | "u32" | "u64" | "usize" | "f64" => "number".to_owned(),
         "Timestamp" => "time".to_owned(),
         "BackupRecord" => "[record](format.md#the-record)".to_owned(),
         "RawGrants" => "[grants](configuration.md#pluginlabelgrant)".to_owned(),

@@ -3,12 +3,12 @@
 use super::{Beginning, Configuration, Log, Recorder, Summary};
 use crate::catalog::HostKey;
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::BackupId;
 use crate::plugin::{Ended, Observer};
 use crate::policy::storage::{ArtifactCall, ArtifactGrant, ArtifactVerb};
 use crate::policy::{Call, Grants, Occasion, Policy, Verb};
-use crate::secret::Secret;
+use crate::secret::{Redactor, Secret};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,17 +16,19 @@ use std::time::{Duration, Instant};
 /// What lines cost on this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
-    /// A call that has a line of its own and no flush: decision told, line written.
+    /// A call that has a line of its own and no flush: decided, told, line written. Median of the rounds.
     pub line: Duration,
     /// Bytes of such a line.
     pub line_bytes: u64,
-    /// A flush with one line in it.
+    /// A flush of such a round. Median of the rounds.
     pub flush: Duration,
 }
 
-/// Measures `rounds` times 500 calls in a log made in `dir`. Needs no runtime.
+/// Calls of one round: fewer than the lines of one function that a run may have ([`super::MAX_LINES`]).
+pub const CALLS: u32 = 500;
+
+/// Measures `rounds` times [`CALLS`] calls in a log made in `dir`. Needs no runtime.
 pub fn measure(dir: &Path, rounds: u32) -> Result<Cost> {
-    const CALLS: u32 = 500;
     let host = Arc::new(HostKey::ephemeral()?);
     let log = Log::new(dir, host.clone(), super::KEEP);
     let policy = Arc::new(Policy {
@@ -36,7 +38,7 @@ pub fn measure(dir: &Path, rounds: u32) -> Result<Cost> {
         settings: serde_json::Value::Null,
     });
     let secrets = ["correct horse battery", "staple of the measurement"].map(|text| Secret::new(text.to_owned()));
-    let (mut lines, mut flushes, mut bytes) = (Duration::ZERO, Duration::ZERO, 0);
+    let (mut lines, mut flushes, mut bytes) = (Vec::new(), Vec::new(), 0);
     for _ in 0..rounds.max(1) {
         let beginning = Beginning {
             run: BackupId::generate(clock::now())?,
@@ -46,12 +48,13 @@ pub fn measure(dir: &Path, rounds: u32) -> Result<Cost> {
             configuration: Configuration::default(),
         };
         let chain = log.begin(&beginning)?;
-        let recorder = Recorder::new(chain.clone(), Summary::new(&host, &secrets), policy.clone());
+        let recorder = Recorder::new(chain.clone(), Summary::new(&host, Redactor::new(&secrets)), policy.clone());
         let size = || std::fs::metadata(chain.path()).map(|about| about.len()).unwrap_or_default();
         let before = size();
         let began = Instant::now();
         for _ in 0..CALLS {
-            let call = Call::Artifact(ArtifactCall { verb: ArtifactVerb::Get, name: "shop-orders.dump" });
+            let call =
+                Call::Artifact(ArtifactCall { verb: ArtifactVerb::Get, name: "orders-2026-11-20.shop.custom.dump" });
             let decision = policy.decide(&call);
             let ended = Ended {
                 function: "storage.get",
@@ -64,13 +67,18 @@ pub fn measure(dir: &Path, rounds: u32) -> Result<Cost> {
             };
             recorder.ended(&ended)?;
         }
-        lines += began.elapsed();
+        lines.push(began.elapsed() / CALLS);
         bytes += size() - before;
         let began = Instant::now();
         recorder.flush()?;
-        flushes += began.elapsed();
+        flushes.push(began.elapsed());
         chain.close("ok")?;
     }
-    let n = rounds.max(1).checked_mul(CALLS).ok_or_else(|| Error::invalid("too many rounds"))?;
-    Ok(Cost { line: lines / n, line_bytes: bytes / u64::from(n), flush: flushes / rounds.max(1) })
+    let line_bytes = bytes / (u64::from(rounds.max(1)) * u64::from(CALLS));
+    Ok(Cost { line: median(lines), line_bytes, flush: median(flushes) })
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }

@@ -234,7 +234,9 @@ impl Line {
 
 /// JSON without its closing brace, to which the seal is appended.
 pub(super) fn unsealed(value: &impl Serialize) -> Result<Vec<u8>> {
-    let mut text = serde_json::to_vec(value)
+    // Longer than most lines, so that they are written once and never moved.
+    let mut text = Vec::with_capacity(1024);
+    serde_json::to_writer(&mut text, value)
         .map_err(|e| Error::failed("could not write a line of the audit log as JSON").because(e))?;
     match text.pop() {
         Some(b'}') if text.len() > 1 => Ok(text),

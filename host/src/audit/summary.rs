@@ -5,7 +5,7 @@ use super::{Keys, PURPOSE_VALUES};
 use crate::catalog::HostKey;
 use crate::policy::storage::{ArtifactVerb, BucketVerb};
 use crate::policy::{Call, Policy};
-use crate::secret::{MIN_SECRET_BYTES, Redactor, Secret};
+use crate::secret::{MIN_SECRET_BYTES, Redactor};
 use zeroize::Zeroizing;
 
 /// Most arguments of one line; the rest is one hash.
@@ -21,9 +21,9 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// For a run whose secrets are these.
-    pub fn new<'a>(host: &HostKey, secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
-        Self { redactor: Redactor::new(secrets), key: host.derive(PURPOSE_VALUES) }
+    /// For a run whose secrets this finds, those that it learns later included.
+    pub fn new(host: &HostKey, redactor: Redactor) -> Self {
+        Self { redactor, key: host.derive(PURPOSE_VALUES) }
     }
 
     /// The arguments of a call. Of an allowed command it is the whole command line.
@@ -37,6 +37,7 @@ impl Summary {
                         self.push(&mut all, "program", &line.program);
                         line.args.iter().for_each(|arg| self.push(&mut all, "argument", arg));
                         line.secrets.iter().for_each(|name| self.push(&mut all, "secret", name));
+                        line.secret_files.values().for_each(|name| self.push(&mut all, "secret", name));
                     }
                     Err(_) => exec.slots.iter().for_each(|(name, value)| {
                         let name = format!("slot.{}", super::line::cut(name));
@@ -92,7 +93,7 @@ impl Summary {
         let name = name.to_owned();
         // What is shorter than any secret holds none.
         let is_long = value.len() >= MIN_SECRET_BYTES;
-        if is_long && (holds_credentials(value) || self.redactor.text(value) != value) {
+        if is_long && (holds_credentials(value) || self.redactor.finds(value)) {
             return Argument { name, value: None, hash: Some(self.hash(value)) };
         }
         let hash = (value.len() > MAX_TEXT_BYTES).then(|| self.hash(value));
@@ -123,6 +124,10 @@ fn hash(key: &[u8; 32], value: &[u8]) -> String {
 
 /// Whether a text looks like one that holds a password: a URL with one, or `password=…`.
 fn holds_credentials(text: &str) -> bool {
+    // Most values have neither, and this is done for every argument of every line.
+    if !text.contains(['=', ':']) {
+        return false;
+    }
     let in_url = text.split("://").skip(1).any(|rest| {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
@@ -140,12 +145,13 @@ fn holds_credentials(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
 
     #[test]
     fn what_holds_a_secret_is_a_hash_in_every_form_of_it() {
         let secret = Secret::new("correct horse".to_owned());
         let host = HostKey::ephemeral().unwrap();
-        let summary = Summary::new(&host, [&secret]);
+        let summary = Summary::new(&host, Redactor::new([&secret]));
         for value in [
             "correct horse",
             "x-correct%20horse-y",
@@ -158,7 +164,10 @@ mod tests {
             let argument = summary.argument("argument", value);
             assert_eq!(argument.value, None, "{value}");
             assert_eq!(argument, summary.argument("argument", value), "equal values have equal hashes");
-            assert_ne!(argument.hash, Summary::new(&HostKey::ephemeral().unwrap(), []).argument("a", "token:x").hash);
+            assert_ne!(
+                argument.hash,
+                Summary::new(&HostKey::ephemeral().unwrap(), Redactor::default()).argument("a", "token:x").hash
+            );
         }
         for value in ["shop", "postgresql://app@db/shop", "password", "https://db:5432/x", "a@b:c"] {
             assert_eq!(summary.argument("argument", value).value.as_deref(), Some(value));
@@ -167,7 +176,7 @@ mod tests {
 
     #[test]
     fn long_and_many_arguments_are_bounded_and_still_told_apart() {
-        let summary = Summary::new(&HostKey::ephemeral().unwrap(), []);
+        let summary = Summary::new(&HostKey::ephemeral().unwrap(), Redactor::default());
         let long = |end: &str| summary.argument("key", &format!("{}{end}", "k".repeat(100_000)));
         assert!(long("a").value.as_ref().unwrap().len() < MAX_TEXT_BYTES + 40);
         assert_ne!(long("a").hash, long("b").hash);

@@ -285,7 +285,7 @@ async fn a_guest_that_is_denied_without_end_does_not_fill_the_disk() {
         settings: serde_json::Value::Null,
     });
     let chain = bench.begin();
-    let summary = Summary::new(bench.log.keys().host.as_ref().unwrap(), []);
+    let summary = Summary::new(bench.log.keys().host.as_ref().unwrap(), Default::default());
     let recorder = Recorder::new(chain.clone(), summary, policy.clone());
     let long = "x".repeat(1 << 20);
     for n in 0..MAX_LINES * 3 {

@@ -1,5 +1,7 @@
 //! `strongroom audit`
 
+mod cost;
+
 use super::Globals;
 use super::exit::Exit;
 use super::output::Output;
@@ -13,12 +15,14 @@ use crate::audit::{Argument, Beginning, Configuration, Event, Keys, Line, Log, V
 use crate::catalog::PublicKey;
 use crate::clock;
 use crate::config::Config;
+use crate::config::mistake::Mistakes;
 use crate::config::narrow::{self, UnusedGrant};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::id::{BackupId, Label};
 use crate::plugin::component;
 use crate::record::AuditAnchor;
 use clap::{Args, Subcommand, ValueEnum};
+pub use cost::{AuditCost, CostArgs};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -43,6 +47,8 @@ pub enum AuditCommand {
     Verify(VerifyArgs),
     /// Lists grants that no run has used, and prints narrower ones
     Unused(UnusedArgs),
+    /// Measures what a line and a flush cost on this machine
+    Cost(CostArgs),
 }
 
 /// Arguments of `audit show`.
@@ -132,6 +138,7 @@ pub async fn run(args: AuditArgs, globals: &Globals, cancel: CancellationToken) 
         AuditCommand::Show(args) => show(args, globals),
         AuditCommand::Verify(args) => verify(args, globals, cancel).await,
         AuditCommand::Unused(args) => unused(&args, globals),
+        AuditCommand::Cost(args) => cost::run(&args, globals),
     }
 }
 
@@ -414,16 +421,29 @@ pub(super) fn configuration(config: &Config) -> Configuration {
 
 /// Writes down that a plugin was refused when it was loaded, and returns the error.
 pub(super) fn refused(log: &Log, config: &Config, job: &Label, bytes: &[u8], error: Error) -> Error {
-    let line = Line {
-        sha256: Some(component::digest(bytes)),
-        decision: (error.kind() == Kind::Denied).then_some(Verdict::Denied),
-        outcome: Some(crate::audit::outcome(Some(&error)).to_owned()),
-        detail: Some(error.message().to_owned()),
-        ..Line::of(Event::Load)
-    };
+    let line = crate::audit::refused(component::digest(bytes), &config.ceilings.list(), &error);
     match note(log, "load", Some(job), config, line, crate::audit::outcome(Some(&error))) {
         Ok(()) => error,
         // Nothing happened: what was refused is what the operator asked about.
+        Err(unwritten) => error.fact("audit log", unwritten.to_string()),
+    }
+}
+
+/// Writes down that a configuration is over a ceiling, if that is what is wrong with it, and returns the error.
+pub(super) fn over_a_ceiling(globals: &Globals, error: Error) -> Error {
+    let source = std::error::Error::source(&error);
+    let mistake = source.and_then(|source| source.downcast_ref::<Mistakes>()).and_then(Mistakes::over_a_ceiling);
+    let Some(mistake) = mistake.map(str::to_owned) else { return error };
+    let write = || -> Result<()> {
+        let config = Config::default();
+        let session = Session::with(globals, Config::default(), CancellationToken::new())?;
+        let log = session.audit(&Arc::new(session.host_key()?));
+        let path = globals.config_file()?.display().to_string();
+        let line = crate::audit::over_a_ceiling(&path, &globals.ceilings()?.list(), &mistake);
+        note(&log, "load", None, &config, line, "denied")
+    };
+    match write() {
+        Ok(()) => error,
         Err(unwritten) => error.fact("audit log", unwritten.to_string()),
     }
 }

@@ -1,5 +1,6 @@
-//! From the configuration to a job that can run: opens the store, loads the plugin, resolves
-//! secrets as late as possible. What a verb does not need is not opened for it.
+//! From the configuration to a job that can run: opens the store, loads the plugin. What a verb does
+//! not need is not opened for it. The secrets of commands stay references until a command starts; a
+//! store's are fetched when it is opened, its identity when artifacts are about to be read.
 
 use super::{BareStore, Globals};
 use crate::audit::Log;
@@ -58,7 +59,8 @@ pub struct Needs {
 impl Session {
     /// A session with the configuration that the flags name.
     pub fn open(globals: &Globals, cancel: CancellationToken) -> Result<Self> {
-        Self::with(globals, globals.load()?, cancel)
+        let config = globals.load().map_err(|error| super::audit::over_a_ceiling(globals, error))?;
+        Self::with(globals, config, cancel)
     }
 
     /// A session with a configuration that was made, or read elsewhere.
@@ -150,11 +152,12 @@ impl Session {
                 .fact("expected", format!("sha256 in [plugin.{label}]"))
                 .hint(format!("see what it asks for and approve it: strongroom plugin approve {label}")));
         };
-        self.check_buckets(label, plugin)?;
         let cache =
             Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?.within(&plugin.limits);
         let host_key = Arc::new(self.host_key()?);
         let audit = self.audit(&host_key);
+        self.check_buckets(label, plugin)
+            .map_err(|error| super::audit::refused(&audit, &self.config, name, &bytes, error))?;
         let approval = Approval { sha256: sha256.clone(), signature, trust: self.config.trust(plugin) };
         let loaded = match Plugin::load(label.as_str(), bytes.to_vec(), approval, &plugin.grants, &cache).await {
             Ok(loaded) => loaded,
@@ -251,8 +254,9 @@ impl Session {
                 (format!("target.{target}"), &target_config.run_in, &target_config.env, &target_config.secrets)
             }
         };
-        let (secrets, warnings) = secret::resolve_all(secrets, &format!("{owner}.secrets"), &environment::process)?;
+        let (secrets, warnings) = secret::late(secrets, &format!("{owner}.secrets"), environment::process)?;
         warnings.iter().for_each(|warning| self.progress.warn(warning));
+        let secrets = secrets.withholding(self.config.secret_variables());
         Ok(Place { run_in: run_in.clone(), env: env.clone(), secrets })
     }
 
@@ -287,6 +291,7 @@ impl Session {
             endpoint: s3.endpoint.clone(),
             path_style: s3.path_style,
             credentials,
+            blotted: secret::of_platform(environment::process),
             allow_plaintext: false,
             stall: s3.stall,
             lock: s3.object_lock,

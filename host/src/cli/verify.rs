@@ -10,6 +10,7 @@ use crate::id::Label;
 use crate::plugin::verb;
 use crate::run::verify::{self, Verdict};
 use clap::{Args, ValueEnum};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Arguments of `verify`.
@@ -59,8 +60,17 @@ async fn stored(session: &Session, store: &Label, args: &VerifyArgs) -> Result<V
     let catalog = session.catalog(store, None).await?;
     let listed = catalog.find(&args.job.parse()?, &args.id).await?;
     let budget = Session::budget(session.config.store(store.as_str())?.1)?;
-    let key = session.host_key()?;
-    verify::verify_stored(&catalog, &key, &listed, &budget, &session.progress, &session.cancel).await
+    let key = Arc::new(session.host_key()?);
+    let with = verify::Stored {
+        catalog: &catalog,
+        key: &key,
+        audit: &session.audit(&key),
+        configuration: super::audit::configuration(&session.config),
+        budget: &budget,
+        progress: &session.progress,
+        cancel: &session.cancel,
+    };
+    verify::verify_stored(with, &listed).await
 }
 
 async fn configured(session: &Session, args: &VerifyArgs) -> Result<Verdict> {

@@ -13,6 +13,7 @@ use super::fields::Fields;
 use super::mistake::{Elsewhere, Mistakes};
 use super::read;
 use crate::error::{Error, Kind, Result};
+use crate::plugin::component;
 use crate::plugin::signature::TrustedKey;
 use crate::policy::ceiling::{
     Allowed, ArtifactRule, Bounds, BucketRule, Ceiling, ExecRule, KubeRule, MetricsRule, Over, Pattern, Place,
@@ -149,6 +150,7 @@ impl Reading<'_> {
     fn ceiling(&mut self, file: &str, root: &Fields) -> Ceiling {
         Ceiling {
             file: file.to_owned(),
+            sha256: component::digest(self.text.as_bytes()),
             exec: self.allowed(root, "exec", Self::exec),
             buckets: self.allowed(root, "bucket", Self::bucket),
             artifacts: self.allowed(root, "artifacts", |reading, fields| {

@@ -117,7 +117,8 @@ impl Meaning<'_> {
         let stdin = self.stdin(fields);
         // A part that was refused is missing from here on; the grant as a whole is then not judged,
         // or it would be blamed for what was lost.
-        let refused = ["args", "env", "slots", "secrets", "timeout"].iter().any(|key| fields.is_refused(key));
+        let refused =
+            ["args", "env", "slots", "secrets", "secret_files", "timeout"].iter().any(|key| fields.is_refused(key));
         let whole = !refused
             && args.len() == fields.list("args").len()
             && env.len() == fields.map("env").len()
@@ -132,6 +133,11 @@ impl Meaning<'_> {
             stdin: stdin?,
             slots,
             secrets: fields.texts("secrets").into_iter().map(|(name, _)| name.to_owned()).collect(),
+            secret_files: fields
+                .map("secret_files")
+                .iter()
+                .filter_map(|entry| Some((entry.name.clone(), entry.text()?.to_owned())))
+                .collect(),
             inspect: fields.flag("inspect"),
             when,
             partial_stdin: fields.flag("partial_stdin"),

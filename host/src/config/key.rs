@@ -374,6 +374,11 @@ static EXEC: Section = Section {
             Shape::List(&Shape::Text),
             "Names of the job's secrets that the command gets, as environment variables.",
         ),
+        may(
+            "secret_files",
+            VARIABLES,
+            "Secrets that the command gets as a file in memory, by the variable that holds its path: { PGPASSFILE = \"PGPASS\" }.",
+        ),
         may("inspect", Shape::Flag, "Whether the plugin may read the output. False unless set."),
         must("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose."),
         must("effect", Shape::Word(&EFFECT), "\"reads\" or \"changes\"."),

@@ -93,6 +93,11 @@ impl Mistakes {
         &mut self.list[at]
     }
 
+    /// The first mistake that is about a rule of a ceiling.
+    pub fn over_a_ceiling(&self) -> Option<&str> {
+        self.list.iter().find(|mistake| mistake.elsewhere.is_some()).map(|mistake| mistake.message.as_str())
+    }
+
     /// The text at `span` is never shown.
     pub(super) fn mask(&mut self, span: Range<usize>) {
         self.masked.push(span);

@@ -2,14 +2,16 @@
 //!
 //! This module never prints a value, and no error of it holds one.
 
-use super::SecretRef;
 use super::environment::Lookup;
+use super::{Config, SecretRef, StoreConfig, StorePlace};
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::secret::{MIN_SECRET_BYTES, Secret};
-use std::collections::BTreeMap;
+use crate::secret::{Fetch, MIN_SECRET_BYTES, Secret, Secrets};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Longest secret in bytes: room for a file of identities, far below anything stored by mistake.
@@ -86,39 +88,137 @@ fn not_text(key: &str, source: &str) -> Error {
     Error::invalid(format!("the secret of {key} is not UTF-8")).fact("got", source)
 }
 
-/// Fetches the secrets of commands by the variable that they get them in. `path` is the table that
-/// holds them, such as `job.orders.secrets`.
+/// The secrets of commands, to be fetched when a command starts. Each is fetched once before that, so
+/// that what is missing is found before anything is done, and let go at once: a later one is what is
+/// there later. Only what can be read once, such as a pipe, is held. `path` is the table that refers to
+/// them, such as `job.orders.secrets`. Warnings besides.
 ///
 /// Errors: as [`resolve`]; `Invalid` for one shorter than 8 bytes, which could not be blotted out
 /// of a program's messages without eating words.
-pub fn resolve_all(
+pub fn late(
     secrets: &BTreeMap<String, SecretRef>,
     path: &str,
-    environment: Lookup<'_>,
-) -> Result<(BTreeMap<String, Secret>, Vec<String>)> {
-    let mut resolved = BTreeMap::new();
+    environment: fn(&str) -> Option<OsString>,
+) -> Result<(Secrets, Vec<String>)> {
+    let mut sources: BTreeMap<String, Arc<Fetch>> = BTreeMap::new();
     let mut warnings = Vec::new();
-    for (name, secret) in secrets {
+    for (name, reference) in secrets {
         let key = format!("{path}.{name}");
-        let Resolved { secret, warning } = resolve(secret, &key, environment)?;
-        if secret.expose().len() < MIN_SECRET_BYTES {
-            return Err(Error::invalid(format!("the secret of {key} is too short"))
-                .fact(
-                    "expected",
-                    format!("at least {MIN_SECRET_BYTES} bytes, so that it can be blotted out of messages"),
-                )
-                .hint("choose a longer secret; if it is none, such as a user name, it belongs in env"));
-        }
+        let Resolved { secret, warning } = resolve_long(reference, &key, environment)?;
         warnings.extend(warning);
-        resolved.insert(name.clone(), secret);
+        let source: Arc<Fetch> = if is_there_again(reference) {
+            let reference = reference.clone();
+            Arc::new(move || Ok(resolve_long(&reference, &key, environment)?.secret))
+        } else {
+            Arc::new(move || Ok(secret.clone()))
+        };
+        sources.insert(name.clone(), source);
     }
-    Ok((resolved, warnings))
+    Ok((Secrets::new(sources), warnings))
+}
+
+/// Variables in which the platform's credentials of stores are; see `docs/configuration.md`.
+const PLATFORM: [&str; 2] = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+
+/// What the platform's credentials are here, as far as they are in the environment and long enough to be
+/// blotted out.
+pub fn of_platform(environment: fn(&str) -> Option<OsString>) -> Vec<Secret> {
+    let text = |name| environment(name).and_then(|value| value.into_string().ok()).map(Secret::new);
+    PLATFORM.into_iter().filter_map(text).filter(|secret| secret.expose().len() >= MIN_SECRET_BYTES).collect()
+}
+
+/// Who a secret is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Commands,
+    Stores,
+}
+
+impl Config {
+    /// Variables of the environment that hold secrets: those that this configuration refers to, and
+    /// those of the platform's credentials. No child inherits them.
+    pub fn secret_variables(&self) -> BTreeSet<String> {
+        let named = self.secrets().into_iter().filter_map(|(_, reference, _)| match reference {
+            SecretRef::Env(name) => Some(name.clone()),
+            SecretRef::File(_) => None,
+        });
+        named.chain(PLATFORM.map(str::to_owned)).collect()
+    }
+
+    /// Fetches every secret that is referred to and lets it go: what is wrong with each that cannot be
+    /// had here, and what was noticed of the others.
+    pub fn check_secrets(&self, environment: fn(&str) -> Option<OsString>) -> (Vec<Error>, Vec<String>) {
+        let (mut wrong, mut warnings) = (Vec::new(), Vec::new());
+        for (key, reference, whose) in self.secrets() {
+            let found = match (whose, is_there_again(reference)) {
+                // What can be read once is left to who needs it.
+                (_, false) => continue,
+                (For::Commands, true) => resolve_long(reference, &key, environment),
+                (For::Stores, true) => resolve(reference, &key, &environment),
+            };
+            match found {
+                Ok(resolved) => warnings.extend(resolved.warning),
+                Err(error) => wrong.push(error),
+            }
+        }
+        (wrong, warnings)
+    }
+
+    /// Every reference with its key.
+    fn secrets(&self) -> Vec<(String, &SecretRef, For)> {
+        let mut all = Vec::new();
+        for (label, store) in &self.stores {
+            all.extend(
+                store.secrets().map(|(name, reference)| (format!("store.{label}.{name}"), reference, For::Stores)),
+            );
+        }
+        let jobs = self.jobs.iter().map(|(label, job)| (format!("job.{label}"), &job.secrets));
+        let targets = self.targets.iter().map(|(label, target)| (format!("target.{label}"), &target.secrets));
+        for (path, secrets) in jobs.chain(targets) {
+            let key = |name: &str| format!("{path}.secrets.{name}");
+            all.extend(secrets.iter().map(|(name, reference)| (key(name), reference, For::Commands)));
+        }
+        all
+    }
+}
+
+impl StoreConfig {
+    /// Its secrets by the key that refers to them.
+    fn secrets(&self) -> impl Iterator<Item = (&'static str, &SecretRef)> {
+        let s3 = match &self.place {
+            StorePlace::S3(s3) => [
+                ("access_key", s3.access_key.as_ref()),
+                ("secret_key", s3.secret_key.as_ref()),
+                ("session_token", s3.session_token.as_ref()),
+            ],
+            StorePlace::Local { .. } => [("access_key", None), ("secret_key", None), ("session_token", None)],
+        };
+        let all = s3.into_iter().chain([("identity", self.identity.as_ref())]);
+        all.filter_map(|(name, reference)| Some((name, reference?)))
+    }
+}
+
+fn resolve_long(reference: &SecretRef, key: &str, environment: fn(&str) -> Option<OsString>) -> Result<Resolved> {
+    let resolved = resolve(reference, key, &environment)?;
+    if resolved.secret.expose().len() < MIN_SECRET_BYTES {
+        return Err(Error::invalid(format!("the secret of {key} is too short"))
+            .fact("expected", format!("at least {MIN_SECRET_BYTES} bytes, so that it can be blotted out of messages"))
+            .hint("choose a longer secret; if it is none, such as a user name, it belongs in env"));
+    }
+    Ok(resolved)
+}
+
+/// Whether it can be fetched a second time: not so from a pipe, which a shell makes of `<(…)`.
+fn is_there_again(reference: &SecretRef) -> bool {
+    match reference {
+        SecretRef::Env(_) => true,
+        SecretRef::File(path) => std::fs::metadata(path).map_or(true, |about| about.is_file()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
     use std::os::unix::fs::PermissionsExt;
 
@@ -180,8 +280,31 @@ mod tests {
     #[test]
     fn a_secret_of_a_command_that_could_not_be_blotted_out_is_refused_without_being_shown() {
         let secrets = BTreeMap::from([("P".to_owned(), env("SHORT"))]);
-        let error = resolve_all(&secrets, "job.a.secrets", &environment).unwrap_err();
+        let error = late(&secrets, "job.a.secrets", environment).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
         assert!(!format!("{error:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_secret_is_read_when_a_command_needs_it_and_a_pipe_is_read_once() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (file, pipe) = (scratch.path().join("file"), scratch.path().join("pipe"));
+        std::fs::write(&file, "correct horse").unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        let writer = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::write(pipe, "battery staple")
+        });
+        let secrets =
+            BTreeMap::from([("F".to_owned(), SecretRef::File(file.clone())), ("P".to_owned(), SecretRef::File(pipe))]);
+        let (late, _) = late(&secrets, "job.a.secrets", environment).unwrap();
+        writer.join().unwrap().unwrap();
+        std::fs::write(&file, "another horse").unwrap();
+        let fetch = |name: &str| late.fetch(name).unwrap().unwrap();
+        assert_eq!(fetch("F").expose(), "another horse");
+        assert_eq!((fetch("P").expose(), fetch("P").expose()), ("battery staple", "battery staple"));
+        std::fs::remove_file(&file).unwrap();
+        let error = late.fetch("F").unwrap_err();
+        assert!(format!("{error:?}").contains("job.a.secrets.F"), "{error:?}");
     }
 }

@@ -299,7 +299,8 @@ impl Meaning<'_> {
             self.mistakes.add(fields.span_of("prefix"), format!("{}.prefix is not a prefix", fields.path), label);
         }
         if let Some(Err(got)) = fields.text("endpoint").map(check_endpoint) {
-            if got.contains("credentials") {
+            // A user, or what follows a host, may be a password or a token.
+            if fields.text("endpoint").is_some_and(|url| url.contains(['@', '?', '#'])) {
                 self.mistakes.mask(fields.span_of("endpoint"));
             }
             self.mistakes

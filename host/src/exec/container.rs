@@ -10,21 +10,27 @@
 //! it has lost bytes, so output without the marker is an error. It also reads what the program left
 //! of its input: podman 4.3 drops all output when an input ends unread. Both scripts need `/bin/sh`
 //! in the container; neither holds anything but positional arguments. Values of variables are in
-//! the client's environment only, never in its arguments.
+//! the client's environment only, never in its arguments. The rest of that environment is the host's own,
+//! without the variables that secrets are read from.
 
+use super::image::Image;
 use super::launch::{Killer, Prepared};
 use super::local::{NewPrivileges, confine, environment};
-use super::{Place, TICK, cannot_start};
+use super::{Fetched, Place, TICK, cannot_start};
 use crate::error::{Error, Kind, Result};
 use crate::policy::exec::{CommandLine, StdinGrant, forbidden_name};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use zeroize::Zeroizing;
 
 /// The variable that holds the random word.
 const WORD: &str = "STRONGROOM_EXEC";
@@ -84,6 +90,8 @@ pub(super) struct ContainerKiller {
     client: Vec<String>,
     container: String,
     word: String,
+    /// Variables of the host that the client does not get.
+    withheld: BTreeSet<String>,
 }
 
 /// Whether the ending script has the word in its own environment and finds itself.
@@ -94,7 +102,13 @@ enum Carries {
 }
 
 /// Builds the client's command; nothing runs yet, unless the command reads a source (see below).
-pub(super) fn prepare(command: &CommandLine, place: &Place, name: &str, client: &[String]) -> Result<Prepared> {
+pub(super) fn prepare(
+    command: &CommandLine,
+    place: &Place,
+    secrets: &Fetched,
+    name: &str,
+    client: &[String],
+) -> Result<Prepared> {
     if !command.program.starts_with('/') {
         return Err(cannot_start(Kind::Invalid, command, "the program is not an absolute path"));
     }
@@ -106,28 +120,34 @@ pub(super) fn prepare(command: &CommandLine, place: &Place, name: &str, client: 
         return Err(cannot_start(Kind::Invalid, command, "the run's scratch directory is not in the container")
             .hint("run this command on this machine"));
     }
+    if !command.secret_files.is_empty() {
+        return Err(cannot_start(Kind::Invalid, command, "a container gets secrets as variables, not as files")
+            .hint("use `secrets` instead of `secret_files` in the grant, or run this command on this machine"));
+    }
     let word = random_word()?;
     let killer = ContainerKiller {
         client: client_in(client, &CLIENT_DIRS.map(Path::new), command)?,
         container: name.to_owned(),
         word: word.clone(),
+        withheld: place.secrets.withheld().clone(),
     };
-    let mut child = killer.client(command)?;
-    child.arg("exec");
+    killer.check_client(command)?;
+    let mut arguments = vec!["exec".to_owned()];
     if !matches!(command.stdin, StdinGrant::None) {
-        child.arg("-i");
+        arguments.push("-i".to_owned());
     }
-    child.arg("-e").arg(format!("{WORD}={word}"));
-    for (variable, value) in environment(command, place)? {
+    let mut set = |text: String| arguments.extend(["-e".to_owned(), text]);
+    set(format!("{WORD}={word}"));
+    let mut variables = Vec::new();
+    for (variable, value) in environment(command, place, secrets)? {
         let secret = command.secrets.contains(&variable);
         match forbidden_name(&variable) {
             None => {
-                child.arg("-e").arg(&variable).env(&variable, value.as_str());
+                set(variable.clone());
+                variables.push((variable, value));
             }
             // These mean something to the client itself: they go in as text, which a secret must not.
-            Some(_) if !secret => {
-                child.arg("-e").arg(format!("{variable}={}", value.as_str()));
-            }
+            Some(_) if !secret => set(format!("{variable}={}", value.as_str())),
             Some(reason) => {
                 return Err(cannot_start(
                     Kind::Invalid,
@@ -139,9 +159,13 @@ pub(super) fn prepare(command: &CommandLine, place: &Place, name: &str, client: 
     }
     let marker = format!("strongroom-exec-{word}");
     let input = if matches!(command.stdin, StdinGrant::None) { "alone" } else { "fed" };
-    child.arg(name).args(["/bin/sh", "-c", START, "sh", &marker, input, &command.program]).args(&command.args);
+    let wrapper = [name, "/bin/sh", "-c", START, "sh", &marker, input, &command.program];
+    arguments.extend(wrapper.map(str::to_owned));
+    arguments.extend(command.args.iter().cloned());
+    let (mut child, image) = killer.client(&arguments, &variables)?;
     child.process_group(0).current_dir("/");
     confine(&mut child, NewPrivileges::Allowed);
+    image.install(&mut child, Vec::new());
     Ok(Prepared { child, killer: Killer::Container(killer), marker: Some(marker) })
 }
 
@@ -177,12 +201,15 @@ impl ContainerKiller {
 
     /// Runs the fixed script; how many processes had the word.
     fn signal(&self, signal: &str, carries: Carries) -> Result<u32, String> {
-        let mut client = self.bare_client().map_err(|error| error.to_string())?;
-        client.arg("exec");
+        let mut arguments = vec!["exec".to_owned()];
         if let Carries::Word = carries {
-            client.args(["-e", &format!("{WORD}={}", self.word)]);
+            arguments.extend(["-e".to_owned(), format!("{WORD}={}", self.word)]);
         }
-        client.args([&self.container, "/bin/sh", "-c", END, "sh", signal, &self.word]);
+        arguments.extend(
+            [self.container.as_str(), "/bin/sh", "-c", END, "sh", signal, self.word.as_str()].map(str::to_owned),
+        );
+        let (mut client, image) = self.client(&arguments, &[]).map_err(|error| error.to_string())?;
+        image.install(&mut client, Vec::new());
         client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = client.spawn().map_err(|error| error.to_string())?;
         let ended = wait_for(&child, CLIENT_TIME);
@@ -206,27 +233,39 @@ impl ContainerKiller {
         Err(if ended { said.trim().to_owned() } else { format!("no answer in {} s", CLIENT_TIME.as_secs()) })
     }
 
-    fn client(&self, command: &CommandLine) -> Result<Command> {
-        let client = self.bare_client()?;
-        if std::fs::metadata(client.get_program()).is_err() {
-            let path = client.get_program().to_string_lossy().into_owned();
-            return Err(cannot_start(Kind::NotFound, command, format!("there is no container client {path:?}"))
+    fn check_client(&self, command: &CommandLine) -> Result<()> {
+        let program = self.client.first().map(String::as_str).unwrap_or_default();
+        if std::fs::metadata(program).is_err() {
+            return Err(cannot_start(Kind::NotFound, command, format!("there is no container client {program:?}"))
                 .hint("install podman or docker, or correct `client` in run_in"));
         }
-        Ok(client)
+        Ok(())
     }
 
-    /// The client with the host's own environment, which holds its settings and stays outside the container.
-    fn bare_client(&self) -> Result<Command> {
-        let Some((program, args)) = self.client.split_first().filter(|(program, _)| program.starts_with('/')) else {
+    /// The client with these arguments behind its own. Its environment is the host's, which holds the
+    /// client's settings and stays outside the container, without what is withheld, and with `variables`.
+    fn client(&self, arguments: &[String], variables: &[(String, Zeroizing<String>)]) -> Result<(Command, Image)> {
+        let Some((program, first)) = self.client.split_first().filter(|(program, _)| program.starts_with('/')) else {
             return Err(
                 Error::invalid("the container's client is not an absolute path").fact("got", self.client.join(" "))
             );
         };
+        // Every value is overwritten when it is let go: among them are those that are withheld.
+        let wipe = |text: OsString| Zeroizing::new(text.into_vec());
+        let own: Vec<_> = std::env::vars_os().map(|(name, value)| (name.into_vec(), wipe(value))).collect();
+        let mut environment: Vec<(&[u8], &[u8])> = own
+            .iter()
+            .filter(|(name, _)| !self.withheld.iter().any(|withheld| withheld.as_bytes() == name))
+            .map(|(name, value)| (name.as_slice(), value.as_slice()))
+            .collect();
+        environment.extend(variables.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        let arguments = [first, arguments].concat();
+        let image = Image::new(program.as_bytes(), &arguments, &environment).map_err(|error| {
+            Error::invalid("the command line of the container's client cannot be handed over").because_of_io(error)
+        })?;
         #[expect(clippy::disallowed_methods, reason = "the one home of granted commands in containers")]
-        let mut client = Command::new(program);
-        client.args(args);
-        Ok(client)
+        let client = Command::new(program);
+        Ok((client, image))
     }
 }
 
@@ -288,7 +327,30 @@ mod tests {
             detects_short_input: false,
             timeout: None,
             uses_scratch: false,
+            secret_files: std::collections::BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn the_client_has_the_environment_of_the_host_without_what_secrets_are_read_from() {
+        let here: Vec<String> = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+        let (withheld, kept) = here.split_first().unwrap();
+        let killer = ContainerKiller {
+            client: vec!["/usr/bin/env".to_owned()],
+            container: "db".to_owned(),
+            word: "word".to_owned(),
+            withheld: BTreeSet::from([withheld.clone()]),
+        };
+        let (mut client, image) =
+            killer.client(&["-0".to_owned()], &[("PGPASSWORD".to_owned(), Zeroizing::new("x y".to_owned()))]).unwrap();
+        image.install(&mut client, Vec::new());
+        let out = String::from_utf8(client.output().unwrap().stdout).unwrap();
+        let mut names: Vec<&str> = out.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
+        names.sort_unstable();
+        let mut expected: Vec<&str> = kept.iter().map(String::as_str).chain(["PGPASSWORD"]).collect();
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        assert!(out.contains("PGPASSWORD=x y"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 
 /// A command that is ready to be started.
 pub(super) struct Prepared {
-    /// Program, arguments, environment, directory and limits; not yet its pipes.
+    /// What it becomes ([`super::image`]), directory and limits; not yet its pipes.
     pub child: Command,
     /// How it is ended.
     pub killer: Killer,

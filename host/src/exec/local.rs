@@ -5,12 +5,15 @@
 //! read), both of them the scratch directory's where the command uses it; then the grant's `env`,
 //! the job's `env` and the secrets, later ones winning.
 
+use super::image::Image;
 use super::launch::{Killer, Prepared};
-use super::{Place, cannot_start};
+use super::{Fetched, Place, cannot_start};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::policy::exec::CommandLine;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::os::fd::BorrowedFd;
+use crate::secret::Secret;
+use rustix::fs::{MemfdFlags, Mode, SealFlags};
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -24,6 +27,7 @@ const OPEN_FILES: u64 = 4096;
 pub(super) fn prepare(
     command: &CommandLine,
     place: &Place,
+    secrets: &Fetched,
     user: Option<&str>,
     scratch: Option<&Path>,
 ) -> Result<Prepared> {
@@ -35,32 +39,69 @@ pub(super) fn prepare(
     };
     #[expect(clippy::disallowed_methods, reason = "the one home of granted commands on this machine")]
     let mut child = Command::new(&command.program);
-    child.args(&command.args).current_dir(scratch.unwrap_or(Path::new("/")));
-    child.env_clear().env("LANG", "C.UTF-8").env("PATH", "/usr/bin:/bin");
-    child.env("HOME", scratch.unwrap_or(Path::new("/nonexistent")));
-    if let Some(scratch) = scratch {
-        child.env("TMPDIR", scratch);
-    }
-    for (name, value) in environment(command, place)? {
-        child.env(name, value.as_str());
-    }
-    if let Some(name) = user {
-        become_user(&mut child, command, name, scratch)?;
-    }
+    child.current_dir(scratch.unwrap_or(Path::new("/")));
+    let owner = match user {
+        Some(name) => become_user(&mut child, command, name, scratch)?,
+        None => None,
+    };
     child.process_group(0);
     confine(&mut child, NewPrivileges::Never);
+    let plain = |name: &str, value: &str| (name.to_owned(), Zeroizing::new(value.to_owned()));
+    let home = scratch.unwrap_or(Path::new("/nonexistent")).to_string_lossy();
+    let mut all = vec![plain("LANG", "C.UTF-8"), plain("PATH", "/usr/bin:/bin"), plain("HOME", &home)];
+    if scratch.is_some() {
+        all.push(plain("TMPDIR", &home));
+    }
+    all.extend(environment(command, place, secrets)?);
+    let mut files = Vec::new();
+    for (variable, name) in &command.secret_files {
+        if let Some(secret) = secrets.get(name) {
+            let file = secret_file(secret, owner)
+                .map_err(|error| error.while_doing(format!("could not give secret {name:?} to {:?}", command.label)))?;
+            all.push(plain(variable, &format!("/proc/self/fd/{}", file.as_raw_fd())));
+            files.push(file);
+        }
+    }
+    let image = Image::new(command.program.as_bytes(), &command.args, &all).map_err(|error| {
+        cannot_start(Kind::Invalid, command, "its command line or environment cannot be handed over")
+            .because_of_io(error)
+    })?;
+    image.install(&mut child, files);
     Ok(Prepared { child, killer: Killer::Group, marker: None })
 }
 
+/// A file in memory that holds the secret and that nobody can change, readable by its owner only.
+fn secret_file(secret: &Secret, owner: Option<(u32, u32)>) -> Result<OwnedFd> {
+    let make = || -> rustix::io::Result<OwnedFd> {
+        let file = rustix::fs::memfd_create("secret", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let mut rest = secret.expose().as_bytes();
+        let mut at = 0;
+        while !rest.is_empty() {
+            // By place, so that a program which reads the descriptor itself begins at the beginning.
+            let n = rustix::io::pwrite(&file, rest, at)?;
+            rest = &rest[n..];
+            at += n as u64;
+        }
+        rustix::fs::fchmod(&file, Mode::RUSR)?;
+        if let Some((uid, gid)) = owner {
+            rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+        rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+        Ok(file)
+    };
+    make().doing(|| "make a file in memory".to_owned())
+}
+
 /// Grant's, job's and secret variables, later ones winning. A secret that the job does not have is
-/// left out: a server may trust its local user.
-///
-/// The values are overwritten when they are let go. The one copy that is not is the standard library's,
-/// in the command that is about to start: it is freed as soon as the command has.
-pub(super) fn environment(command: &CommandLine, place: &Place) -> Result<Vec<(String, Zeroizing<String>)>> {
+/// left out: a server may trust its local user. The values are overwritten when they are let go.
+pub(super) fn environment(
+    command: &CommandLine,
+    place: &Place,
+    secrets: &Fetched,
+) -> Result<Vec<(String, Zeroizing<String>)>> {
     let grant = command.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let job = place.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let secrets = command.secrets.iter().filter_map(|name| Some((name.as_str(), place.secrets.get(name)?.expose())));
+    let secrets = command.secrets.iter().filter_map(|name| Some((name.as_str(), secrets.get(name)?.expose())));
     let mut all = Vec::new();
     for (name, value) in grant.chain(job).chain(secrets) {
         if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
@@ -151,8 +192,13 @@ fn check_program(command: &CommandLine) -> Result<()> {
 }
 
 /// Makes the child another user, with that user's own group and no others; the scratch directory
-/// becomes that user's.
-fn become_user(child: &mut Command, command: &CommandLine, name: &str, scratch: Option<&Path>) -> Result<()> {
+/// becomes that user's. The ids, where they are not the host's own.
+fn become_user(
+    child: &mut Command,
+    command: &CommandLine,
+    name: &str,
+    scratch: Option<&Path>,
+) -> Result<Option<(u32, u32)>> {
     let users = std::fs::read_to_string("/etc/passwd").doing(|| "read \"/etc/passwd\"".to_owned())?;
     let Some((uid, gid)) = find_user(&users, name) else {
         return Err(cannot_start(Kind::NotFound, command, format!("this machine has no user {name:?}"))
@@ -160,7 +206,7 @@ fn become_user(child: &mut Command, command: &CommandLine, name: &str, scratch: 
     };
     let own = rustix::process::geteuid();
     if own.as_raw() == uid {
-        return Ok(());
+        return Ok(None);
     }
     if !own.is_root() {
         return Err(cannot_start(Kind::Denied, command, format!("only root can become user {name:?}"))
@@ -174,7 +220,7 @@ fn become_user(child: &mut Command, command: &CommandLine, name: &str, scratch: 
         std::os::unix::fs::lchown(scratch, Some(uid), Some(gid))
             .doing(|| format!("give {scratch:?} to user {name:?}"))?;
     }
-    Ok(())
+    Ok(Some((uid, gid)))
 }
 
 /// User and group id of `name` in the text of `/etc/passwd`.

@@ -6,6 +6,7 @@
 use super::{Place, RunIn, spawn};
 use crate::error::{Error, IoContext, Result};
 use crate::policy::exec::{CommandLine, StdinGrant};
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,7 @@ async fn run(place: &Arc<Place>, program: &str, args: &[&str]) -> Result<Vec<u8>
         detects_short_input: false,
         timeout: Some(PATIENCE),
         uses_scratch: false,
+        secret_files: BTreeMap::new(),
     };
     let process = spawn(command, place.clone(), None, None, PATIENCE, CancellationToken::new()).await?;
     let output = process.run_to_end(64 * 1024).await?;
@@ -86,10 +88,10 @@ async fn run(place: &Arc<Place>, program: &str, args: &[&str]) -> Result<Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
+    use crate::secret::Secrets;
 
     fn here() -> Arc<Place> {
-        Arc::new(Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: BTreeMap::new() })
+        Arc::new(Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: Secrets::default() })
     }
 
     #[tokio::test]

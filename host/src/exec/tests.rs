@@ -22,6 +22,7 @@ fn line(program: &str, args: &[&str]) -> CommandLine {
         detects_short_input: false,
         timeout: None,
         uses_scratch: false,
+        secret_files: BTreeMap::new(),
     }
 }
 
@@ -34,7 +35,7 @@ fn reads_plugin(line: CommandLine) -> CommandLine {
 }
 
 fn here() -> Place {
-    Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: BTreeMap::new() }
+    Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: Secrets::default() }
 }
 
 async fn start(line: CommandLine, stdin: Option<Source>, stall: Duration) -> Result<Process> {
@@ -111,10 +112,10 @@ async fn the_environment_is_built_from_nothing() {
     let mut place = here();
     place.env = BTreeMap::from([("PGHOST".to_owned(), "db".to_owned()), ("BOTH".to_owned(), "job".to_owned())]);
     let secret = |text: &str| Secret::new(text.to_owned());
-    place.secrets = BTreeMap::from([
+    place.secrets = Secrets::from(BTreeMap::from([
         ("PGPASSWORD".to_owned(), secret("correct horse")),
         ("OTHER".to_owned(), secret("battery staple")),
-    ]);
+    ]));
     let command = CommandLine {
         env: vec![("PGDATABASE".to_owned(), "shop".to_owned()), ("BOTH".to_owned(), "grant".to_owned())],
         secrets: vec!["PGPASSWORD".to_owned(), "NOT_GIVEN".to_owned()],
@@ -147,7 +148,7 @@ async fn collected_output_holds_no_secret_in_any_of_its_forms() {
     let secret = |text: &str| Secret::new(text.to_owned());
     let secrets = [("WORD", "correct horse/battery"), ("OTHER", "staple:9 of ten")];
     let secrets = secrets.map(|(name, text)| (name.to_owned(), secret(text)));
-    let place = Place { secrets: BTreeMap::from(secrets), ..here() };
+    let place = Place { secrets: BTreeMap::from(secrets).into(), ..here() };
     let command = CommandLine { secrets: vec!["WORD".to_owned(), "OTHER".to_owned()], ..sh(script) };
     let out = String::from_utf8(run(command, place).await.unwrap().stdout).unwrap();
     let long = "a".repeat(200_000);
@@ -375,7 +376,7 @@ async fn cancelling_ends_reading_and_waiting() {
 #[tokio::test(flavor = "multi_thread")]
 async fn secrets_are_blotted_out_of_standard_error_and_errors() {
     let mut place = here();
-    place.secrets = BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new("hunter2/hunter2".to_owned()))]);
+    place.secrets = BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new("hunter2/hunter2".to_owned()))]).into();
     let script = r#"printf '%s is wrong, hunter2%%2Fhunter2 too\n' "$PGPASSWORD" >&2; printf hunter >&2; printf 2/hunter2 >&2; exit 1"#;
     let command = CommandLine { secrets: vec!["PGPASSWORD".to_owned()], ..sh(script) };
     let cancel = CancellationToken::new();
@@ -387,9 +388,34 @@ async fn secrets_are_blotted_out_of_standard_error_and_errors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_can_be_a_file_in_memory_that_nobody_can_change() {
+    let mut place = here();
+    let secret = |text: &str| Secret::new(text.to_owned());
+    place.secrets = BTreeMap::from([("PGPASS".to_owned(), secret("db:5432:shop:app:correct horse"))]).into();
+    let script = r#"echo "$PGPASSFILE"; stat -Lc '%a %s' "$PGPASSFILE"; cat "$PGPASSFILE"; echo; cat "$PGPASSFILE"; echo
+        { echo changed > "$PGPASSFILE" || echo more >> "$PGPASSFILE"; } 2>/dev/null || echo sealed
+        env | grep -c horse; ls "${PGPASSFILE%/*}" | wc -l"#;
+    let secret_files = [("PGPASSFILE", "PGPASS"), ("OTHER", "NOT_GIVEN")];
+    let secret_files = secret_files.map(|(variable, name)| (variable.to_owned(), name.to_owned())).into();
+    let command = CommandLine { secret_files, ..sh(script) };
+    let place = Arc::new(place);
+    let mut process = spawn(command, place.clone(), None, None, LONG, CancellationToken::new()).await.unwrap();
+    let (out, end) = read_all(process.stdout().unwrap()).await;
+    end.unwrap();
+    let out = String::from_utf8(out).unwrap();
+    let lines: Vec<_> = out.lines().collect();
+    assert!(lines[0].starts_with("/proc/self/fd/"), "{out}");
+    let pgpass = "db:5432:shop:app:correct horse";
+    // Standard streams, this file, and the directory that `ls` reads.
+    assert_eq!(lines[1..], ["400 30", pgpass, pgpass, "sealed", "0", "5"], "{out}");
+    // The redactor knows it, also the password alone.
+    assert_eq!(place.secrets.redactor().text("password correct horse"), "password ***");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_cannot_be_blotted_out_is_refused() {
     let mut place = here();
-    place.secrets = BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new("secret".to_owned()))]);
+    place.secrets = BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new("secret".to_owned()))]).into();
     let command = CommandLine { secrets: vec!["PGPASSWORD".to_owned()], ..sh("true") };
     check_error(&run(command, place).await.unwrap_err(), Kind::Invalid, &["PGPASSWORD", "too short"]);
 }

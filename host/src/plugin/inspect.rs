@@ -12,7 +12,7 @@ pub use concern::Concern;
 
 use super::capability::{CAPABILITIES, Risk};
 use super::component::{Component, Import};
-use super::manifest::{ExecRequest, PluginManifest, RawSlot, RawStdin};
+use super::manifest::{ExecRequest, PluginManifest, RawExecGrant, RawSlot, RawStdin};
 use super::speech::{line, whole};
 use crate::policy::exec::StdinGrant;
 use crate::policy::storage::BucketVerb;
@@ -348,12 +348,18 @@ fn request_of_exec(exec: &ExecRequest) -> Request {
         reason: line(&exec.reason),
         what: whole(&format!("{}{stdin}", command.join(" "))),
         slots: grant.slots.iter().map(|(name, slot)| whole(&format!("{name}: {}", admits(slot)))).collect(),
-        secrets: grant.secrets.iter().map(|name| whole(name)).collect(),
+        secrets: secrets_of(grant),
         verbs: grant.verbs.iter().copied().collect(),
         effect: grant.effect.unwrap_or(Effect::Changes),
         scratch: grant.scratch,
         inspect: grant.inspect,
     }
+}
+
+/// The secrets that a command asks for, and how it gets them if not as a variable of the same name.
+fn secrets_of(grant: &RawExecGrant) -> Vec<String> {
+    let files = grant.secret_files.iter().map(|(variable, name)| format!("{name} as the file {variable}"));
+    grant.secrets.iter().cloned().chain(files).map(|text| whole(&text)).collect()
 }
 
 fn requests(manifest: &PluginManifest) -> Vec<Request> {

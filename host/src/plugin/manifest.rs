@@ -164,6 +164,9 @@ pub struct RawExecGrant {
     /// Names of secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
+    /// Names of secrets that are given as files, by the variable that gets the path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secret_files: BTreeMap<String, String>,
     /// Whether its output is read by the plugin.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inspect: bool,

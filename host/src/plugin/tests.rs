@@ -70,6 +70,7 @@ fn exec(program: &str, args: &[&str]) -> ExecGrant {
         stdin: StdinGrant::None,
         slots,
         secrets: Vec::new(),
+        secret_files: BTreeMap::new(),
         inspect: false,
         when: when(&[Verb::Backup, Verb::Diagnose], Effect::Reads),
         partial_stdin: false,
@@ -147,7 +148,7 @@ impl Bench {
             place: Arc::new(Place {
                 run_in: RunIn::Local { user: None },
                 env: BTreeMap::new(),
-                secrets: BTreeMap::new(),
+                secrets: Default::default(),
             }),
             buckets: BTreeMap::from([("data".to_owned(), Arc::clone(&self.drawer) as SharedBucket)]),
             artifacts: Arc::clone(&self.shelf) as _,

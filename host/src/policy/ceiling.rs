@@ -37,6 +37,8 @@ pub enum Allowed<R> {
 pub struct Ceiling {
     /// The file, as messages name it.
     pub file: String,
+    /// SHA-256 of its text, in hex: the audit log says which ceiling held.
+    pub sha256: String,
     /// Commands.
     pub exec: Allowed<ExecRule>,
     /// Buckets.
@@ -253,14 +255,15 @@ impl Ceiling {
     /// Whether a command may be granted. Arguments with slots are held against the ceiling when the
     /// command is about to run ([`Self::command`]), once they are known.
     pub fn exec_grant(&self, grant: &ExecGrant) -> std::result::Result<(), Over> {
-        let names: Vec<&str> = grant.env.keys().map(String::as_str).collect();
-        self.exec(&grant.program, &Arguments::Granted(grant), &names, &grant.secrets, grant)
+        let names: Vec<&str> = grant.env.keys().chain(grant.secret_files.keys()).map(String::as_str).collect();
+        self.exec(&grant.program, &Arguments::Granted(grant), &names, grant)
     }
 
     /// Whether a command may run with these arguments.
     pub fn command(&self, grant: &ExecGrant, line: &CommandLine) -> std::result::Result<(), Over> {
-        let names: Vec<&str> = line.env.iter().map(|(name, _)| name.as_str()).collect();
-        self.exec(&line.program, &Arguments::Filled(&line.args), &names, &line.secrets, grant)
+        let env = line.env.iter().map(|(name, _)| name);
+        let names: Vec<&str> = env.chain(line.secret_files.keys()).map(String::as_str).collect();
+        self.exec(&line.program, &Arguments::Filled(&line.args), &names, grant)
     }
 
     fn exec(
@@ -268,10 +271,9 @@ impl Ceiling {
         program: &str,
         arguments: &Arguments<'_>,
         names: &[&str],
-        secrets: &[String],
         grant: &ExecGrant,
     ) -> std::result::Result<(), Over> {
-        let covers = |rule: &ExecRule| rule.covers(program, arguments, names, secrets, grant);
+        let covers = |rule: &ExecRule| rule.covers(program, arguments, names, grant);
         self.over(self.exec.check("exec", |rule| &rule.place, covers), "program")
     }
 
@@ -365,7 +367,6 @@ impl ExecRule {
         program: &str,
         arguments: &Arguments<'_>,
         names: &[&str],
-        secrets: &[String],
         grant: &ExecGrant,
     ) -> std::result::Result<(), Miss> {
         if !self.program.admits(program) {
@@ -380,7 +381,7 @@ impl ExecRule {
             return Err((2, "env", format!("the ceiling does not let it set {}", quoted(name))));
         }
         if let Some(allowed) = &self.secrets
-            && let Some(name) = secrets.iter().find(|name| !admitted(allowed, name))
+            && let Some(name) = grant.all_secrets().find(|name| !admitted(allowed, name))
         {
             return Err((2, "secrets", format!("the ceiling does not give it the secret {}", quoted(name))));
         }

@@ -37,6 +37,8 @@ pub struct ExecGrant {
     pub slots: BTreeMap<String, SlotRule>,
     /// Names of the secrets that it gets, as environment variables.
     pub secrets: Vec<String>,
+    /// Secrets that it gets as a file, by the environment variable that holds the path.
+    pub secret_files: BTreeMap<String, String>,
     /// Whether the guest may read its output (`exec.run`, `source.read`).
     pub inspect: bool,
     /// When it holds.
@@ -98,6 +100,8 @@ pub struct CommandLine {
     pub env: Vec<(String, String)>,
     /// Names of secrets to inject.
     pub secrets: Vec<String>,
+    /// Secrets to inject as a file, by the variable that gets its path.
+    pub secret_files: BTreeMap<String, String>,
     /// What it reads; for `Artifact` and `Plugin` a source comes along.
     pub stdin: StdinGrant,
     /// Whether the guest may read its output.
@@ -139,6 +143,11 @@ impl ExecGrant {
             say("timeout", "a timeout of nothing ends every command at once".to_owned(), "leave it out, or write 10m");
         }
         mistakes
+    }
+
+    /// Names of every secret that it gets, in whatever way.
+    pub fn all_secrets(&self) -> impl Iterator<Item = &str> {
+        self.secrets.iter().chain(self.secret_files.values()).map(String::as_str)
     }
 
     fn check_slots(&self, say: &mut impl FnMut(&str, String, &str)) {
@@ -185,6 +194,18 @@ impl ExecGrant {
     }
 
     fn check_environment(&self, permitted: &dyn Fn(&str) -> bool, say: &mut impl FnMut(&str, String, &str)) {
+        for (name, secret) in &self.secret_files {
+            let key = format!("secret_files.{name}");
+            if let Some(wrong) = [name, secret].into_iter().find(|name| !environment::is_name(name)) {
+                let message = format!("{} is not the name of a variable", quoted(wrong));
+                say(&key, message, "use A-Z 0-9 _, not beginning with a digit");
+            } else if let Some(reason) = forbidden_name(name).filter(|_| !environment::takes_secret_file(name)) {
+                let message = format!("a grant may not set {name}: {reason}");
+                say(&key, message, "use the variable in which the program expects the path of a file with a secret");
+            } else if self.env.contains_key(name) || self.secrets.contains(name) {
+                say(&key, format!("{name} is set by the grant already"), "remove one of them");
+            }
+        }
         let secrets = self.secrets.iter().map(|name| ("secrets".to_owned(), name, None));
         let env = self.env.iter().map(|(name, value)| (format!("env.{name}"), name, Some(value)));
         for (key, name, value) in env.chain(secrets) {
@@ -272,6 +293,7 @@ impl Policy {
                 .collect::<Result<_, String>>()
                 .map_err(|reason| deny(reason, String::new()))?,
             secrets: grant.secrets.clone(),
+            secret_files: grant.secret_files.clone(),
             stdin: grant.stdin.clone(),
             inspect: grant.inspect,
             partial_stdin: grant.partial_stdin,

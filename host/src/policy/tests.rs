@@ -42,6 +42,7 @@ fn policy(when: &When, occasion: Occasion) -> Policy {
         stdin: StdinGrant::None,
         slots: BTreeMap::new(),
         secrets: Vec::new(),
+        secret_files: BTreeMap::new(),
         inspect: true,
         when: when.clone(),
         partial_stdin: false,

@@ -11,6 +11,7 @@ use crate::id::{BackupId, ObjectKey};
 use crate::plugin::context::{Check, CheckOutcome};
 use crate::plugin::verb::DiagnoseRequest;
 use crate::policy::Verb;
+use crate::policy::exec::ExecGrant;
 use crate::store::Condition;
 use crate::unit;
 use bytes::Bytes;
@@ -173,10 +174,8 @@ fn place_name(run_in: &RunIn) -> String {
 
 fn secrets(job: &Job) -> Check {
     let finding = Finding::new("host.secrets", "credentials that the grants name");
-    let wanted: std::collections::BTreeSet<&String> =
-        job.grants.exec.values().flat_map(|grant| &grant.secrets).collect();
-    let missing: Vec<_> =
-        wanted.iter().filter(|name| !job.place.secrets.contains_key(**name)).map(|n| n.as_str()).collect();
+    let wanted: std::collections::BTreeSet<&str> = job.grants.exec.values().flat_map(ExecGrant::all_secrets).collect();
+    let missing: Vec<_> = wanted.iter().copied().filter(|name| !job.place.secrets.has(name)).collect();
     if wanted.is_empty() {
         finding.passed("no granted command takes one").build()
     } else if missing.is_empty() {

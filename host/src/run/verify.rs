@@ -7,6 +7,7 @@
 
 use super::artifact::StoredArtifacts;
 use super::{Job, made, readable};
+use crate::audit::{Beginning, Configuration, Log};
 use crate::catalog::{Catalog, HostKey, Listed, Verification, Whereabouts, verified};
 use crate::clock;
 use crate::error::{Error, Kind, Result};
@@ -42,16 +43,41 @@ impl Verdict {
     }
 }
 
-/// Compares the bytes at rest with the record. Needs no key, no plugin and no configuration but the
-/// store's. `key` signs what is kept of it.
-pub async fn verify_stored(
-    catalog: &Catalog,
-    key: &HostKey,
-    listed: &Listed,
-    budget: &Arc<Budget>,
-    progress: &Arc<dyn Progress>,
-    cancel: &CancellationToken,
-) -> Result<Verdict> {
+/// What a verification of stored bytes needs: neither key of the store nor plugin, and no configuration
+/// but the store's.
+pub struct Stored<'a> {
+    /// Where the backup is.
+    pub catalog: &'a Catalog,
+    /// Signs what is kept of it.
+    pub key: &'a HostKey,
+    /// Where it is written down.
+    pub audit: &'a Log,
+    /// The configuration, as the log compares it.
+    pub configuration: Configuration,
+    /// Memory and workers.
+    pub budget: &'a Arc<Budget>,
+    /// Who watches.
+    pub progress: &'a Arc<dyn Progress>,
+    /// Ends it.
+    pub cancel: &'a CancellationToken,
+}
+
+/// Compares the bytes at rest with the record.
+pub async fn verify_stored(with: Stored<'_>, listed: &Listed) -> Result<Verdict> {
+    let beginning = Beginning {
+        run: BackupId::generate(clock::now())?,
+        job: Some(listed.job.to_string()),
+        verb: "verify-stored",
+        dry: false,
+        configuration: with.configuration.clone(),
+    };
+    let chain = with.audit.begin_async(beginning).await?;
+    let compared = compare_stored(&with, listed).await;
+    super::closed(&chain, compared).await
+}
+
+async fn compare_stored(with: &Stored<'_>, listed: &Listed) -> Result<Verdict> {
+    let Stored { catalog, budget, progress, cancel, .. } = *with;
     let record = readable(listed, true)?;
     let found = catalog.whereabouts(record).await?;
     let mut checks: Vec<Check> = names_check(listed, &found).into_iter().collect();
@@ -72,7 +98,7 @@ pub async fn verify_stored(
         failpoint::reach(Point::VerifyRead);
     }
     let verdict = Verdict { id: record.id.clone(), depth: "stored", checks };
-    keep(catalog, key, record, &verdict).await;
+    keep(catalog, with.key, record, &verdict).await;
     Ok(verdict)
 }
 

@@ -2,24 +2,35 @@
 //!
 //! For text only: bytes on their way into an artifact are never touched.
 
-use super::Secret;
+use super::{MIN_SECRET_BYTES, Secret};
 use base64::Engine as _;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use zeroize::Zeroizing;
 
 /// Finds secrets in text and replaces them.
 ///
 /// A secret is found as it is, percent-encoded (wholly or in part, `+` for a space), with
-/// backslashes before its special characters, and in base64 of both alphabets at any of the three
-/// alignments, that is also inside the base64 of a longer text. Matches that overlap are blotted
-/// out together. The mask is a character that occurs in no secret, so that what is left and the
-/// masks cannot form one either.
+/// backslashes before its special characters, in hex, and in base64 of both alphabets at any of the
+/// three alignments, that is also inside the base64 of a longer text. Of a secret that holds others
+/// (lines, a URL with a password, fields with colons) the parts of at least [`MIN_SECRET_BYTES`] are
+/// found alone as well. Matches that overlap are blotted out together. The mask is a character that
+/// occurs in no secret, so that what is left and the masks cannot form one either.
+///
+/// Copies share what they know: a secret that one has learned is found by all of them from then on,
+/// also by streams that are under way.
 #[derive(Clone)]
-pub struct Redactor {
-    needles: Arc<[Needle]>,
+pub struct Redactor(Arc<RwLock<Arc<Known>>>);
+
+/// The secrets at one time; replaced as a whole.
+struct Known {
+    needles: Vec<Arc<Needle>>,
     mask: String,
     /// Longest text that one needle can match, in bytes.
     longest: usize,
+    /// Shortest, in bytes.
+    shortest: usize,
+    /// Bytes that a match can begin with: most places of a text need no second look.
+    begins: Box<[bool; 256]>,
 }
 
 struct Needle {
@@ -31,6 +42,8 @@ struct Needle {
 enum Form {
     /// As it is, each byte perhaps `%XX` or behind a backslash.
     Text,
+    /// Two digits for each byte, of either case.
+    Hex,
     /// Base64 of either alphabet.
     Base64,
 }
@@ -38,21 +51,33 @@ enum Form {
 impl Redactor {
     /// A redactor for these secrets; empty ones are left out.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
-        let mut needles = Vec::new();
-        for secret in secrets {
-            let bytes = secret.expose().as_bytes();
-            if bytes.is_empty() {
-                continue;
-            }
-            needles.push(Needle { text: Zeroizing::new(bytes.to_vec()), form: Form::Text });
-            needles.extend((0..3).filter_map(|shift| in_base64(bytes, shift)));
+        let redactor = Self(Arc::new(RwLock::new(Arc::new(Known::of(Vec::new())))));
+        secrets.into_iter().for_each(|secret| redactor.learn(secret));
+        redactor
+    }
+
+    /// From now on finds this one too. One that is known already costs a look.
+    pub fn learn(&self, secret: &Secret) {
+        let bytes = secret.expose().as_bytes();
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let is_text = |needle: &Arc<Needle>| needle.form == Form::Text && *needle.text == *bytes;
+        if bytes.is_empty() || known.needles.iter().any(is_text) {
+            return;
         }
-        let longest = needles.iter().map(Needle::longest_match).max().unwrap_or(0);
-        Self { mask: mask(&needles), needles: needles.into(), longest }
+        let mut needles = known.needles.clone();
+        for text in std::iter::once(bytes).chain(parts(secret.expose())) {
+            needles.push(Arc::new(Needle { text: Zeroizing::new(text.to_vec()), form: Form::Text }));
+            needles.push(Arc::new(Needle { text: in_hex(text), form: Form::Hex }));
+            needles.extend((0..3).filter_map(|shift| in_base64(text, shift)).map(Arc::new));
+        }
+        *known = Arc::new(Known::of(needles));
     }
 
     /// The text without secrets.
     pub fn text(&self, text: &str) -> String {
+        if !self.finds(text) {
+            return text.to_owned();
+        }
         let mut out = Vec::with_capacity(text.len());
         let mut stream = self.stream();
         stream.push(text.as_bytes(), &mut out);
@@ -61,14 +86,48 @@ impl Redactor {
         String::from_utf8_lossy(&out).into_owned()
     }
 
+    /// Whether a secret is in the text, in any form.
+    pub fn finds(&self, text: &str) -> bool {
+        let (known, bytes) = (self.known(), text.as_bytes());
+        // Most texts are short and hold none, and every value of the audit log is looked at.
+        let last = bytes.len().saturating_sub(known.shortest);
+        bytes.len() >= known.shortest
+            && (0..=last)
+                .filter(|start| bytes.get(*start).is_some_and(|byte| known.begins[usize::from(*byte)]))
+                .any(|start| known.needles.iter().any(|needle| needle.matches_at(bytes, start).is_some()))
+    }
+
     /// The longest text that a secret can be found in, in bytes: what a cut may leave of one.
     pub fn longest_match(&self) -> usize {
-        self.longest
+        self.known().longest
     }
 
     /// For text that comes in chunks. Holds back at most three times the longest secret.
     pub fn stream(&self) -> RedactStream {
-        RedactStream { redactor: self.clone(), held: Zeroizing::new(Vec::new()), marks: Vec::new(), in_mask: false }
+        let (redactor, known) = (self.clone(), self.known());
+        RedactStream { redactor, known, held: Zeroizing::new(Vec::new()), marks: Vec::new(), in_mask: false }
+    }
+
+    fn known(&self) -> Arc<Known> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Known {
+    fn of(needles: Vec<Arc<Needle>>) -> Self {
+        let longest = needles.iter().map(|needle| needle.longest_match()).max().unwrap_or(0);
+        let shortest = needles.iter().map(|needle| needle.text.len()).min().unwrap_or(0);
+        let mut begins = Box::new([false; 256]);
+        for byte in needles.iter().flat_map(|needle| needle.begins()) {
+            begins[usize::from(byte)] = true;
+        }
+        Self { mask: mask(&needles), longest, shortest, begins, needles }
+    }
+}
+
+impl Default for Redactor {
+    fn default() -> Self {
+        Self::new([])
     }
 }
 
@@ -81,6 +140,8 @@ impl std::fmt::Debug for Redactor {
 /// Text on its way through a [`Redactor`].
 pub struct RedactStream {
     redactor: Redactor,
+    /// What was known when the bytes that are held were last looked at.
+    known: Arc<Known>,
     /// The end of what was pushed: bytes that a secret which is not whole yet may begin in.
     held: Zeroizing<Vec<u8>>,
     /// Whether each byte of `held` belongs to a secret.
@@ -91,23 +152,30 @@ pub struct RedactStream {
 impl RedactStream {
     /// Takes the next chunk and appends to `out` what is known to be harmless.
     pub fn push(&mut self, chunk: &[u8], out: &mut Vec<u8>) {
-        let fresh = self.held.len();
+        let known = self.redactor.known();
+        // What was learned meanwhile may lie whole in the bytes that were held back.
+        let fresh = if Arc::ptr_eq(&known, &self.known) { self.held.len() } else { 0 };
+        self.known = known;
         self.held.extend_from_slice(chunk);
         self.marks.resize(self.held.len(), false);
         // Matches that ended within the older bytes are marked already; newer ones begin at most
         // `longest - 1` bytes before the chunk, which is all that is held.
         for start in 0..self.held.len() {
-            for needle in self.redactor.needles.iter() {
+            if !self.known.begins[usize::from(self.held[start])] {
+                continue;
+            }
+            for needle in &self.known.needles {
                 if let Some(end) = needle.matches_at(&self.held, start).filter(|end| *end > fresh) {
                     self.marks[start..end].fill(true);
                 }
             }
         }
-        self.emit(self.held.len().saturating_sub(self.redactor.longest.saturating_sub(1)), out);
+        self.emit(self.held.len().saturating_sub(self.known.longest.saturating_sub(1)), out);
     }
 
     /// Appends the rest to `out`.
     pub fn finish(mut self, out: &mut Vec<u8>) {
+        self.push(&[], out);
         self.emit(self.held.len(), out);
     }
 
@@ -115,7 +183,7 @@ impl RedactStream {
         for (byte, marked) in self.held.drain(..n).zip(self.marks.drain(..n)) {
             match (marked, self.in_mask) {
                 (false, _) => out.push(byte),
-                (true, false) => out.extend_from_slice(self.redactor.mask.as_bytes()),
+                (true, false) => out.extend_from_slice(self.known.mask.as_bytes()),
                 (true, true) => {}
             }
             self.in_mask = marked;
@@ -127,7 +195,17 @@ impl Needle {
     fn longest_match(&self) -> usize {
         match self.form {
             Form::Text => self.text.len() * 3,
-            Form::Base64 => self.text.len(),
+            Form::Base64 | Form::Hex => self.text.len(),
+        }
+    }
+
+    /// Bytes that a match can begin with.
+    fn begins(&self) -> Vec<u8> {
+        let Some(&first) = self.text.first() else { return Vec::new() };
+        match self.form {
+            Form::Text => vec![first, b'%', b'\\', if first == b' ' { b'+' } else { first }],
+            Form::Hex => vec![first, first.to_ascii_uppercase()],
+            Form::Base64 => (0..=u8::MAX).filter(|byte| standard(*byte) == first).collect(),
         }
     }
 
@@ -139,7 +217,14 @@ impl Needle {
                 let same = |(a, b): (&u8, &u8)| standard(*a) == *b;
                 text[start..end].iter().zip(self.text.iter()).all(same).then_some(end)
             }
+            Form::Hex => {
+                let end = start.checked_add(self.text.len()).filter(|end| *end <= text.len())?;
+                text[start..end].eq_ignore_ascii_case(&self.text).then_some(end)
+            }
             Form::Text => {
+                if text.len() - start < self.text.len() {
+                    return None;
+                }
                 // All places where the rest of the secret may go on: more than one only where the
                 // secret itself holds what looks encoded, such as `%25`.
                 let (&first, rest) = self.text.split_first()?;
@@ -170,6 +255,28 @@ fn after(text: &[u8], at: usize, byte: u8) -> impl Iterator<Item = usize> {
     [(plain, 1), (escaped, 2), (encoded, 3)].into_iter().filter(|(is, _)| *is).map(move |(_, n)| at + n)
 }
 
+/// What a secret holds that is one by itself: each of several lines, the password of a URL as it is
+/// written there, the last of several fields (`host:port:database:user:password`).
+fn parts(secret: &str) -> impl Iterator<Item = &[u8]> {
+    let lines = secret.lines().filter(move |line| line.len() < secret.trim_end().len());
+    let inner = secret.lines().filter_map(|line| match line.split_once("://") {
+        Some((_, rest)) => {
+            let authority = rest.split(['/', '?', '#']).next()?;
+            Some(authority.rsplit_once('@')?.0.split_once(':')?.1)
+        }
+        None => Some(line.rsplit_once(':')?.1),
+    });
+    lines.chain(inner).map(str::trim).filter(|part| part.len() >= MIN_SECRET_BYTES).map(str::as_bytes)
+}
+
+/// Two digits for each byte.
+fn in_hex(secret: &[u8]) -> Zeroizing<Vec<u8>> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = Zeroizing::new(Vec::with_capacity(secret.len() * 2));
+    text.extend(secret.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]));
+    text
+}
+
 /// The characters of base64 that depend on the secret alone when `shift` bytes stand before it.
 fn in_base64(secret: &[u8], shift: usize) -> Option<Needle> {
     let mut bytes = Zeroizing::new(vec![0; shift]);
@@ -192,7 +299,7 @@ fn standard(byte: u8) -> u8 {
 }
 
 /// A run of the first character that no needle holds.
-fn mask(needles: &[Needle]) -> String {
+fn mask(needles: &[Arc<Needle>]) -> String {
     let free = |c: &char| {
         let mut bytes = [0; 4];
         let bytes = c.encode_utf8(&mut bytes).as_bytes();

@@ -28,6 +28,7 @@ use super::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
+use crate::secret::{MIN_SECRET_BYTES, Redactor};
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -109,7 +110,7 @@ impl S3Store {
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             .force_path_style(spec.path_style);
-        let mut secrets = Vec::new();
+        let redactor = Redactor::new(&spec.blotted);
         if let Some(credentials) = spec.credentials {
             config = config.credentials_provider(Credentials::new(
                 credentials.access_key.expose(),
@@ -118,8 +119,11 @@ impl S3Store {
                 None,
                 "strongroom",
             ));
-            secrets.extend([credentials.secret_key, credentials.access_key]);
-            secrets.extend(credentials.session_token);
+            [Some(credentials.access_key), Some(credentials.secret_key), credentials.session_token]
+                .iter()
+                .flatten()
+                .filter(|secret| secret.expose().len() >= MIN_SECRET_BYTES)
+                .for_each(|secret| redactor.learn(secret));
         } else {
             // Only credentials are taken from the platform: where the store is, the configuration says.
             let platform = Box::pin(aws_config::defaults(BehaviorVersion::latest()).region(region).load()).await;
@@ -131,7 +135,7 @@ impl S3Store {
             prefix: spec.prefix.trim_matches('/').to_owned(),
             endpoint: spec.endpoint,
             region: spec.region,
-            secrets,
+            redactor,
         };
         let inner = Inner {
             client: Client::from_conf(config.build()),

@@ -1,5 +1,6 @@
 //! The rows of the benchmark: what is measured, one after another. Adding one is a line in [`ROWS`] and a file.
 
+mod audit;
 mod many;
 mod memory;
 mod start;
@@ -34,6 +35,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "restore", what: "Restore", is_long: false, run: stream::restore },
     Row { name: "start", what: "Start-up", is_long: false, run: start::run },
     Row { name: "many", what: "Many small things", is_long: false, run: many::run },
+    Row { name: "audit", what: "The audit log", is_long: false, run: audit::run },
     Row { name: "memory", what: "Peak memory over 1 GiB", is_long: false, run: memory::short },
     Row { name: "memory-long", what: "Peak memory over 100 GiB", is_long: true, run: memory::long },
 ];

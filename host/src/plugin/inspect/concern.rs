@@ -88,8 +88,8 @@ pub(super) fn of(inspection: &Inspection, component: &Component, grants: Option<
             Some(effective) => effective.iter().any(|one| one.effect == Effect::Changes),
             None => inspection.requests.iter().any(|one| one.effect == Effect::Changes),
         },
-        (Concern::Secrets, None) => request.exec.iter().any(|exec| !exec.grant.secrets.is_empty()),
-        (Concern::Secrets, Some(grants)) => grants.exec.values().any(|exec| !exec.secrets.is_empty()),
+        (Concern::Secrets, None) => request.exec.iter().any(|exec| !super::secrets_of(&exec.grant).is_empty()),
+        (Concern::Secrets, Some(grants)) => grants.exec.values().any(|exec| exec.all_secrets().next().is_some()),
         (Concern::NeverAllowed, _) => {
             inspection.imports.iter().flat_map(|import| &import.functions).any(|function| !function.requested)
         }

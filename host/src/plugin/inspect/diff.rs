@@ -156,11 +156,12 @@ fn asked(component: &Component) -> Vec<Asked> {
 fn exec(request: &ExecRequest) -> Asked {
     let grant = &request.grant;
     let mut powers = powers(grant.inspect, grant.effect.unwrap_or(Effect::Changes), grant.scratch);
-    powers.extend(grant.secrets.iter().map(|name| format!("secret {name}")));
+    powers.extend(super::secrets_of(grant).iter().map(|name| format!("secret {name}")));
     // What is compared by itself is taken out of what must be equal.
     let mut rest = grant.clone();
     (rest.inspect, rest.effect, rest.scratch) = (false, None, false);
     rest.secrets.clear();
+    rest.secret_files.clear();
     rest.verbs.clear();
     let body = serde_json::to_string(&(&request.name, &request.program, &rest)).unwrap_or_default();
     let shown = super::request_of_exec(request);

@@ -37,6 +37,7 @@ const EXEC: Keys = Keys {
         "stdin",
         "slots",
         "secrets",
+        "secret_files",
         "inspect",
         "verbs",
         "effect",
@@ -307,13 +308,18 @@ fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
             mistakes.add(&format!("{at}.verbs"), "is empty");
         }
         check_slots(&at, manifest, &request.grant, mistakes);
-        for name in request.grant.env.keys().chain(&request.grant.secrets) {
+        let files = request.grant.secret_files.iter().flat_map(|(variable, secret)| [variable, secret]);
+        for name in request.grant.env.keys().chain(&request.grant.secrets).chain(files) {
             if !is_variable(name) {
                 mistakes.add(&at, format!("\"{}\" is not the name of an environment variable", name.escape_debug()));
             }
         }
         for name in request.grant.secrets.iter().filter(|name| request.grant.env.contains_key(*name)) {
             mistakes.add(&at, format!("\"{name}\" is both in \"env\" and in \"secrets\""));
+        }
+        let taken = |name: &&String| request.grant.env.contains_key(*name) || request.grant.secrets.contains(name);
+        for name in request.grant.secret_files.keys().filter(taken) {
+            mistakes.add(&at, format!("\"{name}\" is in \"secret_files\" and set otherwise as well"));
         }
         if let Some(timeout) = &request.grant.timeout
             && let Err(error) = crate::unit::parse_duration(timeout)

@@ -32,6 +32,10 @@ fn ceiling(rule: ExecRule) -> Ceiling {
     Ceiling { file: "ceiling.toml".to_owned(), exec: Allowed::Rules(vec![rule]), ..Ceiling::default() }
 }
 
+fn pair(variable: &str, secret: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(variable.to_owned(), secret.to_owned())])
+}
+
 fn grant() -> ExecGrant {
     ExecGrant {
         program: "/usr/lib/postgresql/18/bin/psql".to_owned(),
@@ -40,6 +44,7 @@ fn grant() -> ExecGrant {
         stdin: StdinGrant::None,
         slots: BTreeMap::from([("database".to_owned(), SlotRule::pattern("[a-z/=:]+").unwrap())]),
         secrets: vec!["PGPASSWORD".to_owned()],
+        secret_files: BTreeMap::new(),
         inspect: false,
         when: When { verbs: [Verb::Backup].into(), effect: Effect::Reads, scratch: false },
         partial_stdin: false,
@@ -61,6 +66,8 @@ fn a_grant_within_the_ceiling_is_allowed_and_every_way_over_it_is_named() {
         ("args", ExecGrant { args: args(&["-At"]), ..grant() }),
         ("env", ExecGrant { env: BTreeMap::from([("EVIL".to_owned(), Template::parse("x").unwrap())]), ..grant() }),
         ("secrets", ExecGrant { secrets: vec!["AWS_SECRET".to_owned()], ..grant() }),
+        ("secrets", ExecGrant { secret_files: pair("PGDATABASE", "AWS_SECRET"), ..grant() }),
+        ("env", ExecGrant { secret_files: pair("EVIL", "PGPASSWORD"), ..grant() }),
         ("stdin", ExecGrant { stdin: StdinGrant::Plugin, ..grant() }),
         ("inspect", ExecGrant { inspect: true, ..grant() }),
         ("effect", ExecGrant { when: changes, ..grant() }),

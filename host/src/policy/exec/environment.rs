@@ -95,6 +95,15 @@ const DESTINATIONS: &[&str] = &[
     "*USERNAME",
 ];
 
+/// Variables above that hold the path of a file with credentials: a grant may name one for a secret
+/// that the host itself puts into a file, since then nobody but the operator chose what is in it.
+const SECRET_FILES: &[&str] = &["PGPASSFILE", "PGSERVICEFILE", "AWS_SHARED_CREDENTIALS_FILE", "KUBECONFIG"];
+
+/// Whether a secret may be given as a file through this variable, although no grant may set it otherwise.
+pub(super) fn takes_secret_file(name: &str) -> bool {
+    SECRET_FILES.iter().any(|pattern| matches(pattern, name))
+}
+
 /// Why a grant may not set the variable `name`; `None` when it may. Case does not matter.
 pub fn forbidden_name(name: &str) -> Option<&'static str> {
     FORBIDDEN.iter().find(|(pattern, _)| matches(pattern, name)).map(|(_, reason)| *reason)

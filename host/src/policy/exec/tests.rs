@@ -21,6 +21,7 @@ fn pg_dump() -> ExecGrant {
             ("snapshot".to_owned(), SlotRule::pattern("[0-9A-F-]{1,40}").unwrap()),
         ]),
         secrets: vec!["PGPASSWORD".to_owned()],
+        secret_files: BTreeMap::new(),
         inspect: false,
         when: When { verbs: BTreeSet::from([Verb::Backup]), effect: Effect::Reads, scratch: false },
         partial_stdin: false,
@@ -280,6 +281,17 @@ fn a_grant_says_everything_that_is_wrong_with_it() {
     check_mistake(&grant, "secrets", "is a secret and a variable");
     check_mistake(&grant, "secrets", "LD_PRELOAD");
     check_mistake(&grant, "secrets", "not the name of a variable");
+    let files = [("LD_PRELOAD", "A"), ("PGDATABASE", "A"), ("PGPASSWORD", "A"), ("1X", "A"), ("X", "a b")];
+    let secret_files = files.map(|(variable, name)| (variable.to_owned(), name.to_owned())).into();
+    let grant = ExecGrant { secret_files, ..pg_dump() };
+    check_mistake(&grant, "secret_files.LD_PRELOAD", "the loader takes code from it");
+    check_mistake(&grant, "secret_files.PGDATABASE", "set by the grant already");
+    check_mistake(&grant, "secret_files.PGPASSWORD", "set by the grant already");
+    check_mistake(&grant, "secret_files.1X", "not the name of a variable");
+    check_mistake(&grant, "secret_files.X", "not the name of a variable");
+    // What a grant may not set may still be where a program looks for a file that the host made.
+    let secret_files = BTreeMap::from([("PGPASSFILE".to_owned(), "PGPASS".to_owned())]);
+    assert_eq!(ExecGrant { secret_files, ..pg_dump() }.check(), []);
     let backup = When { verbs: BTreeSet::from([Verb::Backup]), ..pg_restore().when };
     let grant = ExecGrant { when: backup, ..pg_restore() };
     check_mistake(&grant, "verbs", "read back by verify and restore only");

@@ -36,6 +36,28 @@ fn a_secret_is_blotted_out_in_every_form() {
 }
 
 #[test]
+fn hex_and_the_parts_of_a_secret_that_holds_others_are_found_too() {
+    let found = redactor(&["correct horse"]);
+    assert_eq!(found.text("636f727265637420686f727365 636F727265637420686F727365"), "*** ***");
+    for (secret, part) in [
+        ("postgresql://app:correct%20horse@db/shop", "correct%20horse"),
+        ("redis://:battery-staple@cache:6379", "battery-staple"),
+        ("db:5432:shop:app:battery-staple", "battery-staple"),
+        ("first line of it\nsecond line\n", "second line"),
+        ("app:battery-staple", "battery-staple"),
+    ] {
+        let found = redactor(&[secret]);
+        assert_eq!(found.text(&format!("<{part}> {}", STANDARD.encode(part)))[..5], *"<***>", "{secret}");
+        assert!(found.finds(part) && found.finds(secret) && !found.finds("shop, db, app, 5432, line"), "{secret}");
+    }
+    // A part that is too short by itself would eat words.
+    assert_eq!(
+        redactor(&["https://db.example.org:5432/shop"]).text("5432/shop db.example.org"),
+        "5432/shop db.example.org"
+    );
+}
+
+#[test]
 fn overlapping_secrets_go_together_and_the_rest_stays() {
     assert_eq!(redactor(&["abcabcabc"]).text("x abcabcabcabc y"), "x *** y");
     assert_eq!(redactor(&["password1", "word12345"]).text("password12345!"), "***!");

@@ -155,7 +155,7 @@ impl Answer {
             }
             "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException" => {
                 let text = match &self.region {
-                    Some(region) => format!("set `region = \"{region}\"`"),
+                    Some(region) => format!("set `region = \"{}\"`", place.scrub(region)),
                     None => "set `region` to where the bucket is".to_owned(),
                 };
                 return (Kind::Invalid, Some(text));
@@ -252,7 +252,7 @@ pub(super) fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
+    use crate::secret::{Redactor, Secret};
 
     fn place() -> Place {
         Place {
@@ -260,7 +260,7 @@ mod tests {
             prefix: String::new(),
             endpoint: Some("https://s3.example.invalid".to_owned()),
             region: "eu-west-1".to_owned(),
-            secrets: vec![Secret::new("hunter2-hunter2".to_owned())],
+            redactor: Redactor::new([&Secret::new("hunter2-hunter2".to_owned())]),
         }
     }
 
@@ -312,7 +312,7 @@ mod tests {
         let error = answer(403, Some("InvalidAccessKeyId")).explain(&place(), "write \"k\"").error;
         let text = format!("{error:?}");
         assert!(!text.contains("hunter2"), "{text}");
-        assert!(text.contains("your key [secret] is bad") && text.contains("request id: R1"), "{text}");
+        assert!(text.contains("your key *** is bad") && text.contains("request id: R1"), "{text}");
         assert!(text.contains("s3 bucket \"backups\" at https://s3.example.invalid"), "{text}");
     }
 

@@ -2,7 +2,7 @@
 
 use super::failure::quote;
 use crate::error::{Error, Result};
-use crate::secret::{MIN_SECRET_BYTES, Secret};
+use crate::secret::{Redactor, Secret};
 use crate::store::ObjectLock;
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub struct S3Spec {
     /// Explicit credentials; the platform's standard chain (environment, profile, container,
     /// instance) without them.
     pub credentials: Option<S3Credentials>,
+    /// Credentials that the platform's chain may come upon: blotted out of messages like explicit ones.
+    pub blotted: Vec<Secret>,
     /// Whether plain HTTP may leave this machine. What is encrypted at rest stays secret then, but
     /// whoever sits between sees names and sizes, and can make requests fail.
     pub allow_plaintext: bool,
@@ -53,7 +55,8 @@ pub(super) struct Place {
     pub(super) prefix: String,
     pub(super) endpoint: Option<String>,
     pub(super) region: String,
-    pub(super) secrets: Vec<Secret>,
+    /// Finds the credentials, also those of the platform once they were asked for.
+    pub(super) redactor: Redactor,
 }
 
 impl Place {
@@ -68,13 +71,8 @@ impl Place {
 
     /// What somebody else wrote, without our credentials and fit for one line.
     pub(super) fn scrub(&self, text: &str) -> String {
-        let mut text = quote(text);
-        for secret in &self.secrets {
-            if secret.expose().len() >= MIN_SECRET_BYTES {
-                text = text.replace(secret.expose(), "[secret]");
-            }
-        }
-        text
+        // Before it is cut: half a secret would not be found.
+        quote(&self.redactor.text(text))
     }
 }
 

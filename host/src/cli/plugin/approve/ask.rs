@@ -191,7 +191,8 @@ fn command_line(exec: &RawExec, settings: &Settings) -> String {
     };
     let env = exec.grant.env.iter().map(|(name, value)| format!("{name}={}", filled(value)));
     let secrets = exec.grant.secrets.iter().map(|name| format!("{name}=(secret)"));
-    let words = env.chain(secrets).chain([exec.program.clone()]).chain(exec.grant.args.iter().map(filled));
+    let files = exec.grant.secret_files.iter().map(|(variable, name)| format!("{variable}=(file with {name})"));
+    let words = env.chain(secrets).chain(files).chain([exec.program.clone()]).chain(exec.grant.args.iter().map(filled));
     let line: Vec<String> = words.map(|word| quoted(&speech::whole(&word))).collect();
     line.join(" ")
 }
