@@ -154,7 +154,7 @@ impl Session {
         let cache = Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?;
         let host_key = Arc::new(self.host_key()?);
         let audit = self.audit(&host_key);
-        let approval = Approval { sha256: sha256.clone(), signature, trust: self.config.trust(plugin) };
+        let approval = Approval { sha256: sha256.clone(), signature: signature.clone(), trust: self.config.trust(plugin) };
         let loaded = match Plugin::load(label.as_str(), bytes.to_vec(), approval, &plugin.grants, &cache).await {
             Ok(loaded) => loaded,
             Err(error) => return Err(super::audit::refused(&audit, &self.config, name, &bytes, error)),
@@ -171,6 +171,8 @@ impl Session {
             .await?,
             self.trust(&host_key)?,
         );
+        // One that nobody could check is not worth keeping: it would stand in the way of a good one.
+        let plugin_signature = loaded.signed().and(signature);
         Ok(Job {
             name: name.clone(),
             store: catalog.store().clone(),
@@ -179,6 +181,7 @@ impl Session {
             identity: if needs.identity { self.identity(store_label, store)? } else { None },
             plugin: loaded,
             plugin_bytes: bytes,
+            plugin_signature,
             grants: plugin.grants.clone(),
             limits: plugin.limits.clone(),
             place: Arc::new(self.place(name, job, needs.target.as_ref())?),

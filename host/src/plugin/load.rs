@@ -62,6 +62,7 @@ pub struct Plugin(Arc<Inner>);
 struct Inner {
     label: String,
     component: Component,
+    signed: Option<Signed>,
     pre: PluginPre<State>,
 }
 
@@ -92,7 +93,7 @@ impl Plugin {
 
     fn load_blocking(label: String, bytes: &[u8], approval: &Approval, grants: &Grants, cache: &Cache) -> Result<Self> {
         component::check_size(bytes)?;
-        approval.check(&label, bytes)?;
+        let signed = approval.check(&label, bytes)?;
         let component = Component::decode(bytes)
             .and_then(|component| component.manifest.check_host().map(|()| component))
             .map_err(|error| error.while_doing(format!("could not load plugin \"{label}\"")))?;
@@ -107,7 +108,7 @@ impl Plugin {
         let pre = linker.instantiate_pre(&compiled).and_then(PluginPre::new).map_err(|e| {
             Error::invalid(format!("plugin \"{label}\" does not fit the contract")).because(format!("{e:#}"))
         })?;
-        Ok(Self(Arc::new(Inner { label, component, pre })))
+        Ok(Self(Arc::new(Inner { label, component, signed, pre })))
     }
 
     /// Starts it for one run. The grants of the run's policy are cut down to the manifest's requests.
@@ -128,6 +129,11 @@ impl Plugin {
     /// What it is, as decoded.
     pub fn component(&self) -> &Component {
         &self.0.component
+    }
+
+    /// Who signed it, if a signature was there and there were keys to check it with.
+    pub fn signed(&self) -> Option<&Signed> {
+        self.0.signed.as_ref()
     }
 
     /// What a record says of it.
