@@ -374,7 +374,7 @@ fn what_is_unsafe_says_why_it_is_sound() {
         }
     }
     assert!(n_unsafe > 3, "{n_unsafe} places: is anything read at all?");
-    let manifest = read("Cargo.toml");
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
     assert!(manifest.contains("unsafe_code = \"deny\""), "the workspace denies what is not allowed by name");
     check_nothing(&wrong, "every unsafe block says why it is sound, in place: `// SAFETY: …`");
 }
