@@ -29,7 +29,9 @@ pub fn act(deed: &str) -> Option<Result<Facts, Error>> {
             exec::spawn(Invocation { slots, ..invocation("endless") }).map(drop)
         }),
         "slots-beside" => slots_beside(),
-        "bad-keys" => bad_keys(),
+        "read-bad-keys" => read_bad_keys(),
+        "write-bad-keys" => write_bad_keys(),
+        "flood-processes" => flood_processes(),
         "overwrite" => overwrite(),
         "names-as-a-channel" => names_as_a_channel(),
         "words-as-a-channel" => words_as_a_channel(),
@@ -39,6 +41,13 @@ pub fn act(deed: &str) -> Option<Result<Facts, Error>> {
             exec::spawn(Invocation { stdin, ..invocation("feed") }).and_then(|process| process.wait()).map(|_| vec![])
         }
         "other-job" => other_job(),
+        "read-unseen-tee" => read_unseen_tee(),
+        "read-unseen-entry" => storage::open_archive("many")
+            .and_then(|archive| archive.next())
+            .and_then(|entry| entry.map_or(Ok(vec![]), |(_, source)| source.read(100).map(|_| vec![]))),
+        "open-unseen-entry" => storage::open_archive("many")
+            .and_then(|archive| archive.open("dir/7"))
+            .and_then(|(_, source)| source.read(100).map(|_| vec![])),
         _ => return None,
     })
 }
@@ -208,13 +217,22 @@ fn slots_beside() -> Result<Facts, Error> {
     harmless()
 }
 
-/// Reads must be refused; whether a write or a deletion left the bucket is for the test to see.
-fn bad_keys() -> Result<Facts, Error> {
+/// A source may be opened late: storing it fails at the latest.
+fn read_bad_keys() -> Result<Facts, Error> {
     let bucket = storage::open_bucket("data")?;
-    for key in KEYS {
-        if bucket.attributes(key, None).is_ok() || bucket.read(key, None).is_ok() {
+    for (n, key) in KEYS.iter().enumerate() {
+        let store = |source| stored(&storage::put(&format!("stolen-{n}"), source, &PLAIN)?);
+        if bucket.attributes(key, None).is_ok() || bucket.read(key, None).and_then(store).is_ok() {
             return Err(Error::Failed(format!("{key:?} was read")));
         }
+    }
+    harmless()
+}
+
+/// Whether a write or a deletion has left the bucket is for the test to see.
+fn write_bad_keys() -> Result<Facts, Error> {
+    let bucket = storage::open_bucket("data")?;
+    for key in KEYS {
         for existing in [Existing::Keep, Existing::Replace] {
             let (sink, source) = bytes::pipe()?;
             if let Ok(writing) = bucket.write(key, &[], source, existing) {
@@ -225,6 +243,14 @@ fn bad_keys() -> Result<Facts, Error> {
         drop(bucket.delete(key, None));
     }
     Ok(vec![])
+}
+
+/// Commands that never end, one after the other.
+fn flood_processes() -> Result<Facts, Error> {
+    let mut held = Vec::new();
+    loop {
+        held.push(output_of("endless")?);
+    }
 }
 
 /// The second artifact of a name, and one whose name is that of another's segments.
@@ -295,4 +321,12 @@ fn other_job() -> Result<Facts, Error> {
         }
     }
     Ok(fact("seen", own.join(",")))
+}
+
+/// Both halves of a stream whose bytes it may not see, the one stored while the other is read.
+fn read_unseen_tee() -> Result<Facts, Error> {
+    let (_process, stdout) = output_of("echo")?;
+    let (one, two) = bytes::tee(stdout)?;
+    let _transfer = storage::put("a", one, &PLAIN)?;
+    two.read(10).map(|bytes| fact("read", bytes.len()))
 }
