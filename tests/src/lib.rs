@@ -21,6 +21,7 @@ pub mod rogue;
 pub mod s3;
 pub mod sandbox;
 pub mod snapshot;
+pub mod terminal;
 pub mod tree;
 pub mod wait;
 

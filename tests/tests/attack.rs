@@ -98,8 +98,7 @@ fn waits_that_only_the_guest_could_end_and_work_that_it_leaves_behind_make_no_ba
 
 #[test]
 fn what_is_not_granted_is_denied_and_written_down_whatever_it_looks_like() {
-    let denied =
-        |deed, function: &'static str| Attack::new(deed, 4, &["may not call"], LineOf("deny", function, ""));
+    let denied = |deed, function: &'static str| Attack::new(deed, 4, &["may not call"], LineOf("deny", function, ""));
     let all_refused = |deed, function| Attack::new(deed, 0, &[], LineOf("deny", function, ""));
     check_all(&[
         denied("spawn-unknown", "exec.spawn"),
@@ -137,7 +136,10 @@ fn keys_that_lead_out_of_a_bucket_reach_nothing() {
     // Whatever it managed to write has a plain name, and lies in the bucket.
     let outside = fs::read_dir(rogue.sandbox.dir()).unwrap().map(|entry| entry.unwrap().file_name());
     let known = ["data", "home", "outside.txt", "store", "strongroom.toml", "tmp"];
-    assert_eq!(outside.map(|name| name.into_string().unwrap()).collect::<BTreeSet<_>>(), known.map(String::from).into());
+    assert_eq!(
+        outside.map(|name| name.into_string().unwrap()).collect::<BTreeSet<_>>(),
+        known.map(String::from).into()
+    );
     assert_eq!(fs::read_to_string(rogue.sandbox.path("data/one")).unwrap(), "first");
     assert_eq!(fs::read_link(rogue.sandbox.path("data/link")).unwrap().to_str(), Some(".."));
     rogue.check_log();
@@ -153,9 +155,9 @@ fn what_a_guest_says_reaches_people_bounded_escaped_and_attributed() {
         LineOf("end", "", "failed"),
     ));
     assert!(!said.stderr.lines().any(|line| line.starts_with("line")), "a forged line in {}", said.stderr);
-    let log = rogue.check(&Attack::new("log-flood", 1, &["\"log_bytes\""], LineOf("closed", "run", "")).under(
-        "log_bytes = \"1KiB\"",
-    ));
+    let log = rogue.check(
+        &Attack::new("log-flood", 1, &["\"log_bytes\""], LineOf("closed", "run", "")).under("log_bytes = \"1KiB\""),
+    );
     assert!(log.stderr.matches("log_bytes").count() == 1, "said once: {}", log.stderr);
     assert!(log.stderr.len() < 8 << 10, "{} bytes", log.stderr.len());
     // A message of 100 kB, a hundred fields, twenty thousand stages.

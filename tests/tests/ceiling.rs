@@ -135,7 +135,11 @@ fn a_machine_ceiling_that_others_could_change_is_an_error_that_names_what_they_c
     let cases: [(&str, Prepare, &str); 9] = [
         ("a group can write the file", |m| mode(&m.ceiling(), 0o664), "chmod go-w \"/etc/strongroom/ceiling.toml\""),
         ("all can write the file", |m| mode(&m.ceiling(), 0o646), "chmod go-w \"/etc/strongroom/ceiling.toml\""),
-        ("a group can write its folder", |m| mode(&m.etc().join("strongroom"), 0o775), "chmod go-w \"/etc/strongroom\""),
+        (
+            "a group can write its folder",
+            |m| mode(&m.etc().join("strongroom"), 0o775),
+            "chmod go-w \"/etc/strongroom\"",
+        ),
         ("all can write its folder", |m| mode(&m.etc().join("strongroom"), 0o777), "chmod go-w \"/etc/strongroom\""),
         ("all can write the folder above", |m| mode(&m.etc(), 0o777), "chmod go-w \"/etc\""),
         (

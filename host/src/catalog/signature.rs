@@ -19,8 +19,7 @@ impl Catalog {
     /// Errors: those of the store, and `Invalid` for what is no digest.
     pub async fn keep_signature(&self, sha256: &str, text: &str) -> Result<()> {
         let key = layout::signature(sha256)?;
-        let attempt =
-            |what: &str| format!("could not {what} the signature of the plugin in {}", self.store.describe());
+        let attempt = |what: &str| format!("could not {what} the signature of the plugin in {}", self.store.describe());
         match self.store.head(&key).await {
             // A lock must last as long as that of the plugin, which lasts as long as its newest backup.
             Ok(_) => {

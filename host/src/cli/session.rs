@@ -145,16 +145,20 @@ impl Session {
         let (label, plugin) = self.config.plugin(job.plugin.as_str())?;
         let bytes = read_component(&plugin.source)?;
         let signature = read_signature(&plugin.signature)?;
-        let Some(sha256) = &plugin.sha256 else {
-            return Err(Error::denied(format!("plugin \"{label}\" was not approved: nothing of it runs"))
-                .fact("expected", format!("sha256 in [plugin.{label}]"))
-                .hint(format!("see what it asks for and approve it: strongroom plugin approve {label}")));
-        };
-        self.check_buckets(label, plugin)?;
-        let cache = Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?;
         let host_key = Arc::new(self.host_key()?);
         let audit = self.audit(&host_key);
-        let approval = Approval { sha256: sha256.clone(), signature: signature.clone(), trust: self.config.trust(plugin) };
+        let Some(sha256) = &plugin.sha256 else {
+            let error = Error::denied(format!("plugin \"{label}\" was not approved: nothing of it runs"))
+                .fact("expected", format!("sha256 in [plugin.{label}]"))
+                .hint(format!("see what it asks for and approve it: strongroom plugin approve {label}"));
+            return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
+        };
+        if let Err(error) = self.check_buckets(label, plugin) {
+            return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
+        }
+        let cache = Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?;
+        let approval =
+            Approval { sha256: sha256.clone(), signature: signature.clone(), trust: self.config.trust(plugin) };
         let loaded = match Plugin::load(label.as_str(), bytes.to_vec(), approval, &plugin.grants, &cache).await {
             Ok(loaded) => loaded,
             Err(error) => return Err(super::audit::refused(&audit, &self.config, name, &bytes, error)),

@@ -368,8 +368,7 @@ fn act(settings: &str) -> Result<Facts, Error> {
             bucket.write_config("policy", "{}").map(|()| vec![])
         }
         "bucket-unknown" => storage::open_bucket("other").map(|_| vec![]),
-        other => attack::act(other)
-            .unwrap_or_else(|| Err(Error::Invalid(format!("nothing is named \"{other}\"")))),
+        other => attack::act(other).unwrap_or_else(|| Err(Error::Invalid(format!("nothing is named \"{other}\"")))),
     }
 }
 
