@@ -7,6 +7,7 @@ pub mod key;
 pub mod layout;
 pub mod lease;
 pub mod removal;
+mod signature;
 pub mod signed;
 pub mod verified;
 pub mod version;

@@ -241,14 +241,7 @@ impl Config {
         if let Some(keys) = &plugin.trusted_keys {
             trust.keys.clone_from(keys);
         }
-        for ceiling in self.ceilings.list() {
-            trust.required |= ceiling.signatures_required;
-            trust.revoked.extend(ceiling.revoked.iter().cloned());
-            if !ceiling.trusted_keys.is_empty() {
-                trust.keys.retain(|key| ceiling.trusted_keys.iter().any(|one| one == key.as_str()));
-            }
-        }
-        trust
+        self.ceilings.narrow(trust)
     }
 
     /// The job of this name.

@@ -56,6 +56,8 @@ pub struct Job {
     pub plugin: Plugin,
     /// Its bytes, as they were loaded: kept beside the backups.
     pub plugin_bytes: bytes::Bytes,
+    /// The text of its signature, where that was checked: kept beside the backups as well.
+    pub plugin_signature: Option<String>,
     /// What it may do.
     pub grants: Grants,
     /// What it may use.

@@ -17,11 +17,14 @@ pub mod fixture;
 pub mod hostile;
 pub mod object_lock;
 pub mod postgres;
+pub mod process;
 pub mod proxy;
 pub mod relay;
+pub mod rogue;
 pub mod s3;
 pub mod sandbox;
 pub mod snapshot;
+pub mod terminal;
 pub mod tree;
 pub mod wait;
 

@@ -165,6 +165,11 @@ impl Prepared {
         self
     }
 
+    /// The command itself, for who connects it otherwise.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Runs it to its end. Panics when it cannot be started or does not end in time.
     pub fn run(self) -> Output {
         let timeout = self.timeout;

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use strongroom_tests::process::with_variable;
 use strongroom_tests::relay::{private, sha256};
 use strongroom_tests::{Output, Sandbox, plugin};
 use xtask::soak::turns;
@@ -150,7 +151,7 @@ forge = {forge}
             assert!(!text.contains(never), "{never:?} in {text}");
         }
         assert!(!text.contains('\u{1b}'), "a control character in {text}");
-        assert_eq!(marked(&self.mark), Vec::<String>::new(), "left running by {text}");
+        assert_eq!(with_variable(&self.mark), Vec::<String>::new(), "left running by {text}");
         let left: Vec<_> =
             files(&self.sandbox.path("store/.tmp")).into_iter().filter(|name| !name.starts_with("lease-")).collect();
         assert_eq!(left, Vec::<String>::new(), "left in the store by {text}");
@@ -163,20 +164,6 @@ forge = {forge}
 fn files(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
-/// Command lines of the processes that have this variable in their environment.
-fn marked(mark: &str) -> Vec<String> {
-    let mark = format!("{mark}=1");
-    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-    let has = |path: &std::path::PathBuf| {
-        let environ = fs::read(path.join("environ")).unwrap_or_default();
-        environ.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
-    };
-    processes
-        .filter(has)
-        .map(|path| String::from_utf8_lossy(&fs::read(path.join("cmdline")).unwrap_or_default()).into_owned())
-        .collect()
 }
 
 /// What a backup, a plan, a verification or a diagnosis may never have touched.

@@ -2,10 +2,10 @@
 //! and the public key on the recovery sheet. In an empty directory, as the README says.
 
 use strongroom_tests::documents::{Documents, Setup};
-use strongroom_tests::relay::private;
-use strongroom_tests::s3::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
+use strongroom_tests::relay::{private, sha256};
+use strongroom_tests::s3::{self, ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
 use strongroom_tests::tree::{self, differences};
-use strongroom_tests::{Sandbox, root};
+use strongroom_tests::{Output, Sandbox, object_lock, root};
 
 /// A backup of a small tree in a real S3 server, encrypted; its id and the key that signed it.
 fn backed_up(server: &S3Server) -> (Documents, String, String) {
@@ -77,4 +77,139 @@ async fn a_lost_machine_is_restored_with_the_commands_of_the_readme() {
     assert_eq!(differences(&documents.source(), &empty.path("found")), [""; 0]);
     // Nothing is written over, here neither.
     empty.run(&without_plan).check_code(1).check_stderr("there already");
+}
+
+/// Makes the keys `NAME.key` and `NAME.pub` in a sandbox, and returns the public key.
+fn keygen(sandbox: &Sandbox, name: &str) -> String {
+    let made = sandbox.run(["plugin", "keygen", name, "--unencrypted", "--output", "json"]);
+    made.check_code(0).json()["public_key"].as_str().unwrap().to_owned()
+}
+
+/// A sandbox with the job `orders` of a signed plugin, and the public key of its vendor.
+fn signed_job(store: &str) -> (Sandbox, String, String) {
+    let sandbox = Sandbox::new();
+    let component = std::fs::read(strongroom_tests::plugin("guests/relay").unwrap()).unwrap();
+    let digest = sha256(&component);
+    std::fs::create_dir(sandbox.path("store")).unwrap();
+    sandbox.write("relay.wasm", component);
+    let vendor = keygen(&sandbox, "vendor");
+    sandbox.run(["plugin", "sign", "relay.wasm", "--key", "vendor.key"]).check_code(0);
+    configure_signed(&sandbox, store, &digest, &[&vendor]);
+    (sandbox, digest, vendor)
+}
+
+/// A store that is a folder of the sandbox, as TOML lines.
+const FOLDER: &str = "type = \"local\"\npath = \"store\"";
+
+fn configure_signed(sandbox: &Sandbox, store: &str, digest: &str, keys: &[&str]) {
+    sandbox.config(&format!(
+        "signatures = \"required\"\ntrusted_keys = {keys:?}\n\n[store.main]\n{store}\n\
+         encryption = \"off\"\n\n[plugin.relay]\nsource = \"relay.wasm\"\nsha256 = \"{digest}\"\n\n\
+         [plugin.relay.grant.artifacts]\n\n[plugin.relay.grant.exec.produce]\nprogram = \"/bin/echo\"\n\
+         args = [\"of great value\"]\nverbs = [\"backup\"]\neffect = \"reads\"\n\n\
+         [job.orders]\nplugin = \"relay\"\nstore = \"main\"\n"
+    ));
+}
+
+/// The verb of a lost machine, a plan of it, under a ceiling with these first lines.
+fn restore_under(url: &str, key: &str, top: &str, more: &[&str]) -> (Sandbox, Output) {
+    let mut empty = Sandbox::new();
+    empty.set_env("AWS_ACCESS_KEY_ID", ACCESS_KEY).set_env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+    let ceiling = empty.write("ceiling.toml", format!("{top}\nexec = \"any\"\nartifacts = \"any\"\n"));
+    std::fs::set_permissions(&ceiling, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let ceiling = ceiling.display().to_string();
+    let words = ["restore", "orders", "latest", "--store-url", url, "--trust-signer", key, "--grant-requested"];
+    let output = empty.run(words.iter().chain(&["--plan", "--ceiling", &ceiling]).chain(more));
+    (empty, output)
+}
+
+#[test]
+fn a_lost_machine_that_demands_signatures_checks_the_one_that_the_store_has_kept() {
+    let (made, digest, vendor) = signed_job(FOLDER);
+    made.run(["backup", "orders"]).check_code(0);
+    let shown = made.run(["key", "show"]).check_code(0).stdout.clone();
+    let signer = shown.split_whitespace().find(|word| word.starts_with("srhost1-")).unwrap();
+    let beside = made.path("store/plugins").join(format!("{digest}.wasm.minisig"));
+    let kept = std::fs::read_to_string(&beside).unwrap();
+    assert_eq!(kept, std::fs::read_to_string(made.path("relay.wasm.minisig")).unwrap());
+
+    let url = made.path("store").display().to_string();
+    let required = "signatures = \"required\"";
+    let with_key = format!("{required}\ntrusted_keys = [\"{vendor}\"]");
+    let other = keygen(&made, "other");
+    let cases: [(&str, &str, &[&str], i32, &str); 6] = [
+        ("the key of the ceiling", &with_key, &[], 0, "nothing was changed"),
+        ("a key that the command names", required, &["--trusted-key", &vendor], 0, "nothing was changed"),
+        ("no key at all", required, &[], 4, "--trusted-key"),
+        ("another key", required, &["--trusted-key", &other], 4, "by a key that is not trusted"),
+        ("a key that the ceiling does not name", &with_key, &["--trusted-key", &other], 4, "not trusted"),
+        ("revoked", &format!("{with_key}\nrevoked = [\"{digest}\"]"), &[], 4, "was revoked"),
+    ];
+    for (what, top, more, code, says) in cases {
+        let (empty, output) = restore_under(&url, signer, top, more);
+        assert_eq!(output.code, Some(code), "{what}: {output:#?}");
+        assert!(output.stdout.contains(says) || output.stderr.contains(says), "{what}: no {says:?} in {output:#?}");
+        if code == 4 {
+            // It was not even looked into, and that is written down.
+            let denied = empty.run(["audit", "show", "--decision", "denied", "--output", "json"]);
+            let lines = denied.check_code(0).json()["lines"].as_array().unwrap().clone();
+            assert_eq!(lines.len(), 1, "{what}: {lines:#?}");
+            assert_eq!((&lines[0]["event"], &lines[0]["sha256"]), (&"load".into(), &digest.as_str().into()), "{what}");
+        }
+    }
+
+    // Whoever can write to the store can take the signature away or change it, and gains nothing.
+    std::fs::write(&beside, kept.replace("version:1.2.3", "version:9.9.9")).unwrap();
+    restore_under(&url, signer, &with_key, &[]).1.check_error(4, &["not one over these bytes and this comment"]);
+    std::fs::remove_file(&beside).unwrap();
+    restore_under(&url, signer, &with_key, &[]).1.check_error(4, &["is not signed", "none beside the plugin"]);
+    // Without the demand it is not needed.
+    restore_under(&url, signer, "", &[]).1.check_code(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_that_was_overwritten_or_deleted_is_found_in_its_older_version() {
+    const KEEPS_VERSIONS: &str = "versions";
+    let server = S3Server::start(Server::Versitygw).await.unwrap();
+    object_lock::create_bucket(server.port(), KEEPS_VERSIONS, None).await.unwrap();
+    let endpoint = format!("http://127.0.0.1:{}", server.port());
+    let (made, digest, vendor) = signed_job(&format!(
+        "type = \"s3\"\nbucket = \"{KEEPS_VERSIONS}\"\nregion = \"us-east-1\"\nendpoint = \"{endpoint}\"\npath_style = true\n\
+         access_key = {{ file = \"access\" }}\nsecret_key = {{ file = \"secret\" }}"
+    ));
+    for (name, text) in [("access", ACCESS_KEY), ("secret", SECRET_KEY)] {
+        private(&made.write(name, text));
+    }
+    made.run(["backup", "orders"]).check_code(0);
+    let shown = made.run(["key", "show"]).check_code(0).stdout.clone();
+    let signer = shown.split_whitespace().find(|word| word.starts_with("srhost1-")).unwrap();
+    let url = format!("s3://{KEEPS_VERSIONS}?region=us-east-1&endpoint={endpoint}&path_style=true");
+    let top = format!("signatures = \"required\"\ntrusted_keys = [\"{vendor}\"]");
+    let (client, key) = (s3::client(server.port()), format!("plugins/{digest}.wasm.minisig"));
+    let object =
+        || (client.put_object().bucket(KEEPS_VERSIONS).key(&key), client.delete_object().bucket(KEEPS_VERSIONS));
+    object().0.body(b"another text".to_vec().into()).send().await.unwrap();
+    restore_under(&url, signer, &top, &[]).1.check_code(0);
+    object().1.key(&key).send().await.unwrap();
+    restore_under(&url, signer, &top, &[]).1.check_code(0);
+}
+
+#[test]
+fn a_signature_is_kept_once_and_only_one_that_was_checked() {
+    let (made, digest, vendor) = signed_job(FOLDER);
+    let other = keygen(&made, "other");
+    let beside = made.path("store/plugins").join(format!("{digest}.wasm.minisig"));
+    // Without a key to check it with, it may be anything.
+    let config = std::fs::read_to_string(made.path("strongroom.toml")).unwrap();
+    let unchecked = config.lines().filter(|line| !line.starts_with("signatures") && !line.starts_with("trusted_keys"));
+    made.config(&unchecked.collect::<Vec<_>>().join("\n"));
+    made.run(["backup", "orders"]).check_code(0);
+    assert!(!beside.exists());
+
+    configure_signed(&made, FOLDER, &digest, &[&vendor, &other]);
+    made.run(["backup", "orders"]).check_code(0);
+    let kept = std::fs::read_to_string(&beside).unwrap();
+    made.run(["plugin", "sign", "relay.wasm", "--key", "other.key"]).check_code(0);
+    made.run(["backup", "orders"]).check_code(0);
+    assert_eq!(std::fs::read_to_string(&beside).unwrap(), kept, "what is in a store is written once");
 }

@@ -338,3 +338,43 @@ fn every_test_that_a_page_names_exists() {
     }
     check_nothing(&wrong, "what a page says is shown is shown by a test");
 }
+
+/// Lines on which something unsafe begins without a comment above them that says why it is sound.
+fn unjustified(text: &str) -> Vec<usize> {
+    let opens = Regex::new(r"\bunsafe\s*(\{|impl\b|extern\b)").unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let belongs = |line: &str| line.starts_with("//") || line.starts_with("#[");
+    let is_justified = |n: usize| {
+        let above = lines[..n].iter().rev().map(|line| line.trim()).take_while(|line| belongs(line));
+        above.into_iter().any(|line| line.starts_with("// SAFETY: "))
+    };
+    let code = |line: &str| line.split("//").next().unwrap_or_default().to_owned();
+    (0..lines.len()).filter(|n| opens.is_match(&code(lines[*n])) && !is_justified(*n)).map(|n| n + 1).collect()
+}
+
+#[test]
+fn what_is_unsafe_says_why_it_is_sound() {
+    let good = "// SAFETY: it is.\n#[expect(unsafe_code)]\nunsafe impl A for B {}\n    // SAFETY: so is this.\n    unsafe { x() };";
+    assert_eq!(unjustified(good), Vec::<usize>::new());
+    assert_eq!(unjustified("// It is fine.\nlet a = unsafe { x() };\n// unsafe { only words }\n"), [2]);
+    assert_eq!(unjustified("// SAFETY: of another line.\nlet a = 1;\nlet b = unsafe { x() };\n"), [3]);
+    let mut wrong = Vec::new();
+    let mut n_unsafe = 0;
+    let allowed = Regex::new(r"(?s)unsafe_code,.{0,80}?reason = ").unwrap();
+    for folder in ["host", "sdk", "plugins", "tests", "xtask"] {
+        // This file has examples of what is wrong.
+        for source in sources(folder).into_iter().filter(|source| source.path != "tests/tests/map.rs") {
+            n_unsafe += source.text.matches("// SAFETY: ").count();
+            wrong.extend(unjustified(&source.text).into_iter().map(|line| format!("{}:{line}", source.path)));
+            // Where it is needed, it is allowed by name and reason; the workspace denies the rest.
+            let is_allowed = allowed.is_match(&source.text);
+            if source.text.contains("unsafe {") && !is_allowed {
+                wrong.push(format!("{}: unsafe code that is allowed without a reason", source.path));
+            }
+        }
+    }
+    assert!(n_unsafe > 3, "{n_unsafe} places: is anything read at all?");
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(manifest.contains("unsafe_code = \"deny\""), "the workspace denies what is not allowed by name");
+    check_nothing(&wrong, "every unsafe block says why it is sound, in place: `// SAFETY: …`");
+}

@@ -77,6 +77,10 @@ fn a_digest_that_does_not_match_is_denied_for_every_verb_and_says_how_to_approve
 fn a_plugin_without_a_digest_was_never_approved() {
     let sandbox = sandbox(&relay(), "", "", "");
     check_refused(&sandbox, &sandbox.run(["backup", "orders"]), 4, &["was not approved", "plugin approve shop"]);
+    let denied = sandbox.run(["audit", "show", "--decision", "denied", "--output", "json"]);
+    let lines = denied.check_code(0).json()["lines"].as_array().unwrap().clone();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert_eq!(lines[0]["sha256"], sha256(&relay()));
 }
 
 #[test]

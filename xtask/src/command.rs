@@ -77,6 +77,15 @@ impl Run {
         Ok(())
     }
 
+    /// The same for a program that may ask the person at the terminal, such as for a password.
+    pub fn check_asking(mut self) -> Result<()> {
+        let status = self.command.status().with_context(|| format!("could not start `{}`", self.shown))?;
+        if !status.success() {
+            bail!("`{}` failed: {status}", self.shown);
+        }
+        Ok(())
+    }
+
     /// Runs it and returns what it printed, whatever its exit code.
     pub fn capture(mut self) -> Result<Output> {
         self.command.stdin(Stdio::null());

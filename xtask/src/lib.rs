@@ -10,6 +10,7 @@
 )]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a build tool talks to the person who started it")]
 
+pub mod advisory;
 pub mod bench;
 pub mod cache;
 pub mod command;
@@ -21,6 +22,7 @@ pub mod prerequisite;
 pub mod promise;
 pub mod quickstart;
 pub mod release;
+pub mod reproduce;
 pub mod soak;
 pub mod stage;
 pub mod summary;

@@ -33,6 +33,7 @@ pub const PACKAGES: &[Package] = &[
     program("jq", "jq"),
     program("minisign", "minisign"),
     program("podman", "podman"),
+    program("patch", "patch"),
     program("strace", "strace"),
     program("runc", "runc"),
     program("busybox-static", "busybox"),

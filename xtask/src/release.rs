@@ -1,8 +1,12 @@
 //! `cargo xtask release`: what is published of a version, in one folder: the host binary, every plugin,
 //! a bill of materials of all that was compiled into them (CycloneDX), the SHA-256 of each file, and a
 //! minisign signature over that list.
+//!
+//! It is made of a commit, not of what lies about, and every plugin is built a second time at another
+//! path: one that is not the same there is not published.
 
 use crate::command;
+use crate::reproduce;
 use crate::stage;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
@@ -29,6 +33,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
             options.key.display()
         );
     }
+    check_committed(workspace)?;
     command::run("cargo")
         .args(["build", "--release", "--locked", "--workspace", "--bin", "strongroom"])
         .dir(&workspace.root)
@@ -38,7 +43,9 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
     let mut files = vec![(workspace.target.join("release/strongroom"), format!("strongroom-{version}"))];
     for name in workspace.plugin_names()? {
         stage::build_plugin(workspace, &format!("plugins/{name}"), &name)?;
-        files.push((workspace.plugins().join(format!("{name}.wasm")), format!("{name}-{version}.wasm")));
+        let built = workspace.plugins().join(format!("{name}.wasm"));
+        check_reproducible(workspace, &name, &built)?;
+        files.push((built, format!("{name}-{version}.wasm")));
     }
     gather(&options.out, &files, &bill_of_materials(workspace)?, version)?;
     sign(&options.out, &options.key)?;
@@ -47,6 +54,25 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
         println!("  {name}");
     }
     Ok(true)
+}
+
+/// Refuses sources that nobody else can have.
+fn check_committed(workspace: &Workspace) -> Result<()> {
+    let changed = command::run("git").args(["status", "--porcelain"]).dir(&workspace.root).read()?;
+    if !changed.is_empty() {
+        bail!("a release is made of a commit, and these files are not as they were committed:\n{changed}");
+    }
+    Ok(())
+}
+
+/// Builds a plugin once more, somewhere else, and compares.
+fn check_reproducible(workspace: &Workspace, name: &str, built: &Path) -> Result<()> {
+    let place = workspace.target.join(format!("release-again-{name}"));
+    if place.exists() {
+        std::fs::remove_dir_all(&place).with_context(|| format!("could not remove {}", place.display()))?;
+    }
+    reproduce::check(workspace, &format!("plugins/{name}"), built, &place)?;
+    std::fs::remove_dir_all(&place).with_context(|| format!("could not remove {}", place.display()))
 }
 
 fn parse(arguments: &[String], out: PathBuf) -> Result<Options> {
@@ -86,7 +112,7 @@ fn gather(out: &Path, files: &[(PathBuf, String)], bill: &Value, version: &str) 
 /// Signs the list of checksums; minisign asks for the password of a key that has one.
 fn sign(out: &Path, key: &Path) -> Result<()> {
     let key = std::path::absolute(key)?;
-    command::run("minisign").args(["-S", "-m", CHECKSUMS, "-s"]).arg(key).dir(out).check()
+    command::run("minisign").args(["-S", "-m", CHECKSUMS, "-s"]).arg(key).dir(out).check_asking()
 }
 
 /// Names of the files in a folder, sorted.

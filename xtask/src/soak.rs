@@ -8,6 +8,7 @@ use crate::cache::{self, Cache};
 use crate::command;
 use crate::fuzz;
 use crate::promise;
+use crate::reproduce;
 use crate::stage;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
@@ -95,6 +96,12 @@ const HARNESSES: &[Harness] = &[
         what: "SIGKILL to backup, verify, restore and prune at named points and random times: only whole backups are visible, and the next run succeeds",
         usual: Length::Count(1_000),
         how: How::Test { package: "strongroom-tests", program: Some("kill"), filter: "killed_" },
+    },
+    Harness {
+        name: "reproduce",
+        what: "every plugin is the same bytes when it is built elsewhere: other paths, build folder, home and cargo folder",
+        usual: Length::Count(1),
+        how: How::Own(reproduce::every_plugin),
     },
     Harness {
         name: "promises",

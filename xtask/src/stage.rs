@@ -3,6 +3,7 @@
 //! Every stage builds with `--workspace`. Selecting one crate would give cargo another set of features for
 //! the libraries that build scripts and macros use, and the host's dependencies would be compiled twice.
 
+use crate::advisory;
 use crate::cache::{self, Cache};
 use crate::command::{self, Run};
 use crate::foreign;
@@ -25,7 +26,7 @@ struct Stage {
 const STAGES: &[Stage] = &[
     Stage { name: "format", what: "the code is formatted", run: format },
     Stage { name: "prerequisites", what: "packages, servers and tools are there", run: prerequisites },
-    Stage { name: "deny", what: "licences, bans and sources of every dependency", run: deny },
+    Stage { name: "deny", what: "licences, bans, sources and advisories of every dependency", run: deny },
     Stage { name: "clippy", what: "no warning in any target", run: clippy },
     Stage { name: "doc", what: "documentation without warnings", run: doc },
     Stage { name: "host", what: "the host binary", run: host },
@@ -94,10 +95,11 @@ fn prerequisites(_workspace: &Workspace) -> Result<()> {
 
 fn deny(workspace: &Workspace) -> Result<()> {
     let program = Cache::locate()?.path("bin/cargo-deny")?;
-    command::run(program)
+    command::run(&program)
         .args(["--workspace", "--locked", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"])
         .dir(&workspace.root)
-        .check()
+        .check()?;
+    advisory::check(&program, &workspace.root)
 }
 
 fn clippy(workspace: &Workspace) -> Result<()> {

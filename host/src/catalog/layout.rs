@@ -33,8 +33,17 @@ pub fn lease(job: &Label) -> Result<ObjectKey> {
 
 /// `plugins/<sha256>.wasm`
 pub fn plugin(sha256: &str) -> Result<ObjectKey> {
+    of_plugin(sha256, "")
+}
+
+/// `plugins/<sha256>.wasm.minisig`
+pub fn signature(sha256: &str) -> Result<ObjectKey> {
+    of_plugin(sha256, ".minisig")
+}
+
+fn of_plugin(sha256: &str, suffix: &str) -> Result<ObjectKey> {
     if sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        ObjectKey::parse(&format!("{PLUGINS}/{sha256}.wasm"))
+        ObjectKey::parse(&format!("{PLUGINS}/{sha256}.wasm{suffix}"))
     } else {
         Err(Error::invalid(format!("\"{}\" is not a SHA-256 digest", sha256.escape_debug()))
             .fact("expected", "64 hexadecimal digits in lower case"))

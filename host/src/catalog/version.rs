@@ -278,6 +278,22 @@ impl Catalog {
         }
         Ok(None)
     }
+
+    /// The bytes of every version of one small object, oldest first; what is longer than `limit` is left
+    /// out. None where the store keeps no versions.
+    pub(super) async fn versions_of(&self, key: &ObjectKey, limit: u64) -> Result<Vec<Bytes>> {
+        let names = names(&self.store, key.as_str(), |version| version.size <= limit).await?;
+        let mut found = Vec::new();
+        for version in names.get(key.as_str()).into_iter().flat_map(Name::oldest_first) {
+            let Some(store) = at(&self.store, version) else { break };
+            match store.get(key, limit).await {
+                Ok((bytes, _)) => found.push(bytes),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// Whether these are the bytes with this SHA-256 in lower-case hex.

@@ -1,16 +1,21 @@
 //! The machine is lost: a configuration made from the store alone, for one restore.
 //!
-//! Everything in it comes from the signed record, the plugin that lies beside it, and the command
-//! line. Nothing is granted before the operator has seen it and said `--grant-requested`.
+//! Everything in it comes from the signed record, the plugin that lies beside it with its signature, and
+//! the command line. Nothing is granted before the operator has seen it and said `--grant-requested`;
+//! and the plugin is not looked into before it is the recorded one, not revoked, and signed where a
+//! ceiling of this machine demands it.
 
 use super::restore::RestoreArgs;
 use super::session::Session;
 use super::{Globals, propose};
 use crate::catalog::Listed;
+use crate::config::ceiling::Ceilings;
 use crate::config::{Config, StoreConfig, StorePlace, edit, environment};
 use crate::error::{Error, IoContext, Result};
 use crate::id::Label;
+use crate::plugin::Trust;
 use crate::plugin::component::{self, Component};
+use crate::plugin::signature::{self, TrustedKey};
 use crate::policy::Verb;
 use crate::stream::Identity;
 use std::collections::BTreeMap;
@@ -39,27 +44,78 @@ pub(super) async fn session(
     let bytes = catalog.plugin(&record.plugin.sha256, component::MAX_BYTES as u64).await.map_err(|error| {
         error.while_doing(format!("could not read the plugin of backup {} from the store", record.id))
     })?;
-    let component = Component::decode(&bytes)?;
-    if component.sha256 != record.plugin.sha256 {
+    let sha256 = component::digest(&bytes);
+    if sha256 != record.plugin.sha256 {
         return Err(Error::damaged("the plugin that lies in the store is not the one that made the backup")
             .fact("expected", format!("sha256 {}", record.plugin.sha256))
-            .fact("got", format!("sha256 {}", component.sha256)));
+            .fact("got", format!("sha256 {sha256}")));
     }
-    let source = keep(&bare.directories.cache, &component.sha256, &bytes)?;
-    let text = write(args, &store, &listed, &component, &source)?;
+    let ceilings = globals.ceilings()?;
+    let trust = trust(args, &ceilings);
+    let kept = catalog.signatures(&sha256).await?;
+    let signature = match believed(&record.plugin.name, &bytes, &kept, &trust) {
+        Ok(signature) => signature,
+        Err(error) => {
+            let log = bare.audit(&std::sync::Arc::new(bare.host_key()?));
+            return Err(super::audit::refused(&log, &bare.config, &record.job, &bytes, error));
+        }
+    };
+    let component = Component::decode(&bytes)?;
+    let source = keep(&bare.directories.cache, &sha256, &bytes, signature)?;
+    let text = write(args, &store, &listed, &component, &source, &trust)?;
     let base = std::env::current_dir().doing(|| "find the current directory".to_owned())?;
-    let config = Config::parse_under(&text, Path::new(NAME), &base, &globals.ceilings()?)?;
+    let config = Config::parse_under(&text, Path::new(NAME), &base, &ceilings)?;
     drop(bare);
     Session::with(globals, config, cancel)
 }
 
-/// Writes the plugin where it can be loaded from. The file is named by its digest, which is checked
-/// again when it is loaded.
-fn keep(cache: &Path, sha256: &str, bytes: &[u8]) -> Result<PathBuf> {
+/// Whose signatures count: the keys of the command line, or else those that the ceilings name; never one
+/// that a ceiling does not.
+fn trust(args: &RestoreArgs, ceilings: &Ceilings) -> Trust {
+    let keys = if args.trusted_keys.is_empty() { ceilings.keys() } else { args.trusted_keys.clone() };
+    ceilings.narrow(Trust { keys, ..Trust::default() })
+}
+
+/// The signature to load the plugin with: of those that the store holds, the first that is good, since
+/// whoever can write to the store can put others beside it.
+///
+/// Errors: `Denied` when the plugin is revoked, or not signed as it must be.
+fn believed<'a>(name: &str, bytes: &[u8], kept: &'a [String], trust: &Trust) -> Result<Option<&'a str>> {
+    trust.check_revoked(name, &component::digest(bytes))?;
+    let good = kept.iter().find(|text| signature::verify(bytes, text, &trust.keys).is_ok());
+    let chosen = good.or(kept.first()).map(String::as_str);
+    match trust.check_signature(name, bytes, chosen) {
+        Ok(_) => Ok(chosen),
+        Err(error) if kept.is_empty() => Err(error.fact("got", "none beside the plugin in the store").hint(
+            "fetch the vendor's plugin with its signature and write a configuration that names them, or ask whoever owns the ceiling",
+        )),
+        Err(error) if trust.keys.is_empty() => {
+            Err(error.hint("name the vendor's public key: --trusted-key RW…; the ceiling must allow it"))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes the plugin where it can be loaded from, with its signature. The file is named by its digest,
+/// which is checked again when it is loaded, as is the signature.
+fn keep(cache: &Path, sha256: &str, bytes: &[u8], signature: Option<&str>) -> Result<PathBuf> {
     let folder = cache.join("from-stores");
     std::fs::create_dir_all(&folder).doing(|| format!("make \"{}\"", folder.display()))?;
     let path = folder.join(format!("{sha256}.wasm"));
     std::fs::write(&path, bytes).doing(|| format!("write \"{}\"", path.display()))?;
+    let mut beside = path.clone().into_os_string();
+    beside.push(signature::SUFFIX);
+    let beside = PathBuf::from(beside);
+    match signature {
+        Some(text) => std::fs::write(&beside, text).doing(|| format!("write \"{}\"", beside.display()))?,
+        // One of an earlier restore, of another store.
+        None => match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).doing(|| format!("remove \"{}\"", beside.display()));
+            }
+            _ => {}
+        },
+    }
     Ok(path)
 }
 
@@ -69,6 +125,7 @@ fn write(
     listed: &Listed,
     component: &Component,
     source: &Path,
+    trust: &Trust,
 ) -> Result<String> {
     let manifest = &component.manifest;
     let record = listed.trusted().ok_or_else(|| listed.not_believed())?;
@@ -76,6 +133,10 @@ fn write(
 
     let mut plugin = Table::new();
     plugin.insert("source".into(), text(source)?);
+    if !trust.keys.is_empty() {
+        let keys: Vec<&str> = trust.keys.iter().map(TrustedKey::as_str).collect();
+        plugin.insert("trusted_keys".into(), keys.into());
+    }
     let mut job = Table::new();
     job.insert("plugin".into(), label.into());
     job.insert("store".into(), "store".into());

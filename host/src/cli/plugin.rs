@@ -11,6 +11,7 @@ use crate::plugin::build::BuildOptions;
 pub use approve::ApproveArgs;
 pub(super) use approve::parse_program;
 use clap::{Args, Subcommand};
+pub(super) use inspect::parse_key;
 pub use inspect::{DiffArgs, InspectArgs};
 use serde::Serialize;
 pub use sign::{KeygenArgs, SignArgs};

@@ -7,6 +7,7 @@ use super::session::{Needs, Session};
 use super::{BareStore, Globals, lost};
 use crate::error::Error;
 use crate::plugin::context::{CheckOutcome, Step};
+use crate::plugin::signature::TrustedKey;
 use crate::run::restore;
 use clap::Args;
 use serde::Serialize;
@@ -50,6 +51,9 @@ pub struct RestoreArgs {
     /// Without a configuration: grant the plugin what it asks for to restore, for this run only
     #[arg(long, requires = "store_url")]
     pub grant_requested: bool,
+    /// Without a configuration: a minisign public key that is trusted to have signed the plugin [default: those of the ceiling]
+    #[arg(long = "trusted-key", value_name = "KEY", requires = "store_url", value_parser = super::plugin::parse_key)]
+    pub trusted_keys: Vec<TrustedKey>,
     /// Without a configuration: a directory to restore into, by the label that options name it with
     #[arg(long = "bucket", value_name = "LABEL=DIR", requires = "store_url", value_parser = parse_pair)]
     pub buckets: Vec<(String, String)>,

@@ -147,18 +147,21 @@ impl Session {
         let (label, plugin) = self.config.plugin(job.plugin.as_str())?;
         let bytes = read_component(&plugin.source)?;
         let signature = read_signature(&plugin.signature)?;
-        let Some(sha256) = &plugin.sha256 else {
-            return Err(Error::denied(format!("plugin \"{label}\" was not approved: nothing of it runs"))
-                .fact("expected", format!("sha256 in [plugin.{label}]"))
-                .hint(format!("see what it asks for and approve it: strongroom plugin approve {label}")));
-        };
-        let cache =
-            Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?.within(&plugin.limits);
         let host_key = Arc::new(self.host_key()?);
         let audit = self.audit(&host_key);
-        self.check_buckets(label, plugin)
-            .map_err(|error| super::audit::refused(&audit, &self.config, name, &bytes, error))?;
-        let approval = Approval { sha256: sha256.clone(), signature, trust: self.config.trust(plugin) };
+        let Some(sha256) = &plugin.sha256 else {
+            let error = Error::denied(format!("plugin \"{label}\" was not approved: nothing of it runs"))
+                .fact("expected", format!("sha256 in [plugin.{label}]"))
+                .hint(format!("see what it asks for and approve it: strongroom plugin approve {label}"));
+            return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
+        };
+        if let Err(error) = self.check_buckets(label, plugin) {
+            return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
+        }
+        let cache =
+            Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?.within(&plugin.limits);
+        let approval =
+            Approval { sha256: sha256.clone(), signature: signature.clone(), trust: self.config.trust(plugin) };
         let loaded = match Plugin::load(label.as_str(), bytes.to_vec(), approval, &plugin.grants, &cache).await {
             Ok(loaded) => loaded,
             Err(error) => return Err(super::audit::refused(&audit, &self.config, name, &bytes, error)),
@@ -175,6 +178,8 @@ impl Session {
             .await?,
             self.trust(&host_key)?,
         );
+        // One that nobody could check is not worth keeping: it would stand in the way of a good one.
+        let plugin_signature = loaded.signed().and(signature);
         Ok(Job {
             name: name.clone(),
             store: catalog.store().clone(),
@@ -183,6 +188,7 @@ impl Session {
             identity: if needs.identity { self.identity(store_label, store)? } else { None },
             plugin: loaded,
             plugin_bytes: bytes,
+            plugin_signature,
             grants: plugin.grants.clone(),
             limits: plugin.limits.clone(),
             place: Arc::new(self.place(name, job, needs.target.as_ref())?),

@@ -13,6 +13,7 @@ use super::fields::Fields;
 use super::mistake::{Elsewhere, Mistakes};
 use super::read;
 use crate::error::{Error, Kind, Result};
+use crate::plugin::Trust;
 use crate::plugin::component;
 use crate::plugin::signature::TrustedKey;
 use crate::policy::ceiling::{
@@ -84,6 +85,27 @@ impl Ceilings {
     /// The ceilings themselves.
     pub fn list(&self) -> Vec<Arc<Ceiling>> {
         self.files.iter().map(|file| Arc::clone(&file.ceiling)).collect()
+    }
+
+    /// Whom to believe under these ceilings: never more keys, never fewer revocations, and signatures
+    /// wherever one of them demands them.
+    #[must_use]
+    pub fn narrow(&self, mut trust: Trust) -> Trust {
+        for ceiling in self.list() {
+            trust.required |= ceiling.signatures_required;
+            trust.revoked.extend(ceiling.revoked.iter().cloned());
+            if !ceiling.trusted_keys.is_empty() {
+                trust.keys.retain(|key| ceiling.trusted_keys.iter().any(|one| one == key.as_str()));
+            }
+        }
+        trust
+    }
+
+    /// Every key that a ceiling lets a configuration trust.
+    pub fn keys(&self) -> Vec<TrustedKey> {
+        let ceilings = self.list();
+        let keys = ceilings.iter().flat_map(|ceiling| &ceiling.trusted_keys);
+        keys.filter_map(|key| TrustedKey::parse(key).ok()).collect()
     }
 
     /// The files that they came from.

@@ -130,7 +130,7 @@ impl Plugin {
         &self.0.component
     }
 
-    /// Who signed it, where a signature was checked.
+    /// Who signed it, if a signature was there and there were keys to check it with.
     pub fn signed(&self) -> Option<&Signed> {
         self.0.signed.as_ref()
     }

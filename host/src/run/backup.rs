@@ -102,7 +102,11 @@ async fn make(
     let survey = job.catalog.survey(&job.name).await?;
     say_what_was_interrupted(job, &survey).await;
     let earlier = survey.backups;
-    job.catalog.keep_plugin(&job.plugin.identity().sha256, &job.plugin_bytes).await?;
+    let sha256 = job.plugin.identity().sha256;
+    job.catalog.keep_plugin(&sha256, &job.plugin_bytes).await?;
+    if let Some(signature) = &job.plugin_signature {
+        job.catalog.keep_signature(&sha256, signature).await?;
+    }
     failpoint::reach(Point::PluginKept);
     if failpoint::is_broken(Breakage::RecordFirst) {
         record_first(job, id, &earlier).await?;

@@ -44,7 +44,8 @@ pub struct DiffArgs {
     pub fail_on_more: bool,
 }
 
-fn parse_key(text: &str) -> std::result::Result<TrustedKey, String> {
+/// A public key, as `--trusted-key` takes it.
+pub(crate) fn parse_key(text: &str) -> std::result::Result<TrustedKey, String> {
     TrustedKey::parse(text).map_err(|error| error.to_string())
 }
 

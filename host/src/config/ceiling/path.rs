@@ -1,7 +1,7 @@
 //! The way to a ceiling: every directory and link on it, and the file itself, can be changed by root and
 //! the file's owner only.
 
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, IoContext, Kind, Result};
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
@@ -16,8 +16,9 @@ const MAX_LINKS: usize = 40;
 
 /// Reads a ceiling whose whole way is safe.
 ///
-/// Errors: `NotFound` when it is not there; `Denied` when somebody else could change it, or when it
-/// cannot be looked at; `Invalid` when it is no text.
+/// Errors: `NotFound` when it is not there; `Denied` when somebody else could change it, when it cannot
+/// be looked at, or when a link on the way leads nowhere (somebody meant one to be there); `Invalid`
+/// when it is no text.
 pub(super) fn read_guarded(path: &Path) -> Result<String> {
     let absolute = std::path::absolute(path).doing(|| format!("find \"{}\"", path.display()))?;
     let (real, on_the_way) = resolve(&absolute)?;
@@ -78,7 +79,10 @@ fn resolve(path: &Path) -> Result<(PathBuf, Vec<(PathBuf, Metadata)>)> {
             continue;
         }
         let next = real.join(&name);
-        let about = look(&next)?;
+        let about = look(&next).map_err(|error| match error.kind() {
+            Kind::NotFound if n_links > 0 => nowhere(path, &next),
+            _ => error,
+        })?;
         if about.is_symlink() {
             n_links += 1;
             if n_links > MAX_LINKS {
@@ -100,6 +104,14 @@ fn resolve(path: &Path) -> Result<(PathBuf, Vec<(PathBuf, Metadata)>)> {
         }
     }
     Ok((real, on_the_way))
+}
+
+/// What is missing behind a link is no missing ceiling: a file system that is not mounted must not turn
+/// it off.
+fn nowhere(ceiling: &Path, missing: &Path) -> Error {
+    Error::denied(format!("the ceiling \"{}\" is a link that leads nowhere", ceiling.display()))
+        .fact("missing", format!("\"{}\"", missing.display()))
+        .hint("put the ceiling back where the link leads, or remove the link if there is to be none")
 }
 
 fn names(path: &Path) -> VecDeque<OsString> {

@@ -2,6 +2,8 @@
 //!
 //! It speaks the contract without the SDK, so that it can do what the SDK would not.
 
+mod attack;
+
 // It exports a resource of its own besides the verbs, whose destructor is run when it drops a handle on it.
 wit_bindgen::generate!({
     inline: "
@@ -101,7 +103,7 @@ fn setting<'a>(settings: &'a str, key: &str) -> &'a str {
 
 fn invocation(command: &str) -> Invocation {
     let slots = match command {
-        "echo" | "seen" => vec![("word".to_owned(), "hello".to_owned())],
+        "echo" | "seen" | "other" => vec![("word".to_owned(), "hello".to_owned())],
         _ => vec![],
     };
     Invocation { command: command.to_owned(), slots, stdin: None, timeout_ms: None }
@@ -462,7 +464,7 @@ fn act(settings: &str) -> Result<Facts, Error> {
             bucket.write_config("policy", "{}").map(|()| vec![])
         }
         "bucket-unknown" => storage::open_bucket("other").map(|_| vec![]),
-        other => Err(Error::Invalid(format!("nothing is named \"{other}\""))),
+        other => attack::act(other).unwrap_or_else(|| Err(Error::Invalid(format!("nothing is named \"{other}\"")))),
     }
 }
 

@@ -1,0 +1,163 @@
+//! What is asked on a terminal: approving where buckets are chosen, and passwords of signing keys. And the
+//! patch that takes the place of the questions, given to the programs that apply patches.
+#![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
+
+use std::fs;
+use strongroom_tests::relay::sha256;
+use strongroom_tests::terminal::Typed::{Hidden, Line};
+use strongroom_tests::terminal::{Seen, converse};
+use strongroom_tests::{Sandbox, plugin, program};
+
+/// A sandbox whose job `documents` names a bucket, with another bucket that nobody names.
+fn documents() -> Sandbox {
+    let sandbox = Sandbox::new();
+    fs::copy(plugin("bucket").unwrap(), sandbox.path("bucket.wasm")).unwrap();
+    for folder in ["backups", "documents", "found"] {
+        fs::create_dir(sandbox.path(folder)).unwrap();
+    }
+    sandbox.config(
+        r#"# of the whole team
+[store.main]
+type = "local"
+path = "backups"
+encryption = "off"
+
+[bucket.documents] # what people wrote
+type = "local"
+path = "documents"
+
+[bucket.found]
+type = "local"
+path = "found"
+
+[plugin.bucket]
+source = "bucket.wasm"
+
+[job.documents] # every night
+plugin = "bucket"
+store = "main"
+settings = { bucket = "documents" }
+"#,
+    );
+    sandbox
+}
+
+fn config_of(sandbox: &Sandbox) -> String {
+    fs::read_to_string(sandbox.path("strongroom.toml")).unwrap()
+}
+
+const APPROVE: [&str; 3] = ["plugin", "approve", "bucket"];
+const WRITE: &str = "write exactly this into the configuration? [y/N]";
+
+#[test]
+fn approving_asks_which_buckets_are_meant_and_offers_those_that_jobs_name() {
+    let sandbox = documents();
+    let before = config_of(&sandbox);
+    let seen = converse(
+        &sandbox,
+        &APPROVE,
+        &[
+            Line("which bucket is \"bucket\"?", ""),
+            Line("which bucket is \"to_bucket\"?", ""),
+            Line("grant it? [y/N]", "y"),
+            Line(WRITE, "y"),
+        ],
+    );
+    // Nothing for both: nothing is granted of any bucket, and the plugin does not run.
+    seen.check_code(0).check_shown("y for documents, other label(s), or nothing for none:");
+    seen.check_shown("why, says the vendor: lists the bucket").check_shown("label(s) of buckets, or nothing for none:");
+    let written = config_of(&sandbox);
+    assert!(!written.contains("grant.bucket"), "{written}");
+    sandbox.run(["backup", "documents"]).check_code(4);
+
+    // The offer for one, another bucket for the other; each grant is shown whole before it is asked for.
+    let answers = [
+        Line("y for documents", "y"),
+        Line("label(s) of buckets", "found"),
+        Line("grant it? [y/N]", "y"),
+        Line("grant it? [y/N]", "y"),
+        Line("grant it? [y/N]", "y"),
+        Line(WRITE, "y"),
+    ];
+    let seen = converse(&sandbox, &APPROVE, &answers);
+    seen.check_code(0).check_shown("bucket \"documents\"").check_shown("bucket \"found\"").check_shown("approved");
+    let written = config_of(&sandbox);
+    assert!(written.contains("[plugin.bucket.grant.bucket.documents]"), "{written}");
+    assert!(written.contains("grant.bucket.found"), "{written}");
+    for comment in before.lines().filter_map(|line| line.split_once('#')).map(|(_, comment)| comment) {
+        assert!(written.contains(comment), "{comment:?} is lost in {written}");
+    }
+    sandbox.run(["backup", "documents"]).check_code(0);
+
+    // One that is refused is left out; a label that is none is an error that writes nothing.
+    let answers = [
+        Line("y for documents", "y"),
+        Line("label(s) of buckets", ""),
+        Line("grant it? [y/N]", "n"),
+        Line("grant it? [y/N]", "y"),
+        Line(WRITE, "y"),
+    ];
+    converse(&sandbox, &APPROVE, &answers).check_code(0);
+    assert!(!config_of(&sandbox).contains("grant.bucket"));
+    let (kept, unknown) = (config_of(&sandbox), [Line("y for documents", "secrets")]);
+    converse(&sandbox, &APPROVE, &unknown).check_code(2).check_shown("there is no bucket \"secrets\"");
+    assert_eq!(config_of(&sandbox), kept);
+}
+
+#[test]
+fn passwords_of_keys_are_asked_for_and_never_shown() {
+    let sandbox = documents();
+    let (right, wrong) = ("correct horse battery", "another password");
+    let hidden = |seen: &Seen| {
+        for password in [right, wrong] {
+            assert!(!seen.text.contains(password), "the password is shown:\n{}", seen.text);
+        }
+    };
+    let keygen = ["plugin", "keygen", "vendor"];
+    let (first, again) = ("password for the new key: ", "the same once more: ");
+    let differ = converse(&sandbox, &keygen, &[Hidden(first, right), Hidden(again, wrong)]);
+    differ.check_code(2).check_shown("the two passwords are not the same");
+    hidden(&differ);
+    converse(&sandbox, &keygen, &[Hidden(first, "")]).check_code(2).check_shown("an empty password protects nothing");
+    assert!(!sandbox.path("vendor.key").exists() && !sandbox.path("vendor.pub").exists());
+
+    let made = converse(&sandbox, &keygen, &[Hidden(first, right), Hidden(again, right)]);
+    made.check_code(0).check_shown("encrypted with the password");
+    hidden(&made);
+    let sign = ["plugin", "sign", "bucket.wasm", "--key", "vendor.key"];
+    let refused = converse(&sandbox, &sign, &[Hidden("password of \"vendor.key\": ", wrong)]);
+    refused.check_code(4).check_shown("does not open");
+    hidden(&refused);
+    assert!(!sandbox.path("bucket.wasm.minisig").exists());
+    let signed = converse(&sandbox, &sign, &[Hidden("password of \"vendor.key\": ", right)]);
+    signed.check_code(0).check_shown("bucket.wasm.minisig");
+    hidden(&signed);
+    let minisign = program("minisign").unwrap_or_else(|error| panic!("{error:#}"));
+    sandbox.command(minisign, ["-V", "-p", "vendor.pub", "-m", "bucket.wasm"]).run().check_code(0);
+}
+
+#[test]
+fn the_patch_that_is_printed_is_taken_by_patch_and_by_git() {
+    let digest = sha256(&fs::read(plugin("bucket").unwrap()).unwrap());
+    // With and without a newline at the end of the file.
+    for end in ["\n", ""] {
+        let [written, patched, applied] = [(); 3].map(|()| {
+            let sandbox = documents();
+            let text = config_of(&sandbox);
+            fs::write(sandbox.path("strongroom.toml"), format!("{}{end}", text.trim_end())).unwrap();
+            sandbox
+        });
+        written.run(["plugin", "approve", "bucket", "--digest", &digest]).check_code(0);
+        let print = ["plugin", "approve", "bucket", "--print"];
+        for (sandbox, program_name, arguments) in [
+            (&patched, "patch", &["--strip=1", "--silent"][..]),
+            (&applied, "git", &["apply", "--whitespace=error", "-"]),
+        ] {
+            let patch = sandbox.run(print).check_code(0).stdout.clone();
+            let program = program(program_name).unwrap_or_else(|error| panic!("{error:#}"));
+            sandbox.command(program, arguments).stdin(patch).run().check_code(0);
+            assert_eq!(config_of(sandbox), config_of(&written), "{program_name}, end {end:?}");
+            sandbox.run(["backup", "documents"]).check_code(0);
+        }
+    }
+}
