@@ -17,6 +17,7 @@ pub mod verify;
 
 use crate::audit::{Beginning, Chain, Configuration, Event, Line, Log, Recorder, Summary};
 use crate::bucket::SharedBucket;
+use crate::cluster::Clusters;
 use crate::catalog::lease;
 use crate::catalog::{Catalog, HostKey, Listed, Whereabouts};
 use crate::clock;
@@ -64,6 +65,8 @@ pub struct Job {
     pub place: Arc<Place>,
     /// Buckets by label.
     pub buckets: BTreeMap<String, SharedBucket>,
+    /// Clusters by label.
+    pub clusters: Clusters,
     /// Its `settings`.
     pub settings: serde_json::Value,
     /// Signs records.
@@ -122,6 +125,8 @@ impl Job {
             policy: Arc::new(policy),
             place: self.place.clone(),
             buckets: self.buckets.clone(),
+            // A verification may restore into a scratch place.
+            clusters: self.clusters.of(matches!(verb, Verb::Restore | Verb::Verify)),
             artifacts,
             scratch: Some(scratch.path().to_owned()),
             reporter: Arc::new(Attributed { plugin: self.plugin.label().to_owned(), progress: self.progress.clone() }),

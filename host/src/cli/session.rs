@@ -1,6 +1,8 @@
 //! From the configuration to a job that can run: opens the store, loads the plugin, resolves
 //! secrets as late as possible. What a verb does not need is not opened for it.
 
+mod cluster;
+
 use super::{BareStore, Globals};
 use crate::audit::Log;
 use crate::bucket::OnDemand;
@@ -151,6 +153,7 @@ impl Session {
                 .hint(format!("see what it asks for and approve it: strongroom plugin approve {label}")));
         };
         self.check_buckets(label, plugin)?;
+        self.check_clusters(label, plugin).await?;
         let cache = Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?;
         let host_key = Arc::new(self.host_key()?);
         let audit = self.audit(&host_key);
@@ -183,6 +186,7 @@ impl Session {
             limits: plugin.limits.clone(),
             place: Arc::new(self.place(name, job, needs.target.as_ref())?),
             buckets: self.buckets(),
+            clusters: self.clusters(),
             settings: job.settings.clone(),
             host_key,
             audit,

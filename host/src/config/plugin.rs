@@ -37,7 +37,10 @@ impl Meaning<'_> {
 
     fn sha256(&mut self, label: &Label, fields: &Fields, grants: &Grants) -> Option<String> {
         let Some(text) = fields.text("sha256") else {
-            let granted = !grants.exec.is_empty() || !grants.buckets.is_empty() || grants.artifacts.is_some();
+            let granted = !grants.exec.is_empty()
+                || !grants.buckets.is_empty()
+                || !grants.kube.is_empty()
+                || grants.artifacts.is_some();
             if granted && !fields.has("sha256") {
                 self.warnings
                     .add(fields.span.clone(), format!("{} has grants and no sha256", fields.path), "it will not run")

@@ -286,7 +286,7 @@ pub(super) fn version_numbers(text: &str) -> Option<[u32; 3]> {
 }
 
 fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
-    let Requests { exec, bucket, artifacts } = &manifest.request;
+    let Requests { exec, bucket, kube, artifacts } = &manifest.request;
     let mut names = BTreeSet::new();
     for request in exec {
         let at = format!("request.exec \"{}\"", request.name.escape_debug());
@@ -325,6 +325,14 @@ fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
         }
         if request.may.is_empty() {
             mistakes.add(&format!("{at}.may"), "is empty");
+        }
+    }
+    for request in kube {
+        let at = format!("request.kube \"{}\"", request.setting.escape_debug());
+        check_line(&format!("{at}.reason"), &request.reason, mistakes);
+        check_setting(&at, manifest, &request.setting, mistakes);
+        for mistake in request.as_grant().check() {
+            mistakes.add(&format!("{at}.{}", mistake.key), mistake.message);
         }
     }
     if let Some(request) = artifacts {
