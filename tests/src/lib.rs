@@ -12,6 +12,7 @@ pub mod documents;
 pub mod durable;
 pub mod fixture;
 pub mod hostile;
+pub mod kube;
 pub mod object_lock;
 pub mod postgres;
 pub mod proxy;
