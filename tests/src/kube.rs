@@ -10,6 +10,7 @@
 pub mod front;
 pub mod keeper;
 mod pki;
+pub mod rig;
 pub mod user;
 
 use crate::{cached, free_port, wait_until};

@@ -38,7 +38,7 @@ impl Cluster {
         let silent = || failure::silent(self, &doing, timeout);
         let client = self.client().await?;
         let sent = tokio::time::timeout(timeout, client.send(request)).await.map_err(|_| silent())?;
-        let response = sent.map_err(|error| failure::unreached(self, &doing, error).error)?;
+        let response = sent.map_err(|error| failure::unreached(self, &doing, &error).error)?;
         let status = response.status();
         let mut body = response.into_body();
         if !status.is_success() {
@@ -85,4 +85,3 @@ impl Cluster {
         Ok(source)
     }
 }
-

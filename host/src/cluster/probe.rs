@@ -89,14 +89,14 @@ impl Cluster {
         let found = within(tokio::net::lookup_host((host.as_str(), port))).await;
         let found: Vec<_> = match found {
             Ok(found) => found.collect(),
-            Err(error) => return Err(self.no_way(&host, "its name does not resolve", error)),
+            Err(error) => return Err(self.no_way(&host, "its name does not resolve", &error)),
         };
         let shown: Vec<_> = found.iter().take(4).map(|address| address.ip().to_string()).collect();
         health.passed(began, format!("{host} is {}{through}", shown.join(", ")));
 
         let began = Instant::now();
         let connected = within(tokio::net::TcpStream::connect(found.as_slice())).await;
-        connected.map_err(|error| self.no_way(&format!("{host}:{port}"), "nothing answers there", error)).map(drop)?;
+        connected.map_err(|error| self.no_way(&format!("{host}:{port}"), "nothing answers there", &error)).map(drop)?;
         health.passed(began, format!("{host}:{port} answers{through}"));
 
         let began = Instant::now();
@@ -111,11 +111,14 @@ impl Cluster {
         let mut ask = Ask::get("/readyz".to_owned(), Doing::plain("ask whether it is ready"));
         (ask.once, ask.accept) = (true, "*/*");
         let said = self.send_ok(&ask).await?;
-        health.passed(began, format!("it says: {}", String::from_utf8_lossy(&said).trim().chars().take(200).collect::<String>()));
+        health.passed(
+            began,
+            format!("it says: {}", String::from_utf8_lossy(&said).trim().chars().take(200).collect::<String>()),
+        );
         Ok(())
     }
 
-    fn no_way(&self, to: &str, why: &str, error: std::io::Error) -> Error {
+    fn no_way(&self, to: &str, why: &str, error: &std::io::Error) -> Error {
         Error::unavailable(format!("{self}: no way to {to}: {why}")).fact("got", error.to_string())
     }
 
@@ -128,10 +131,12 @@ impl Cluster {
             let mut ask = Ask::get("/version".to_owned(), Doing::plain("make a connection"));
             ask.once = true;
             self.send(&ask).await?;
-            return Ok("the server's certificate is the expected authority's; its end is not seen through a proxy".to_owned());
+            return Ok(
+                "the server's certificate is the expected authority's; its end is not seen through a proxy".to_owned()
+            );
         }
         let (doing, uri) = (Doing::plain("make a connection"), config.cluster_url.clone());
-        let broken = |error: kube::Error| failure::unreached(self, &doing, error).error;
+        let broken = |error: kube::Error| failure::unreached(self, &doing, &error).error;
         let config = config.clone();
         // A program of the kubeconfig may run here for a certificate.
         let connector = tokio::task::spawn_blocking(move || {

@@ -161,8 +161,7 @@ impl Cluster {
                 "managedFields": owner::put_back(metadata, recorded),
                 "resourceVersion": metadata.get("resourceVersion"),
             }});
-            let ask =
-                Ask::send(Method::PATCH, target.clone(), MERGE, patch.to_string().into_bytes(), doing.clone());
+            let ask = Ask::send(Method::PATCH, target.clone(), MERGE, patch.to_string().into_bytes(), doing.clone());
             let answer = self.send(&ask).await?;
             if answer.status.is_success() {
                 return self.object(&answer.body);
@@ -186,14 +185,24 @@ impl Cluster {
             metadata.remove("resourceVersion");
             metadata.remove("uid");
         }
-        let query = path::query(&[
-            ("fieldManager", Some(MANAGER)),
-            ("force", options.force.then_some("true")),
-            ("dryRun", options.dry_run.then_some("All")),
-        ]);
         let body = Value::Object(object.body).to_string().into_bytes();
-        let answer = self.send_ok(&Ask::send(Method::PATCH, format!("{target}{query}"), APPLY, body, doing)).await?;
-        self.object(&answer)
+        let ask = |force: bool| {
+            let query = path::query(&[
+                ("fieldManager", Some(MANAGER)),
+                ("force", force.then_some("true")),
+                ("dryRun", options.dry_run.then_some("All")),
+            ]);
+            Ask::send(Method::PATCH, format!("{target}{query}"), APPLY, body.clone(), doing.clone())
+        };
+        let mut answer = self.send(&ask(options.force)).await?;
+        // What we created or replaced is ours in another way than what we merged: no conflict with anybody.
+        if answer.status == StatusCode::CONFLICT && failure::Status::of(&answer).is_conflict_with(MANAGER) {
+            answer = self.send(&ask(true)).await?;
+        }
+        if !answer.status.is_success() {
+            return Err(failure::refused(self, &doing, &answer));
+        }
+        self.object(&answer.body)
     }
 
     async fn replace(
@@ -214,8 +223,7 @@ impl Cluster {
                 metadata.insert("resourceVersion".to_owned(), seen.clone());
             }
         }
-        let query =
-            path::query(&[("fieldManager", Some(MANAGER)), ("dryRun", options.dry_run.then_some("All"))]);
+        let query = path::query(&[("fieldManager", Some(MANAGER)), ("dryRun", options.dry_run.then_some("All"))]);
         let body = Value::Object(object.body).to_string().into_bytes();
         let answer = self.send_ok(&Ask::send(Method::PUT, format!("{target}{query}"), JSON, body, doing)).await?;
         self.object(&answer)

@@ -527,7 +527,11 @@ static KUBE_GRANT: Section = Section {
             Shape::Flag,
             "Whether the plugin may read the bodies that it stores, and logs. False unless set; lists and single objects it sees.",
         ),
-        may("secret_data", Shape::Flag, "Whether it sees the values of Secrets. False unless set; it stores them unseen."),
+        may(
+            "secret_data",
+            Shape::Flag,
+            "Whether it sees the values of Secrets. False unless set; it stores them unseen.",
+        ),
         must("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose."),
         must("effect", Shape::Word(&EFFECT), "\"reads\" or \"changes\"."),
         may("scratch", Shape::Flag, "It changes only scratch places, so that `verify` may use it. False unless set."),

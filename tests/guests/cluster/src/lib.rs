@@ -9,7 +9,7 @@ use exports::strongroom::plugin::component::{
     BackupReport, BackupRequest, Check, DiagnoseRequest, Guest, RestoreRequest, VerifyRequest,
 };
 use serde_json::{Value, json};
-use strongroom::plugin::bytes::Source;
+use strongroom::plugin::bytes::{self, Source};
 use strongroom::plugin::kube::{self, Cluster, Kind, Reference, Unseen, WriteMode, WriteOptions};
 use strongroom::plugin::run;
 use strongroom::plugin::storage::{self, PutOptions};
@@ -235,15 +235,21 @@ fn perform(deed: &Value) -> Result<Value, Error> {
             }
         }
         "logs" => {
-            let source =
-                cluster.logs(&text(&deed["namespace"]), &text(&deed["name"]), option(&deed["container"]).as_deref(), None)?;
+            let source = cluster.logs(
+                &text(&deed["namespace"]),
+                &text(&deed["name"]),
+                option(&deed["container"]).as_deref(),
+                None,
+            )?;
             read(&source)
         }
         "apply" => {
-            let objects: Vec<String> = list(&deed["objects"]).map(|object| match object {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            }).collect();
+            let objects: Vec<String> = list(&deed["objects"])
+                .map(|object| match object {
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                })
+                .collect();
             Ok(written(cluster.apply(&objects, options(deed))?, deed))
         }
         "apply-unseen" => apply_unseen(&cluster, deed),
@@ -279,6 +285,11 @@ fn all(told: &str) -> Vec<(String, String)> {
 
 impl Guest for Asks {
     fn backup(request: BackupRequest) -> Result<BackupReport, Error> {
+        // A backup without an artifact is none.
+        let (sink, source) = bytes::pipe()?;
+        sink.write(b"it was asked")?;
+        bytes::finish(sink)?;
+        storage::put("note", source, &PLAIN)?.wait()?;
         Ok(BackupReport {
             source_id: None,
             facts: all(&request.settings),
@@ -290,7 +301,7 @@ impl Guest for Asks {
     }
 
     fn verify(request: VerifyRequest) -> Result<Vec<Check>, Error> {
-        Ok(all(&request.options).into_iter().map(check).collect())
+        Ok(all(&request.settings).into_iter().map(check).collect())
     }
 
     fn restore(request: RestoreRequest) -> Result<(), Error> {

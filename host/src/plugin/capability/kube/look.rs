@@ -35,7 +35,7 @@ impl State {
             }
             Ok((text, labels))
         };
-        let text = open.read(&guard, "kube.cluster.get", KubeVerb::Get, &named, work).await?;
+        let text = Box::pin(open.read(&guard, "kube.cluster.get", KubeVerb::Get, &named, work)).await?;
         guard.moved(text.len());
         Ok(text)
     }
@@ -55,7 +55,7 @@ impl State {
             let inspect = guard.policy().kube_inspects(&open.label, KubeVerb::Get, &named.object(Some(&labels)));
             Ok(((whole, inspect), labels))
         };
-        let (whole, inspect) = open.read(&guard, "kube.cluster.body", KubeVerb::Get, &named, work).await?;
+        let (whole, inspect) = Box::pin(open.read(&guard, "kube.cluster.body", KubeVerb::Get, &named, work)).await?;
         self.push_source(body_source(&open.label, whole, inspect), None, open.ledger)
     }
 
@@ -84,7 +84,7 @@ impl State {
             open.cluster.wait(&kind, named.namespace.as_deref(), &name, wanted, timeout).await?;
             Ok(((), Labels::new()))
         };
-        open.read(&guard, "kube.cluster.wait", KubeVerb::Get, &named, work).await
+        Box::pin(open.read(&guard, "kube.cluster.wait", KubeVerb::Get, &named, work)).await
     }
 
     pub(super) async fn pod_logs(
@@ -96,24 +96,29 @@ impl State {
         tail_lines: Option<u32>,
     ) -> Result<Resource<GuestSource>, Refusal> {
         let (guard, open) = (self.guard.clone(), self.kube(this)?);
-        let named =
-            Named { kind: "/Pod".to_owned(), namespaced: true, namespace: Some(namespace.clone()), name: Some(pod.clone()) };
+        let named = Named {
+            kind: "/Pod".to_owned(),
+            namespaced: true,
+            namespace: Some(namespace.clone()),
+            name: Some(pod.clone()),
+        };
         let cancel = self.run.cancel.clone();
         let work = async {
             let mut labels = Labels::new();
-            if guard.policy().kube_asks_for_labels(&open.label, KubeVerb::Logs, &named.object(None)) {
+            let asks = guard.policy().kube_asks_for_labels(&open.label, KubeVerb::Logs, &named.object(None));
+            if asks {
                 let kind = open.cluster.resolve("", "v1", "pods", "Pod").await?;
                 labels = open.cluster.get(&kind, Some(&namespace), &pod, false).await?.1;
             }
             let at = named.object(Some(&labels));
-            if !guard.policy().kube_allows(&open.label, KubeVerb::Logs, &at) && !labels.is_empty() {
+            if asks && !guard.policy().kube_allows(&open.label, KubeVerb::Logs, &at) {
                 return Ok((None, labels));
             }
             let mut source = open.cluster.logs(&namespace, &pod, container.as_deref(), tail_lines, &cancel).await?;
             source.inspect = guard.policy().kube_inspects(&open.label, KubeVerb::Logs, &at);
             Ok((Some(source), labels))
         };
-        let source = open.read(&guard, "kube.cluster.logs", KubeVerb::Logs, &named, work).await?;
+        let source = Box::pin(open.read(&guard, "kube.cluster.logs", KubeVerb::Logs, &named, work)).await?;
         let source = source.ok_or_else(|| Error::failed("the log was not opened"))?;
         self.push_source(source, None, open.ledger)
     }
