@@ -5,6 +5,7 @@
 //! find it; [`secret`] fetches it as late as possible.
 
 pub mod ceiling;
+mod cluster;
 pub mod diff;
 pub mod edit;
 pub mod environment;
@@ -25,6 +26,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::{ClusterConfig, CredentialRefs, Identity};
 pub use sections::Sections;
 pub use store::{S3Config, StoreConfig, StorePlace};
 
@@ -60,6 +62,8 @@ pub struct Config {
     pub stores: BTreeMap<Label, StoreConfig>,
     /// Buckets by label.
     pub buckets: BTreeMap<Label, BucketConfig>,
+    /// Clusters by label.
+    pub clusters: BTreeMap<Label, ClusterConfig>,
     /// Plugins by label.
     pub plugins: BTreeMap<Label, PluginConfig>,
     /// Places to restore into by label.
@@ -83,6 +87,7 @@ impl Default for Config {
             ceilings: Ceilings::default(),
             stores: BTreeMap::new(),
             buckets: BTreeMap::new(),
+            clusters: BTreeMap::new(),
             plugins: BTreeMap::new(),
             targets: BTreeMap::new(),
             jobs: BTreeMap::new(),
@@ -219,6 +224,7 @@ impl Config {
             base,
             ceilings: ceilings.clone(),
             bucket_paths: BTreeMap::new(),
+            servers: BTreeMap::new(),
             mistakes: Mistakes::new(&shown, text),
             warnings: Mistakes::new(&shown, text),
         };
@@ -261,6 +267,11 @@ impl Config {
         self.find("plugin", &self.plugins, name)
     }
 
+    /// The cluster of this name; errors like [`Self::job`].
+    pub fn cluster(&self, name: &str) -> Result<(&Label, &ClusterConfig)> {
+        self.find("cluster", &self.clusters, name)
+    }
+
     /// The target of this name; errors like [`Self::job`].
     pub fn target(&self, name: &str) -> Result<(&Label, &TargetConfig)> {
         self.find("target", &self.targets, name)
@@ -290,6 +301,8 @@ struct Meaning<'a> {
     ceilings: Ceilings,
     /// Roots of the buckets by label: a ceiling compares places.
     bucket_paths: BTreeMap<String, PathBuf>,
+    /// Addresses of the clusters that say them here, by label.
+    servers: BTreeMap<String, String>,
     mistakes: Mistakes,
     warnings: Mistakes,
 }
@@ -310,6 +323,14 @@ impl Meaning<'_> {
         }
         let place = |(label, BucketConfig::Local { path }): (&Label, &BucketConfig)| (label.to_string(), path.clone());
         self.bucket_paths = config.buckets.iter().map(place).collect();
+        for (label, fields) in labelled(root, "cluster") {
+            config.clusters.extend(self.cluster(fields).map(|cluster| (label, cluster)));
+        }
+        for (label, cluster) in &config.clusters {
+            if let crate::cluster::Way::Address { server, .. } = &cluster.way {
+                self.servers.insert(label.to_string(), server.clone());
+            }
+        }
         for (label, fields) in labelled(root, "plugin") {
             config.plugins.extend(self.plugin(&label, fields).map(|plugin| (label, plugin)));
         }
@@ -321,7 +342,7 @@ impl Meaning<'_> {
         }
         let keep = root.table("audit").and_then(|audit| audit.duration("keep"));
         config.audit_keep = keep.unwrap_or(config.audit_keep);
-        self.bucket_grants_resolve(root);
+        self.grants_resolve(root);
         config
     }
 
@@ -344,12 +365,14 @@ impl Meaning<'_> {
         fields.has("type").then_some(BucketConfig::Local { path })
     }
 
-    /// A grant for a bucket that is not configured would only fail in the middle of a night.
-    fn bucket_grants_resolve(&mut self, root: &Fields) {
+    /// A grant for a bucket or cluster that is not configured would only fail in the middle of a night.
+    fn grants_resolve(&mut self, root: &Fields) {
         for (_, plugin) in labelled(root, "plugin") {
-            for grant in plugin.table("grant").map(|grant| grant.map("bucket")).unwrap_or_default() {
-                let path = format!("{}.grant.bucket.{}", plugin.path, grant.name);
-                self.resolve(root, "bucket", &grant.name, grant.name_span.clone(), &path);
+            for (kind, section) in [("bucket", "bucket"), ("kube", "cluster")] {
+                for grant in plugin.table("grant").map(|grant| grant.map(kind)).unwrap_or_default() {
+                    let path = format!("{}.grant.{kind}.{}", plugin.path, grant.name);
+                    self.resolve(root, section, &grant.name, grant.name_span.clone(), &path);
+                }
             }
         }
     }

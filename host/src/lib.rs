@@ -7,16 +7,18 @@
 //! | --- | --- |
 //! | 0 | `error`, `id`, `keytext`, `unit`, `secret`, `clock`, `failpoint`, `footprint` |
 //! | 1 | `policy` (pure), `stream`, `record` |
-//! | 2 | `store`, `bucket`, `exec` (never each other) |
-//! | 3 | `plugin` (the only user of wasmtime), `catalog` |
-//! | 4 | `run`: the story of a backup, from top to bottom; `progress`, `audit` |
-//! | 5 | `config`, `cli`, `main` |
+//! | 2 | `store`, `bucket`, `cluster` (never each other) |
+//! | 3 | `exec`: commands, which may run in a pod of a cluster |
+//! | 4 | `plugin` (the only user of wasmtime), `catalog` |
+//! | 5 | `run`: the story of a backup, from top to bottom; `progress`, `audit` |
+//! | 6 | `config`, `cli`, `main` |
 
 pub mod audit;
 pub mod bucket;
 pub mod catalog;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod exec;

@@ -70,6 +70,8 @@ pub struct Grants {
     pub exec: BTreeMap<String, exec::ExecGrant>,
     /// Buckets by label; a bucket may have several grants, such as one to read and one to restore.
     pub buckets: BTreeMap<String, Vec<storage::BucketGrant>>,
+    /// Clusters by label; a cluster may have several grants as well.
+    pub kube: BTreeMap<String, Vec<kube::KubeGrant>>,
     /// The artifacts of the run, if granted at all.
     pub artifacts: Option<storage::ArtifactGrant>,
     /// A private scratch directory, if granted at all.
@@ -102,6 +104,8 @@ pub enum Call<'a> {
     Artifact(storage::ArtifactCall<'a>),
     /// The private scratch directory, which is opened before the guest runs.
     Scratch,
+    /// A function of `kube`.
+    Kube(kube::KubeCall<'a>),
     /// `bytes.source.read` on a stream that came from `origin`; `granted` was decided where it was made.
     Read {
         /// What the bytes are, for the message.
@@ -151,6 +155,7 @@ impl Policy {
             Call::Bucket(call) => self.decide_bucket(call),
             Call::Artifact(call) => self.decide_artifact(call),
             Call::Scratch => self.decide_scratch(),
+            Call::Kube(call) => self.decide_kube(call),
             Call::Read { origin, granted } => self.decide_read(origin, *granted),
         }
     }
@@ -159,6 +164,7 @@ impl Policy {
         let (rule, missing) = match origin {
             Origin::Exec { command } => (self.exec_rule(command), "inspect = true".to_owned()),
             Origin::Bucket { label } => (self.bucket_rule(label), "inspect = true".to_owned()),
+            Origin::Cluster { label } => (self.kube_rule(label), "inspect = true".to_owned()),
             Origin::Artifact { name, .. } => {
                 (self.artifact_rule(), format!("inspect = [{}]", toml_text(&regex::escape(name))))
             }
@@ -181,6 +187,7 @@ impl Call<'_> {
             Call::Exec(_) => true,
             Call::Bucket(call) => call.verb.is_some_and(storage::BucketVerb::changes),
             Call::Artifact(call) => call.verb == storage::ArtifactVerb::Put,
+            Call::Kube(call) => call.verb.is_some_and(kube::KubeVerb::changes),
             Call::Scratch | Call::Read { .. } => false,
         }
     }

@@ -20,6 +20,7 @@ use crate::bucket::SharedBucket;
 use crate::catalog::lease;
 use crate::catalog::{Catalog, HostKey, Listed, Whereabouts};
 use crate::clock;
+use crate::cluster::Clusters;
 use crate::error::{Error, Result};
 use crate::exec::Place;
 use crate::id::{BackupId, Label};
@@ -66,6 +67,8 @@ pub struct Job {
     pub place: Arc<Place>,
     /// Buckets by label.
     pub buckets: BTreeMap<String, SharedBucket>,
+    /// Clusters by label.
+    pub clusters: Clusters,
     /// Its `settings`.
     pub settings: serde_json::Value,
     /// Signs records.
@@ -126,6 +129,8 @@ impl Job {
             policy: Arc::new(policy),
             place: self.place.clone(),
             buckets: self.buckets.clone(),
+            // A verification may restore into a scratch place.
+            clusters: self.clusters.of(matches!(verb, Verb::Restore | Verb::Verify)),
             artifacts,
             scratch: Some(scratch.path().to_owned()),
             reporter: Arc::new(Attributed { plugin: self.plugin.label().to_owned(), progress: self.progress.clone() }),

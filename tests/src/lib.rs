@@ -15,6 +15,7 @@ pub mod durable;
 pub mod echo;
 pub mod fixture;
 pub mod hostile;
+pub mod kube;
 pub mod object_lock;
 pub mod postgres;
 pub mod process;

@@ -13,6 +13,7 @@
 pub mod advisory;
 pub mod bench;
 pub mod cache;
+pub mod cluster;
 pub mod command;
 pub mod fixture;
 pub mod foreign;

@@ -3,9 +3,11 @@
 use super::line::{Argument, MAX_TEXT_BYTES};
 use super::{Keys, PURPOSE_VALUES};
 use crate::catalog::HostKey;
+use crate::policy::kube::{KubeCall, KubeVerb};
 use crate::policy::storage::{ArtifactVerb, BucketVerb};
 use crate::policy::{Call, Policy};
 use crate::secret::{MIN_SECRET_BYTES, Redactor};
+use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 /// Most arguments of one line; the rest is one hash.
@@ -63,9 +65,39 @@ impl Summary {
                 let most = policy.scratch().map_or(0, |grant| grant.bytes);
                 self.push(&mut all, "bytes", &most.to_string());
             }
+            Call::Kube(kube) => self.of_kube(&mut all, kube),
             Call::Read { origin, .. } => self.push(&mut all, "origin", &origin.to_string()),
         }
         all
+    }
+
+    /// Of one object what it is called; of many how many of each kind, and a digest of the list of their
+    /// names, in order: a million objects are some lines of the log, and each can still be proven.
+    fn of_kube(&self, all: &mut Vec<Argument>, call: &KubeCall<'_>) {
+        self.push(all, "cluster", call.cluster);
+        self.push(all, "verb", call.verb.map_or("ask", KubeVerb::name));
+        match call.objects {
+            [] => {}
+            [one] => {
+                self.push(all, "kind", one.kind);
+                for (name, value) in [("namespace", one.namespace), ("name", one.name)] {
+                    value.into_iter().for_each(|value| self.push(all, name, value));
+                }
+            }
+            many => {
+                self.push(all, "objects", &many.len().to_string());
+                let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+                let mut names = blake3::Hasher::new();
+                for object in many {
+                    *kinds.entry(object.kind).or_default() += 1;
+                    let namespace = object.namespace.unwrap_or_default();
+                    let line = format!("{} {namespace}/{}\n", object.kind, object.name.unwrap_or_default());
+                    names.update(line.as_bytes());
+                }
+                kinds.iter().for_each(|(kind, n)| self.push(all, "kind", &format!("{n} {kind}")));
+                self.push(all, "names", &format!("blake3 {}", names.finalize().to_hex()));
+            }
+        }
     }
 
     /// Text without secrets, cut.

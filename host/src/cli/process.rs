@@ -17,7 +17,8 @@ pub fn no_core_dumps() {
 }
 
 /// Log lines go to standard error: warnings, with `-v` notes, with `-vv` the developer's.
-/// Libraries stay at warnings, since their lines may hold headers of requests.
+/// Libraries stay at warnings, since their lines may hold headers of requests; the client of clusters says
+/// nothing, since each of its errors is told, or was overcome, by who asked.
 pub fn log_to_stderr(globals: &Globals) {
     let level = match (globals.quiet, globals.verbose) {
         (true, _) => "error",
@@ -27,7 +28,7 @@ pub fn log_to_stderr(globals: &Globals) {
     };
     let rest = if globals.quiet { "error" } else { "warn" };
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(format!("{rest},strongroom={level}")))
+        .with_env_filter(EnvFilter::new(format!("{rest},kube_client=off,strongroom={level}")))
         .with_writer(std::io::stderr)
         .with_ansi(globals.output().is_lively())
         .with_target(false)

@@ -2,6 +2,8 @@
 //! not need is not opened for it. The secrets of commands stay references until a command starts; a
 //! store's are fetched when it is opened, its identity when artifacts are about to be read.
 
+mod cluster;
+
 use super::{BareStore, Globals};
 use crate::audit::Log;
 use crate::bucket::OnDemand;
@@ -158,6 +160,9 @@ impl Session {
         if let Err(error) = self.check_buckets(label, plugin) {
             return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
         }
+        if let Err(error) = self.check_clusters(label, plugin).await {
+            return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
+        }
         let cache =
             Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?.within(&plugin.limits);
         let approval =
@@ -193,6 +198,7 @@ impl Session {
             limits: plugin.limits.clone(),
             place: Arc::new(self.place(name, job, needs.target.as_ref())?),
             buckets: self.buckets(),
+            clusters: self.clusters(),
             settings: job.settings.clone(),
             host_key,
             audit,

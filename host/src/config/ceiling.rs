@@ -236,14 +236,10 @@ impl Reading<'_> {
     }
 
     fn kube(&mut self, fields: &Fields) -> Option<KubeRule> {
-        let verb = |text: &str| {
-            use KubeVerb::{Apply, Delete, DryRun, Get, List};
-            [List, Get, DryRun, Apply, Delete].into_iter().find(|verb| verb.name() == text)
-        };
         Some(KubeRule {
             place: self.place(fields),
             server: self.pattern(fields, "server")?,
-            may: self.words(fields, "may", verb),
+            may: self.words(fields, "may", KubeVerb::parse),
             kinds: fields.texts("kinds").into_iter().map(|(text, _)| text.to_owned()).collect(),
             namespaces: self.patterns(fields, "namespaces"),
             bounds: bounds(fields),

@@ -7,6 +7,7 @@ use super::read::looks_secret;
 use crate::error::Result;
 use crate::policy::ceiling::{Ceiling, Over};
 use crate::policy::exec::{ExecGrant, StdinGrant};
+use crate::policy::kube::{KubeGrant, KubeVerb, NamePattern};
 use crate::policy::scratch::ScratchGrant;
 use crate::policy::slot::{SlotRule, SlotText, Template};
 use crate::policy::storage::{ArtifactGrant, BucketGrant, BucketVerb};
@@ -39,6 +40,18 @@ impl Meaning<'_> {
                         self.under_ceilings(bucket, |ceiling| ceiling.bucket_grant(&path, &grant));
                     }
                     grants.buckets.entry(entry.name.clone()).or_default().push(grant);
+                }
+            }
+        }
+        for entry in fields.map("kube") {
+            for kube in entry.tables() {
+                if let Some(grant) = self.kube_grant(kube) {
+                    self.check(kube, grant.check());
+                    // Of a kubeconfig the address is known only when it is read.
+                    if let Some(server) = self.servers.get(&entry.name).cloned() {
+                        self.under_ceilings(kube, |ceiling| ceiling.kube_grant(&server, &grant));
+                    }
+                    grants.kube.entry(entry.name.clone()).or_default().push(grant);
                 }
             }
         }
@@ -186,6 +199,36 @@ impl Meaning<'_> {
             vec![String::new()]
         };
         fields.has("may").then_some(BucketGrant { may, prefixes, inspect: fields.flag("inspect"), when })
+    }
+
+    fn kube_grant(&mut self, fields: &Fields) -> Option<KubeGrant> {
+        let when = self.when(fields)?;
+        let patterns = |key: &str| fields.texts(key).into_iter().map(|(text, _)| NamePattern::new(text)).collect();
+        let mut labels = BTreeMap::new();
+        for (text, span) in fields.texts("labels") {
+            match text.split_once('=').filter(|(key, _)| !key.is_empty() && !key.contains('*')) {
+                Some((key, value)) => drop(labels.insert(key.to_owned(), NamePattern::new(value))),
+                None => drop(self.mistakes.add(
+                    span,
+                    format!("{}.labels: this is not a label", fields.path),
+                    "expected \"key=value\"",
+                )),
+            }
+        }
+        // A label that was refused would leave a wider grant behind.
+        let whole = labels.len() == fields.list("labels").len()
+            && !["may", "kinds", "namespaces", "names", "labels"].iter().any(|key| fields.is_refused(key));
+        let grant = KubeGrant {
+            may: fields.texts("may").iter().filter_map(|(text, _)| KubeVerb::parse(text)).collect(),
+            kinds: fields.texts("kinds").into_iter().map(|(kind, _)| kind.to_owned()).collect(),
+            namespaces: patterns("namespaces"),
+            names: patterns("names"),
+            labels,
+            inspect: fields.flag("inspect"),
+            secret_data: fields.flag("secret_data"),
+            when,
+        };
+        (whole && fields.has("may") && fields.has("kinds")).then_some(grant)
     }
 
     fn when(&mut self, fields: &Fields) -> Option<When> {

@@ -154,10 +154,7 @@ pub static ROOT: Section = Section {
             "Places to restore into, and to verify by restore, by label.",
         ),
         may("job", Shape::Map(Names::Label, &Shape::Table(&JOB)), "What is backed up, by label."),
-        not_built(
-            "cluster",
-            "run strongroom where the database's own client reaches it, and leave Kubernetes resources to GitOps for now",
-        ),
+        may("cluster", Shape::Map(Names::Label, &Shape::Table(&CLUSTER)), "Kubernetes clusters, by label."),
         not_built("metrics", "read `strongroom list --output json` from your monitoring"),
         may("audit", Shape::Table(&AUDIT), "The log of what plugins did; `strongroom audit` reads and checks it."),
     ],
@@ -303,6 +300,60 @@ static BUCKET: Section = Section {
     ],
 };
 
+static CLUSTER: Section = Section {
+    name: "cluster",
+    doc: "A Kubernetes cluster: where it is, by exactly one of `context`, `api` and `in_cluster`, and who we are there.",
+    keys: &[
+        may("context", Shape::Text, "A context of a kubeconfig."),
+        may(
+            "kubeconfig",
+            Shape::Text,
+            "With `context`: the file, relative to this one. What KUBECONFIG names, or ~/.kube/config, unless set.",
+        ),
+        may(
+            "exec_credentials",
+            Shape::Flag,
+            "With `context`: the kubeconfig may run the program that it names to get credentials. False unless set.",
+        ),
+        may("api", Shape::Text, "Address of the API server, such as \"https://10.0.0.1:6443\"."),
+        may(
+            "ca",
+            Shape::Text,
+            "With `api`: file of the certificates (PEM) that its certificate is signed by. The machine's own unless set.",
+        ),
+        may("in_cluster", Shape::Flag, "The cluster that strongroom runs in, with the pod's service account."),
+        may("token", Shape::Secret, "Bearer token; read again when the server refuses it."),
+        may("client_certificate", Shape::Secret, "Client certificate (PEM), instead of a token."),
+        may("client_key", Shape::Secret, "Its key (PEM)."),
+        may("as", Shape::Text, "User to act as, which the cluster must allow (impersonation)."),
+        may("restore", Shape::Table(&CLUSTER_RESTORE), "Who we are when we restore, or verify; as always unless set."),
+        may(
+            "proxy",
+            Shape::Text,
+            "URL of a proxy. What HTTPS_PROXY and NO_PROXY say unless set, but for `in_cluster`.",
+        ),
+        may("timeout", Shape::Duration, "How long the server may say nothing; \"60s\" unless set."),
+        may(
+            "requests_per_second",
+            Shape::Whole(1, 100_000),
+            "Requests in a second at most; no limit unless set, since the server has its own.",
+        ),
+        may("in_flight", Shape::Whole(1, 256), "Requests at once; 16 unless set."),
+    ],
+};
+
+static CLUSTER_RESTORE: Section = Section {
+    name: "cluster restore",
+    doc: "Who we are in a cluster when we restore, or verify: a backup then needs no right to change anything.",
+    keys: &[
+        may("context", Shape::Text, "Another context of the same kubeconfig."),
+        may("token", Shape::Secret, "Bearer token."),
+        may("client_certificate", Shape::Secret, "Client certificate (PEM), instead of a token."),
+        may("client_key", Shape::Secret, "Its key (PEM)."),
+        may("as", Shape::Text, "User to act as, which the cluster must allow (impersonation)."),
+    ],
+};
+
 static PLUGIN: Section = Section {
     name: "plugin",
     doc: "A plugin, pinned by digest, and what it may do.",
@@ -344,7 +395,11 @@ static GRANT: Section = Section {
         ),
         may("artifacts", Shape::Table(&ARTIFACTS), "The artifacts of its own backups."),
         may("scratch", Shape::Table(&SCRATCH), "A private scratch directory, for a plugin that imports WASI."),
-        not_built("kube", "use a plugin that runs the component's own client through `exec`"),
+        may(
+            "kube",
+            Shape::Map(Names::Label, &Shape::Tables(&KUBE_GRANT)),
+            "Resources of clusters, by label; one grant or several, such as one to read and one to restore.",
+        ),
         not_built("metrics", "let the plugin ask the component itself through `exec`"),
     ],
 };
@@ -444,6 +499,50 @@ static BUCKET_GRANT: Section = Section {
         ),
         may("prefixes", Shape::List(&Shape::Text), "Keys that it holds for, by prefix. The whole bucket unless set."),
         may("inspect", Shape::Flag, "Whether the plugin may read the objects' bytes itself. False unless set."),
+        must("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose."),
+        must("effect", Shape::Word(&EFFECT), "\"reads\" or \"changes\"."),
+        may("scratch", Shape::Flag, "It changes only scratch places, so that `verify` may use it. False unless set."),
+    ],
+};
+
+static KUBE_GRANT: Section = Section {
+    name: "kube grant",
+    doc: "What may be done with the resources of a cluster.",
+    keys: &[
+        must(
+            "may",
+            Shape::List(&Shape::Word(&Words {
+                known: &["list", "get", "dry-run", "apply", "delete", "logs"],
+                not_built: &[],
+            })),
+            "What may be done: list, get, dry-run (ask the server what a change would do), apply, delete, logs (of pods).",
+        ),
+        must(
+            "kinds",
+            Shape::List(&Shape::Text),
+            "Kinds as group/Kind, the core group as /Kind, such as \"/ConfigMap\". \"*\" is every kind that gives no power over the cluster; the others (pods and what makes them, Secrets, RBAC, webhooks, definitions) count only when named. Secrets that are tokens are \"/TokenSecret\" when they are written.",
+        ),
+        may(
+            "namespaces",
+            Shape::List(&Shape::Text),
+            "Namespaces, where * stands for any characters. All of them, and what lies in none, unless set.",
+        ),
+        may("names", Shape::List(&Shape::Text), "Names of objects, where * stands for any characters. All unless set."),
+        may(
+            "labels",
+            Shape::List(&Shape::Text),
+            "Labels that objects must have, each as \"key=value\", where * stands for any characters of the value.",
+        ),
+        may(
+            "inspect",
+            Shape::Flag,
+            "Whether the plugin may read the bodies that it stores, and logs. False unless set; lists and single objects it sees.",
+        ),
+        may(
+            "secret_data",
+            Shape::Flag,
+            "Whether it sees the values of Secrets. False unless set; it stores them unseen.",
+        ),
         must("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose."),
         must("effect", Shape::Word(&EFFECT), "\"reads\" or \"changes\"."),
         may("scratch", Shape::Flag, "It changes only scratch places, so that `verify` may use it. False unless set."),

@@ -39,6 +39,7 @@ impl Meaning<'_> {
         let Some(text) = fields.text("sha256") else {
             let granted = !grants.exec.is_empty()
                 || !grants.buckets.is_empty()
+                || !grants.kube.is_empty()
                 || grants.artifacts.is_some()
                 || grants.scratch.is_some();
             if granted && !fields.has("sha256") {

@@ -182,11 +182,9 @@ hunter2-line""" }
 fn what_is_not_built_yet_is_refused_and_says_what_to_use_now() {
     let mut found = Vec::new();
     for text in [
-        "[cluster.prod]\ncontext = \"prod\"",
         "[store.a]\ntype = \"azure\"",
         "[bucket.a]\ntype = \"s3\"\npath = \"x\"",
         "[plugin.a]\nsource = \"oci://example.org/a\"",
-        "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.kube.x]\nverbs = []",
         "schedule = \"0 2 * * *\"",
         "copy_to = [\"dr\"]",
         "verify = { schedule = \"daily\" }",
@@ -197,6 +195,50 @@ fn what_is_not_built_yet_is_refused_and_says_what_to_use_now() {
     }
     let found = found.join("\n");
     insta::assert_snapshot!(found);
+}
+
+#[test]
+fn a_cluster_has_one_way_and_one_identity_and_what_is_granted_of_it_exists() {
+    let kube = |more: &str| {
+        format!("[cluster.a]\nin_cluster = true\n[plugin.k]\nsource = \"k.wasm\"\n[plugin.k.grant.kube.a]\n{more}")
+    };
+    let plain = "may = [\"list\"]\nverbs = [\"backup\"]\neffect = \"reads\"\n";
+    let mut found = Vec::new();
+    for text in [
+        "[cluster.a]".to_owned(),
+        "[cluster.a]\ncontext = \"x\"\nin_cluster = true".to_owned(),
+        "[cluster.a]\nin_cluster = false".to_owned(),
+        "[cluster.a]\ncontext = \"x\"\nca = \"ca.pem\"".to_owned(),
+        "[cluster.a]\napi = \"https://k:6443\"".to_owned(),
+        "[cluster.a]\napi = \"http://k:6443\"\ntoken = { env = \"T\" }".to_owned(),
+        "[cluster.a]\napi = \"https://k\"\ntoken = { env = \"T\" }\nclient_certificate = { file = \"c\" }\nclient_key = { file = \"k\" }".to_owned(),
+        "[cluster.a]\napi = \"https://k\"\nclient_certificate = { file = \"c\" }".to_owned(),
+        "[cluster.a]\ncontext = \"x\"\n[cluster.a.restore]".to_owned(),
+        "[cluster.a]\ncontext = \"x\"\nproxy = \"socks5://p\"".to_owned(),
+        kube(&format!("{plain}kinds = [\"ConfigMap\"]")),
+        kube(&format!("{plain}kinds = [\"/ConfigMap\"]\nlabels = [\"app\"]")),
+        kube("may = [\"apply\"]\nkinds = [\"*\"]\nverbs = [\"restore\"]\neffect = \"reads\""),
+        format!("[plugin.k]\nsource = \"k.wasm\"\n[plugin.k.grant.kube.b]\n{plain}kinds = [\"*\"]"),
+    ] {
+        found.push(check_one(&text));
+    }
+    let found = found.join("\n");
+    insta::assert_snapshot!(found);
+}
+
+#[test]
+fn who_restores_may_be_somebody_else() {
+    let config = parse(WHOLE).unwrap();
+    let (_, cluster) = config.cluster("prod").unwrap();
+    let context = |restores: bool| match cluster.way_for(restores) {
+        crate::cluster::Way::Kubeconfig { context, .. } => context,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((context(false).as_str(), context(true).as_str()), ("prod-reader", "prod-admin"));
+    assert_eq!(cluster.identity_for(true).impersonate.as_deref(), Some("restorer"));
+    let (_, other) = config.cluster("edge").unwrap();
+    assert!(matches!(other.identity_for(true).credentials, Some(CredentialRefs::Token(_))));
+    assert!(config.plugins[&label("resources")].grants.kube["prod"].iter().all(|grant| grant.namespaces.len() == 2));
 }
 
 #[test]

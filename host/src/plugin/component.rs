@@ -330,6 +330,7 @@ fn check_requests(manifest: &PluginManifest, imports: &BTreeMap<String, Import>)
     let storage = request.artifacts.is_some() || !request.bucket.is_empty();
     for (interface, requested, keys) in [
         ("exec", !request.exec.is_empty(), "[[request.exec]]"),
+        ("kube", !request.kube.is_empty(), "[[request.kube]]"),
         ("storage", storage, "[request.artifacts] or [[request.bucket]]"),
     ] {
         match (imported(interface), requested) {

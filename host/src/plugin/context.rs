@@ -4,6 +4,7 @@
 
 use super::limits::Limits;
 use crate::bucket::SharedBucket;
+use crate::cluster::Cluster;
 use crate::error::Result;
 use crate::exec::Place;
 use crate::id::ArtifactName;
@@ -25,6 +26,8 @@ pub struct RunContext {
     pub place: Arc<Place>,
     /// Buckets that are configured, by label; the policy says which of them it may open.
     pub buckets: BTreeMap<String, SharedBucket>,
+    /// Clusters that are configured, by label; the policy says which of them it may ask for what.
+    pub clusters: BTreeMap<String, Arc<Cluster>>,
     /// The artifacts of the backup in scope.
     pub artifacts: Arc<dyn Artifacts>,
     /// An empty directory of the run, removed at its end: `{scratch}` of commands on this machine.

@@ -4,6 +4,7 @@
 
 mod concern;
 pub mod diff;
+mod kube;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -12,7 +13,7 @@ pub use concern::Concern;
 
 use super::capability::{CAPABILITIES, Risk};
 use super::component::{Component, Import};
-use super::manifest::{ExecRequest, PluginManifest, RawExecGrant, RawSlot, RawStdin};
+use super::manifest::{ExecRequest, KubeRequest, PluginManifest, RawExecGrant, RawSlot, RawStdin};
 use super::speech::{line, whole};
 use crate::policy::exec::StdinGrant;
 use crate::policy::storage::BucketVerb;
@@ -162,9 +163,9 @@ pub struct Surroundings<'a> {
 /// Something that the plugin asks for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Request {
-    /// `exec`, `bucket`, `artifacts` or `scratch`.
+    /// `exec`, `bucket`, `kube`, `artifacts` or `scratch`.
     pub kind: &'static str,
-    /// Name of the command, or the setting that names the bucket.
+    /// Name of the command, or the setting that names the bucket or cluster.
     pub name: String,
     /// Why, as the vendor says.
     pub reason: String,
@@ -187,7 +188,7 @@ pub struct Request {
 /// Something that the plugin may do under given grants.
 #[derive(Clone, Debug, Serialize)]
 pub struct Effective {
-    /// `exec`, `bucket`, `artifacts` or `scratch`.
+    /// `exec`, `bucket`, `kube`, `artifacts` or `scratch`.
     pub kind: &'static str,
     /// Label of the grant.
     pub name: String,
@@ -287,7 +288,8 @@ fn is_granted(grants: &Grants, interface: &str, function: &str) -> bool {
     match (interface, function) {
         ("exec", "run") => grants.exec.values().any(|exec| exec.inspect),
         ("exec", _) => !grants.exec.is_empty(),
-        ("bytes", "source.read") => inspects(),
+        ("bytes", "source.read") => inspects() || grants.kube.values().flatten().any(|kube| kube.inspect),
+        ("kube", function) => kube::covers(function, grants.kube.values().flatten()),
         ("storage", "open-bucket") => !grants.buckets.is_empty(),
         ("storage", function) => match bucket_verbs_of(function) {
             Some(verbs) => may(verbs),
@@ -320,7 +322,12 @@ fn is_requested(manifest: &PluginManifest, interface: &str, function: &str) -> b
         ("bytes", "source.read") => {
             request.exec.iter().any(|exec| exec.grant.inspect)
                 || request.bucket.iter().any(|bucket| bucket.inspect)
+                || request.kube.iter().any(|kube| kube.inspect)
                 || request.artifacts.as_ref().is_some_and(|artifacts| !artifacts.inspect.is_empty())
+        }
+        ("kube", function) => {
+            let asked: Vec<_> = request.kube.iter().map(KubeRequest::as_grant).collect();
+            kube::covers(function, asked.iter())
         }
         ("storage", "open-bucket") => !request.bucket.is_empty(),
         ("storage", function) => match bucket_verbs_of(function) {
@@ -401,7 +408,7 @@ fn requests(manifest: &PluginManifest) -> Vec<Request> {
         scratch: false,
         inspect: false,
     });
-    exec.chain(buckets).chain(artifacts).chain(scratch).collect()
+    exec.chain(buckets).chain(request.kube.iter().map(kube::request)).chain(artifacts).chain(scratch).collect()
 }
 
 /// What a scratch directory is, in words.
@@ -459,6 +466,8 @@ fn effective(grants: &Grants) -> Vec<Effective> {
         effect: Effect::Reads,
         inspect: !grant.inspect.is_empty(),
     });
+    let clusters =
+        grants.kube.iter().flat_map(|(label, grants)| grants.iter().map(|grant| kube::effective(label, grant)));
     let scratch = grants.scratch.iter().map(|grant| Effective {
         kind: "scratch",
         name: super::scratch::GUEST_PATH.to_owned(),
@@ -467,7 +476,7 @@ fn effective(grants: &Grants) -> Vec<Effective> {
         effect: Effect::Reads,
         inspect: false,
     });
-    exec.chain(buckets).chain(artifacts).chain(scratch).collect()
+    exec.chain(buckets).chain(clusters).chain(artifacts).chain(scratch).collect()
 }
 
 fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {

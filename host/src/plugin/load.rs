@@ -196,7 +196,7 @@ impl Trust {
 
 fn check_grants(label: &str, component: &Component, grants: &Grants) -> Result<()> {
     let imports = |interface| component.imports_interface(interface);
-    match missing_grants(&component.manifest, label, imports("exec"), imports("storage"), grants) {
+    match missing_grants(&component.manifest, label, imports("exec"), imports("storage"), imports("kube"), grants) {
         None => Ok(()),
         Some(missing) => Err(Error::denied(format!("plugin \"{label}\" imports what it is granted nothing of"))
             .fact("missing", format!("\n{}", missing.trim_end()))

@@ -12,8 +12,9 @@ mod tests;
 pub use effective::missing_grants;
 
 use crate::error::{Error, Result};
+use crate::policy::kube::{KubeGrant, KubeVerb};
 use crate::policy::storage::BucketVerb;
-use crate::policy::{Effect, Verb};
+use crate::policy::{Effect, Verb, When};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -105,6 +106,9 @@ pub struct Requests {
     /// Buckets.
     #[serde(default)]
     pub bucket: Vec<BucketRequest>,
+    /// Clusters.
+    #[serde(default)]
+    pub kube: Vec<KubeRequest>,
     /// The artifacts of its own backups.
     #[serde(default)]
     pub artifacts: Option<ArtifactRequest>,
@@ -257,6 +261,50 @@ pub struct BucketRequest {
     /// Changes only scratch places.
     #[serde(default)]
     pub scratch: bool,
+}
+
+/// Clusters that it wants to work with.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubeRequest {
+    /// The job's setting or restore option that names the cluster's label: a text, a list of them, or a
+    /// table whose values they are.
+    pub setting: String,
+    /// Why.
+    pub reason: String,
+    /// What it wants to do with it.
+    pub may: BTreeSet<KubeVerb>,
+    /// Kinds as `group/Kind`; `*` is every kind that gives no power over the cluster.
+    pub kinds: BTreeSet<String>,
+    /// Whether it reads the bodies itself.
+    #[serde(default)]
+    pub inspect: bool,
+    /// Whether it sees the values of Secrets.
+    #[serde(default)]
+    pub secret_data: bool,
+    /// Verbs it holds for.
+    pub verbs: BTreeSet<Verb>,
+    /// Whether it changes something.
+    pub effect: Effect,
+    /// Changes only scratch places.
+    #[serde(default)]
+    pub scratch: bool,
+}
+
+impl KubeRequest {
+    /// The request as the grant that would cover it.
+    pub fn as_grant(&self) -> KubeGrant {
+        KubeGrant {
+            may: self.may.clone(),
+            kinds: self.kinds.clone(),
+            namespaces: Vec::new(),
+            names: Vec::new(),
+            labels: BTreeMap::new(),
+            inspect: self.inspect,
+            secret_data: self.secret_data,
+            when: When { verbs: self.verbs.clone(), effect: self.effect, scratch: self.scratch },
+        }
+    }
 }
 
 /// The artifacts of its own backups.

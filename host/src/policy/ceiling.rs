@@ -9,7 +9,7 @@
 mod tests;
 
 use super::exec::{CommandLine, ExecGrant, StdinGrant};
-use super::kube::{KubeGrant, KubeVerb};
+use super::kube::{KubeGrant, KubeVerb, NamePattern};
 use super::metrics::MetricsGrant;
 use super::scratch::ScratchGrant;
 use super::slot::{SlotKind, SlotRule, Template, quoted};
@@ -220,6 +220,21 @@ impl Pattern {
     /// Whether all of `text` matches.
     pub fn admits(&self, text: &str) -> bool {
         self.regex.is_match(text)
+    }
+}
+
+impl Pattern {
+    /// Whether it surely matches whatever a name pattern stands for: the same pattern as a regular
+    /// expression, or one that leaves its end as open. What might not is not.
+    fn covers(&self, name: &NamePattern) -> bool {
+        if name.is_exact() {
+            return self.admits(name.as_str());
+        }
+        let parts: Vec<_> = name.as_str().split('*').map(regex::escape).collect();
+        let literal = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        let open = self.text.strip_suffix(".*").filter(|start| literal(start));
+        self.text == parts.join(".*")
+            || open.is_some_and(|start| name.as_str().split('*').next().is_some_and(|first| first.starts_with(start)))
     }
 }
 
@@ -448,22 +463,17 @@ impl KubeRule {
             return Err((1, "kinds", format!("the ceiling does not allow the kind {}", quoted(kind))));
         }
         if let Some(allowed) = &self.namespaces {
-            let admitted = |name: &str| allowed.iter().any(|pattern| pattern.admits(name));
-            match grant.namespaces.iter().find(|name| !admitted(name)) {
-                _ if grant.namespaces.is_empty() => {
-                    return Err((1, "namespaces", "the ceiling does not allow all namespaces".to_owned()));
-                }
-                Some(name) => {
-                    return Err((
-                        1,
-                        "namespaces",
-                        format!("the ceiling does not allow the namespace {}", quoted(name)),
-                    ));
-                }
-                None => {}
+            if grant.namespaces.is_empty() {
+                return Err((1, "namespaces", "the ceiling does not allow all namespaces".to_owned()));
+            }
+            let admitted = |name: &NamePattern| allowed.iter().any(|pattern| pattern.covers(name));
+            if let Some(name) = grant.namespaces.iter().find(|name| !admitted(name)) {
+                let reason = format!("the ceiling does not allow the namespace {}", quoted(name.as_str()));
+                return Err((1, "namespaces", reason));
             }
         }
-        self.bounds.cover(2, &grant.when, grant.inspect)
+        // The values of Secrets are bytes of the plugin as well.
+        self.bounds.cover(2, &grant.when, grant.inspect || grant.secret_data)
     }
 }
 

@@ -1,12 +1,14 @@
-//! Resources of clusters as data. The interface that asks comes later; what may be granted, what a
-//! ceiling compares and what is dangerous is laid down here.
+//! Resources of clusters as data: what may be granted, what a ceiling compares, what is dangerous.
 //!
-//! This module talks to no cluster: kinds, namespaces and names are compared as text.
+//! This module talks to no cluster: kinds, namespaces, names and labels are compared as text.
+
+#[cfg(test)]
+mod tests;
 
 use super::slot::quoted;
-use super::{Decision, Effect, Mistake, Occasion, When, toml_key};
+use super::{Decision, Effect, Mistake, Occasion, Policy, When, toml_key, toml_text};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What may be done with resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -22,7 +24,13 @@ pub enum KubeVerb {
     Apply,
     /// Delete them.
     Delete,
+    /// Hand on the logs of pods.
+    Logs,
 }
+
+/// A text in which `*` stands for any characters, none included.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NamePattern(String);
 
 /// Resources of one cluster that the operator granted.
 #[derive(Clone, Debug)]
@@ -33,9 +41,11 @@ pub struct KubeGrant {
     /// the cluster.
     pub kinds: BTreeSet<String>,
     /// Namespaces; none is all of them, and what lies in none.
-    pub namespaces: BTreeSet<String>,
+    pub namespaces: Vec<NamePattern>,
     /// Names; none is all of them.
-    pub names: BTreeSet<String>,
+    pub names: Vec<NamePattern>,
+    /// Labels that objects must have.
+    pub labels: BTreeMap<String, NamePattern>,
     /// Whether the plugin may read their bodies itself.
     pub inspect: bool,
     /// Whether the data of Secrets is shown to it.
@@ -49,14 +59,39 @@ pub struct KubeGrant {
 pub struct KubeCall<'a> {
     /// The operator's label of the cluster.
     pub cluster: &'a str,
-    /// What it wants to do.
-    pub verb: KubeVerb,
+    /// What it wants to do; `None` asks about the cluster itself.
+    pub verb: Option<KubeVerb>,
+    /// With what; all of them must be granted.
+    pub objects: &'a [KubeObject<'a>],
+}
+
+/// An object, or many of a kind, that a call is about.
+#[derive(Clone, Copy, Debug)]
+pub struct KubeObject<'a> {
     /// The kind as `group/Kind`.
     pub kind: &'a str,
-    /// The namespace; `None` for what lies in none, and for a list over all.
+    /// Whether its objects lie in namespaces.
+    pub namespaced: bool,
+    /// The namespace; `None` for what lies in none, and for a list over all that are granted.
     pub namespace: Option<&'a str>,
     /// The name; `None` for a list.
     pub name: Option<&'a str>,
+    /// Its labels, once they are known. Until then a grant for labels does not refuse it.
+    pub labels: Option<&'a BTreeMap<String, String>>,
+}
+
+/// Where a list looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KubeScope {
+    /// Everywhere.
+    All,
+    /// In these namespaces (of the kind `/Namespace`: at these names), and in those that match.
+    Some {
+        /// Named in full.
+        names: BTreeSet<String>,
+        /// By a pattern.
+        patterns: Vec<NamePattern>,
+    },
 }
 
 /// Kinds whose owner runs programs, reads every Secret, or makes rules for the whole cluster.
@@ -67,9 +102,12 @@ const POWERFUL: &[&str] = &[
     "/ReplicationController",
     "/Node",
     "/Secret",
+    TOKEN_SECRET,
     "/ServiceAccount",
     "/PersistentVolume",
     "/Namespace",
+    // A workload can be rolled back to one.
+    "apps/ControllerRevision",
     "apps/DaemonSet",
     "apps/Deployment",
     "apps/ReplicaSet",
@@ -82,7 +120,15 @@ const POWERFUL: &[&str] = &[
     "apiregistration.k8s.io/*",
     "certificates.k8s.io/*",
     "authentication.k8s.io/*",
+    "authorization.k8s.io/*",
 ];
+
+/// What a Secret that is a token of the cluster is called when it is written: whoever writes one for a
+/// service account gets that account's token.
+pub const TOKEN_SECRET: &str = "/TokenSecret";
+
+/// The kind whose names are the namespaces themselves.
+const NAMESPACE: &str = "/Namespace";
 
 /// Whether a kind gives power over the cluster.
 pub fn is_powerful(kind: &str) -> bool {
@@ -94,6 +140,10 @@ pub fn is_powerful(kind: &str) -> bool {
 }
 
 impl KubeVerb {
+    /// All of them.
+    pub const ALL: [KubeVerb; 6] =
+        [KubeVerb::List, KubeVerb::Get, KubeVerb::DryRun, KubeVerb::Apply, KubeVerb::Delete, KubeVerb::Logs];
+
     /// The verb as it is written.
     pub fn name(self) -> &'static str {
         match self {
@@ -102,7 +152,13 @@ impl KubeVerb {
             KubeVerb::DryRun => "dry-run",
             KubeVerb::Apply => "apply",
             KubeVerb::Delete => "delete",
+            KubeVerb::Logs => "logs",
         }
+    }
+
+    /// The verb of this name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verb| verb.name() == text)
     }
 
     /// Whether it changes the cluster: then only a grant with `effect = "changes"` gives it.
@@ -111,13 +167,54 @@ impl KubeVerb {
     }
 }
 
+impl NamePattern {
+    /// A pattern of this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text as it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it is a name and no pattern.
+    pub fn is_exact(&self) -> bool {
+        !self.0.contains('*')
+    }
+
+    /// Whether all of `text` matches.
+    pub fn admits(&self, text: &str) -> bool {
+        let Some((first, rest)) = self.0.split_once('*') else { return self.0 == text };
+        let Some(mut text) = text.strip_prefix(first) else { return false };
+        let mut parts: Vec<&str> = rest.split('*').collect();
+        let last = parts.pop().unwrap_or_default();
+        for part in parts {
+            match text.find(part) {
+                Some(at) => text = &text[at + part.len()..],
+                None => return false,
+            }
+        }
+        text.ends_with(last)
+    }
+}
+
+impl std::fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl KubeGrant {
     /// Whether whoever holds it is the cluster's administrator: it may change something that gives
     /// power over the cluster, or read every Secret.
     pub fn is_administrator(&self) -> bool {
+        let all = |patterns: &[NamePattern]| {
+            patterns.is_empty() || patterns.iter().any(|pattern| pattern.0.bytes().all(|byte| byte == b'*'))
+        };
         let changes = self.may.iter().any(|verb| verb.changes());
         let powerful = self.kinds.iter().any(|kind| is_powerful(kind));
-        let reads_secrets = self.secret_data && self.namespaces.is_empty() && self.names.is_empty();
+        let reads_secrets = self.secret_data && all(&self.namespaces) && all(&self.names) && self.labels.is_empty();
         (changes && powerful) || reads_secrets
     }
 
@@ -137,134 +234,230 @@ impl KubeGrant {
             let message = format!("{} changes the cluster, and effect says \"reads\"", verb.name());
             say("effect", message, "write effect = \"changes\", or leave the verb out");
         }
-        for kind in self.kinds.iter().filter(|kind| *kind != "*" && kind.contains('*')) {
-            say("kinds", format!("{} names no kind", quoted(kind)), "write kinds in full, or \"*\" alone");
+        for kind in self.kinds.iter().filter(|kind| *kind != "*") {
+            if kind.contains('*') {
+                say("kinds", format!("{} names no kind", quoted(kind)), "write kinds in full, or \"*\" alone");
+            } else if kind.matches('/').count() != 1 || kind.ends_with('/') {
+                say(
+                    "kinds",
+                    format!("{} is not a kind", quoted(kind)),
+                    "write group/Kind, and /Kind of the core group",
+                );
+            }
+        }
+        if self.may.contains(&KubeVerb::Logs) && !self.kinds.contains("/Pod") {
+            say("may", "logs are of pods, and the kind is not granted".to_owned(), "add \"/Pod\" to kinds");
+        }
+        if self.secret_data && !self.kinds.contains("/Secret") {
+            say("secret_data", "Secrets are not granted".to_owned(), "add \"/Secret\" to kinds, or remove it");
+        }
+        for (key, patterns) in [("namespaces", &self.namespaces), ("names", &self.names)] {
+            for pattern in patterns.iter().filter(|pattern| pattern.0.is_empty() || pattern.0.contains(['/', '%'])) {
+                say(
+                    key,
+                    format!("{} is no name", quoted(&pattern.0)),
+                    "write names, where * stands for any characters",
+                );
+            }
         }
         mistakes
     }
 
-    /// Whether it lets the call go on; `plugin` and `cluster` are for the rule's name.
-    pub fn decide(&self, plugin: &str, call: &KubeCall<'_>, occasion: Occasion) -> Decision {
-        let rule = format!("plugin.{}.grant.kube.{}", toml_key(plugin), toml_key(call.cluster));
-        let what = format!("{} {} in cluster {}", call.verb.name(), quoted(call.kind), quoted(call.cluster));
-        let deny = |why: String| Decision::deny(rule.clone(), format!("{what}: {why}"), "");
-        if let Err(why) = self.when.holds(occasion) {
-            return deny(why);
+    /// Whether it lets something be done with an object. Makes no text: it is asked of every object of a
+    /// list.
+    fn allows(&self, verb: KubeVerb, object: &KubeObject<'_>, occasion: Occasion) -> bool {
+        self.grants_verb(verb)
+            && self.grants_kind(object.kind)
+            && self.grants_namespace(verb, object)
+            && self.grants_name(verb, object)
+            && object.labels.is_none_or(|labels| self.grants_labels(labels))
+            && self.holds(Some(verb), occasion).is_ok()
+    }
+
+    /// Whether it holds for this on an occasion. What changes nothing is not withheld from a plan, or from
+    /// whoever only reads, because the same grant may change something elsewhere: unlike a command, it
+    /// cannot do more than its name says.
+    fn holds(&self, verb: Option<KubeVerb>, occasion: Occasion) -> Result<(), String> {
+        if verb.is_some_and(KubeVerb::changes) {
+            return self.when.holds(occasion);
         }
+        if verb == Some(KubeVerb::DryRun) && occasion.verb == super::Verb::Backup {
+            return Err("a backup does not ask what a change would do".to_owned());
+        }
+        When { effect: Effect::Reads, ..self.when.clone() }.holds(occasion)
+    }
+
+    fn grants_verb(&self, verb: KubeVerb) -> bool {
         // A dry run asks as the change would, and is what a plan does instead of it.
-        let covered =
-            self.may.contains(&call.verb) || (call.verb == KubeVerb::DryRun && self.may.contains(&KubeVerb::Apply));
-        if !covered {
-            return deny(format!("it does not grant {}", call.verb.name()));
+        let named = self.may.contains(&verb) || (verb == KubeVerb::DryRun && self.may.contains(&KubeVerb::Apply));
+        named && !(verb.changes() && self.when.effect == Effect::Reads)
+    }
+
+    fn grants_kind(&self, kind: &str) -> bool {
+        self.kinds.contains(kind) || (self.kinds.contains("*") && !is_powerful(kind))
+    }
+
+    fn grants_namespace(&self, verb: KubeVerb, object: &KubeObject<'_>) -> bool {
+        if self.namespaces.is_empty() {
+            return true;
         }
-        if call.verb.changes() && self.when.effect == Effect::Reads {
-            return deny("it changes the cluster, and the grant only reads".to_owned());
-        }
-        let by_star = self.kinds.contains("*") && !is_powerful(call.kind);
-        if !by_star && !self.kinds.contains(call.kind) {
-            return deny("the kind is not granted".to_owned());
-        }
-        let inside = |all: &BTreeSet<String>, given: Option<&str>| {
-            all.is_empty() || given.is_some_and(|given| all.contains(given))
+        let lies_in = match (object.kind, object.namespaced) {
+            (NAMESPACE, _) => object.name,
+            (_, true) => object.namespace,
+            // What lies in no namespace belongs to all of them.
+            (_, false) => return false,
         };
-        if !inside(&self.namespaces, call.namespace) {
-            return deny("the namespace is not granted".to_owned());
+        match lies_in {
+            Some(namespace) => self.namespaces.iter().any(|pattern| pattern.admits(namespace)),
+            // A list looks where it may.
+            None => verb == KubeVerb::List,
         }
-        if !inside(&self.names, call.name) && call.verb != KubeVerb::List {
-            return deny("the name is not granted".to_owned());
+    }
+
+    fn grants_name(&self, verb: KubeVerb, object: &KubeObject<'_>) -> bool {
+        self.names.is_empty()
+            || match object.name {
+                Some(name) => self.names.iter().any(|pattern| pattern.admits(name)),
+                None => verb == KubeVerb::List,
+            }
+    }
+
+    fn grants_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.labels.iter().all(|(key, pattern)| labels.get(key).is_some_and(|value| pattern.admits(value)))
+    }
+
+    /// Why it does not, and what it would take.
+    fn refusal(&self, rule: &str, verb: KubeVerb, object: &KubeObject<'_>, occasion: Occasion) -> (String, String) {
+        if let Err(why) = self.holds(Some(verb), occasion) {
+            return (why, self.when.missing(rule, occasion));
         }
-        Decision::allow(rule, what)
+        let list = |key: &str, words: Vec<&str>, more: &str| {
+            let words: Vec<_> = words.into_iter().chain([more]).map(toml_text).collect();
+            format!("[{rule}]\n{key} = [{}]", words.join(", "))
+        };
+        if !self.grants_verb(verb) {
+            let effect = if verb.changes() { "\neffect = \"changes\"" } else { "" };
+            let may =
+                list("may", self.may.iter().filter(|may| **may != verb).map(|may| may.name()).collect(), verb.name());
+            return (format!("it does not grant {}", verb.name()), format!("{may}{effect}"));
+        }
+        if !self.grants_kind(object.kind) {
+            let power = if is_powerful(object.kind) { ", which gives power over the cluster," } else { "" };
+            let kinds = list("kinds", self.kinds.iter().map(String::as_str).collect(), object.kind);
+            return (format!("the kind {}{power} is not granted", quoted(object.kind)), kinds);
+        }
+        let patterns = |patterns: &'_ [NamePattern]| patterns.iter().map(|p| p.0.clone()).collect::<Vec<_>>();
+        if !self.grants_namespace(verb, object) {
+            return match object.namespace.or(object.name.filter(|_| object.kind == NAMESPACE)) {
+                Some(namespace) => {
+                    let names = patterns(&self.namespaces);
+                    let missing = list("namespaces", names.iter().map(String::as_str).collect(), namespace);
+                    (format!("the namespace {} is not granted", quoted(namespace)), missing)
+                }
+                None => ("it lies in no namespace, and only some namespaces are granted".to_owned(), String::new()),
+            };
+        }
+        if !self.grants_name(verb, object) {
+            let names = patterns(&self.names);
+            let name = object.name.unwrap_or_default();
+            return (
+                format!("the name {} is not granted", quoted(name)),
+                list("names", names.iter().map(String::as_str).collect(), name),
+            );
+        }
+        ("it does not have the labels that are granted".to_owned(), String::new())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::Verb;
-    use super::*;
-
-    fn set(words: &[&str]) -> BTreeSet<String> {
-        words.iter().map(|word| (*word).to_owned()).collect()
+impl Policy {
+    fn kube_grants(&self, cluster: &str) -> &[KubeGrant] {
+        self.grants.kube.get(cluster).map(Vec::as_slice).unwrap_or_default()
     }
 
-    fn grant(may: &[KubeVerb], kinds: &[&str]) -> KubeGrant {
-        let changes = may.iter().any(|verb| verb.changes());
-        KubeGrant {
-            may: may.iter().copied().collect(),
-            kinds: set(kinds),
-            namespaces: set(&["shop"]),
-            names: BTreeSet::new(),
-            inspect: false,
-            secret_data: false,
-            when: When {
-                verbs: [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose].into(),
-                effect: if changes { Effect::Changes } else { Effect::Reads },
-                scratch: false,
-            },
-        }
+    /// Whether a grant lets this be done with an object.
+    pub fn kube_allows(&self, cluster: &str, verb: KubeVerb, object: &KubeObject<'_>) -> bool {
+        self.kube_grants(cluster).iter().any(|grant| grant.allows(verb, object, self.occasion))
     }
 
-    fn decide(grant: &KubeGrant, verb: KubeVerb, kind: &str, namespace: Option<&str>, occasion: Occasion) -> bool {
-        let call = KubeCall { cluster: "prod", verb, kind, namespace, name: Some("x") };
-        let decision = grant.decide("kube", &call, occasion);
-        assert!(decision.rule == "plugin.kube.grant.kube.prod" && !decision.reason.is_empty());
-        decision.allowed
+    /// Whether its labels decide: no grant allows it whatever they are.
+    pub fn kube_asks_for_labels(&self, cluster: &str, verb: KubeVerb, object: &KubeObject<'_>) -> bool {
+        let without = BTreeMap::new();
+        !self.kube_allows(cluster, verb, &KubeObject { labels: Some(&without), ..*object })
     }
 
-    const BACKUP: Occasion = Occasion { verb: Verb::Backup, plan_only: false };
-    const RESTORE: Occasion = Occasion { verb: Verb::Restore, plan_only: false };
-
-    #[test]
-    fn kinds_that_give_power_are_covered_only_when_named() {
-        let all = grant(&[KubeVerb::List, KubeVerb::Get], &["*"]);
-        assert!(decide(&all, KubeVerb::Get, "/ConfigMap", Some("shop"), BACKUP));
-        for kind in ["/Secret", "/Pod", "apps/Deployment", "rbac.authorization.k8s.io/ClusterRole", "/secret"] {
-            assert!(is_powerful(kind), "{kind}");
-            assert!(!decide(&all, KubeVerb::Get, kind, Some("shop"), BACKUP), "{kind}");
-            let named = grant(&[KubeVerb::Get], &["*", kind]);
-            assert!(decide(&named, KubeVerb::Get, kind, Some("shop"), BACKUP), "{kind}");
-        }
+    /// Whether the values of a Secret are shown to the plugin.
+    pub fn kube_shows_secret(&self, cluster: &str, verb: KubeVerb, object: &KubeObject<'_>) -> bool {
+        self.kube_grants(cluster).iter().any(|grant| grant.secret_data && grant.allows(verb, object, self.occasion))
     }
 
-    #[test]
-    fn nothing_outside_the_granted_namespaces_names_and_verbs_is_reached() {
-        let get = grant(&[KubeVerb::Get], &["/ConfigMap"]);
-        assert!(!decide(&get, KubeVerb::Get, "/ConfigMap", Some("kube-system"), BACKUP));
-        assert!(!decide(&get, KubeVerb::Get, "/ConfigMap", None, BACKUP), "all namespaces are not one of them");
-        assert!(!decide(&get, KubeVerb::List, "/ConfigMap", Some("shop"), BACKUP));
-        assert!(!decide(&get, KubeVerb::Get, "/Service", Some("shop"), BACKUP));
-        let named = KubeGrant { names: set(&["y"]), ..get };
-        assert!(!decide(&named, KubeVerb::Get, "/ConfigMap", Some("shop"), BACKUP));
+    /// Whether the plugin may read the body of an object itself; of a Secret only where its values are
+    /// shown as well.
+    pub fn kube_inspects(&self, cluster: &str, verb: KubeVerb, object: &KubeObject<'_>) -> bool {
+        self.kube_grants(cluster).iter().any(|grant| {
+            let shows = grant.secret_data || object.kind != "/Secret";
+            grant.inspect && shows && grant.allows(verb, object, self.occasion)
+        })
     }
 
-    #[test]
-    fn a_cluster_changes_in_a_restore_only_and_never_in_a_plan() {
-        for verb in [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose] {
-            for plan_only in [false, true] {
-                for deed in [KubeVerb::Apply, KubeVerb::Delete] {
-                    let grant = grant(&[KubeVerb::Apply, KubeVerb::Delete], &["/ConfigMap"]);
-                    let allowed = decide(&grant, deed, "/ConfigMap", Some("shop"), Occasion { verb, plan_only });
-                    assert_eq!(allowed, verb == Verb::Restore && !plan_only, "{verb:?} {plan_only} {deed:?}");
+    /// Where a list of a kind looks: only where it is granted.
+    pub fn kube_scope(&self, cluster: &str, kind: &str, namespaced: bool) -> KubeScope {
+        let everywhere = KubeObject { kind, namespaced, namespace: None, name: None, labels: None };
+        let (mut names, mut patterns) = (BTreeSet::new(), Vec::new());
+        let grants = self.kube_grants(cluster).iter();
+        for grant in grants.filter(|grant| grant.allows(KubeVerb::List, &everywhere, self.occasion)) {
+            if grant.namespaces.is_empty() {
+                return KubeScope::All;
+            }
+            for pattern in &grant.namespaces {
+                if pattern.is_exact() {
+                    names.insert(pattern.0.clone());
+                } else {
+                    patterns.push(pattern.clone());
                 }
             }
         }
-        let reads = KubeGrant {
-            when: When { effect: Effect::Reads, ..grant(&[], &[]).when },
-            ..grant(&[KubeVerb::Apply], &["*"])
-        };
-        assert!(!decide(&reads, KubeVerb::Apply, "/ConfigMap", Some("shop"), RESTORE));
-        assert!(decide(&reads, KubeVerb::DryRun, "/ConfigMap", Some("shop"), RESTORE), "a dry run changes nothing");
-        assert_eq!(reads.check()[0].key, "effect");
+        KubeScope::Some { names, patterns }
     }
 
-    #[test]
-    fn who_may_change_what_gives_power_or_read_every_secret_is_the_administrator() {
-        assert!(!grant(&[KubeVerb::Apply], &["*"]).is_administrator());
-        assert!(grant(&[KubeVerb::Apply], &["apps/Deployment"]).is_administrator());
-        assert!(!grant(&[KubeVerb::Get], &["apps/Deployment"]).is_administrator());
-        let secrets =
-            KubeGrant { secret_data: true, namespaces: BTreeSet::new(), ..grant(&[KubeVerb::Get], &["/Secret"]) };
-        assert!(secrets.is_administrator());
-        assert!(grant(&[], &[]).check().len() >= 2);
-        assert_eq!(grant(&[KubeVerb::Get], &["apps/*"]).check()[0].key, "kinds");
+    pub(super) fn decide_kube(&self, call: &KubeCall<'_>) -> Decision {
+        let rule = self.kube_rule(call.cluster);
+        let grants = self.kube_grants(call.cluster);
+        let Some(verb) = call.verb else {
+            let what = format!("asks about cluster {}", quoted(call.cluster));
+            return match grants.iter().map(|grant| grant.holds(None, self.occasion)).reduce(Result::or) {
+                Some(Ok(())) => Decision::allow(rule, what),
+                Some(Err(why)) => {
+                    let missing = grants.first().map(|grant| grant.when.missing(&rule, self.occasion));
+                    Decision::deny(rule, format!("{what}: {why}"), missing.unwrap_or_default())
+                }
+                None => self.no_kube(call.cluster),
+            };
+        };
+        let Some(object) = call.objects.iter().find(|object| !self.kube_allows(call.cluster, verb, object)) else {
+            return Decision::allow(rule, format!("{} in cluster {}", verb.name(), quoted(call.cluster)));
+        };
+        // The grant that comes closest says what is missing: what it is for counts more than where.
+        let closeness = |grant: &&KubeGrant| {
+            std::cmp::Reverse((
+                grant.holds(Some(verb), self.occasion).is_ok(),
+                grant.grants_verb(verb),
+                grant.grants_kind(object.kind),
+                grant.grants_namespace(verb, object),
+            ))
+        };
+        let Some(closest) = grants.iter().min_by_key(closeness) else { return self.no_kube(call.cluster) };
+        let (why, missing) = closest.refusal(&rule, verb, object, self.occasion);
+        let what = format!("{} {} in cluster {}", verb.name(), quoted(object.kind), quoted(call.cluster));
+        Decision::deny(rule, format!("{what}: {why}"), missing)
+    }
+
+    fn no_kube(&self, cluster: &str) -> Decision {
+        let rule = self.kube_rule(cluster);
+        let missing = format!("[{rule}], which `strongroom plugin approve` writes");
+        Decision::deny(rule, format!("the cluster {} is not granted", quoted(cluster)), missing)
+    }
+
+    pub(super) fn kube_rule(&self, cluster: &str) -> String {
+        format!("plugin.{}.grant.kube.{}", toml_key(&self.plugin), toml_key(cluster))
     }
 }

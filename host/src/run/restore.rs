@@ -11,6 +11,7 @@ use crate::id::{BackupId, Label};
 use crate::plugin::context::{CheckOutcome, Level, Step};
 use crate::plugin::verb::RestoreRequest;
 use crate::plugin::{Ended, HandleUse, Observer, Stop};
+use crate::policy::kube::KubeVerb;
 use crate::policy::storage::BucketVerb;
 use crate::policy::{Call, Decision, Effect, Grants, Verb};
 use crate::progress::Progress;
@@ -140,6 +141,7 @@ impl Observer for Effects {
                 self.grants.exec.get(exec.command).is_some_and(|grant| grant.when.effect == Effect::Changes)
             }
             Call::Bucket(bucket) => bucket.verb.is_some_and(BucketVerb::changes),
+            Call::Kube(kube) => kube.verb.is_some_and(KubeVerb::changes),
             Call::Artifact(_) | Call::Scratch | Call::Read { .. } => false,
         };
         let line = self.inner.decided(function, call, decision).await?;

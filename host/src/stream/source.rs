@@ -21,6 +21,11 @@ pub enum Origin {
         /// The operator's label.
         label: String,
     },
+    /// Objects or logs of a labelled cluster.
+    Cluster {
+        /// The operator's label.
+        label: String,
+    },
     /// An artifact read back from a backup, with where that one came from.
     Artifact {
         /// Its name in the backup.
@@ -40,6 +45,7 @@ impl std::fmt::Display for Origin {
         match self {
             Origin::Exec { command } => write!(f, "command {command:?}"),
             Origin::Bucket { label } => write!(f, "bucket {label:?}"),
+            Origin::Cluster { label } => write!(f, "cluster {label:?}"),
             Origin::Artifact { name, made_by } => write!(f, "artifact {name:?}, made by {made_by}"),
             Origin::Plugin => f.write_str("the plugin"),
             Origin::Archive => f.write_str("the host's archive"),

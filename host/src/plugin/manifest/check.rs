@@ -26,7 +26,7 @@ const TOP: Keys = Keys {
     known: &["name", "version", "summary", "licence", "component", "minimum_host", "settings", "options", "request"],
     required: &["name", "version", "summary", "licence", "component"],
 };
-const REQUEST: Keys = Keys { known: &["exec", "bucket", "artifacts", "scratch"], required: &[] };
+const REQUEST: Keys = Keys { known: &["exec", "bucket", "kube", "artifacts", "scratch"], required: &[] };
 const EXEC: Keys = Keys {
     known: &[
         "name",
@@ -54,6 +54,10 @@ const SLOT: Keys = Keys { known: &["pattern", "glob", "setting", "max_bytes", "m
 const BUCKET: Keys = Keys {
     known: &["setting", "reason", "may", "inspect", "verbs", "effect", "scratch"],
     required: &["setting", "reason", "may", "verbs", "effect"],
+};
+const KUBE: Keys = Keys {
+    known: &["setting", "reason", "may", "kinds", "inspect", "secret_data", "verbs", "effect", "scratch"],
+    required: &["setting", "reason", "may", "kinds", "verbs", "effect"],
 };
 const ARTIFACTS: Keys = Keys { known: &["reason", "inspect"], required: &["reason"] };
 const SCRATCH_DIRECTORY: Keys = Keys { known: &["reason", "bytes", "verbs"], required: &["reason", "bytes", "verbs"] };
@@ -186,6 +190,9 @@ fn check_shape(top: &Table, mistakes: &mut Mistakes) {
     for (at, bucket) in tables_at(request.get("bucket"), "request.bucket", mistakes) {
         mistakes.keys(&at, bucket, &BUCKET);
     }
+    for (at, kube) in tables_at(request.get("kube"), "request.kube", mistakes) {
+        mistakes.keys(&at, kube, &KUBE);
+    }
     if let Some(artifacts) = table_at(request.get("artifacts"), "request.artifacts", mistakes) {
         mistakes.keys("request.artifacts", artifacts, &ARTIFACTS);
     }
@@ -292,7 +299,7 @@ pub(super) fn version_numbers(text: &str) -> Option<[u32; 3]> {
 }
 
 fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
-    let Requests { exec, bucket, artifacts, scratch } = &manifest.request;
+    let Requests { exec, bucket, kube, artifacts, scratch } = &manifest.request;
     let mut names = BTreeSet::new();
     for request in exec {
         let at = format!("request.exec \"{}\"", request.name.escape_debug());
@@ -336,6 +343,14 @@ fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
         }
         if request.may.is_empty() {
             mistakes.add(&format!("{at}.may"), "is empty");
+        }
+    }
+    for request in kube {
+        let at = format!("request.kube \"{}\"", request.setting.escape_debug());
+        check_line(&format!("{at}.reason"), &request.reason, mistakes);
+        check_setting(&at, manifest, &request.setting, mistakes);
+        for mistake in request.as_grant().check() {
+            mistakes.add(&format!("{at}.{}", mistake.key), mistake.message);
         }
     }
     if let Some(request) = scratch {

@@ -2,10 +2,12 @@
 
 use super::{ExecRequest, PluginManifest, RawExecGrant};
 use crate::exec;
+use crate::policy::kube::{KubeGrant, is_powerful};
 use crate::policy::slot::SlotRule;
 use crate::policy::storage::BucketGrant;
 use crate::policy::{Grants, exec::ExecGrant};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 impl PluginManifest {
     /// What is effective of `grants`: nothing that the manifest does not request.
@@ -24,6 +26,12 @@ impl PluginManifest {
         Grants {
             exec: exec.filter(|(_, grant)| !grant.when.verbs.is_empty()).collect(),
             buckets: buckets.filter(|(_, grants)| !grants.is_empty()).collect(),
+            kube: {
+                let kube = grants.kube.iter().map(|(label, granted)| {
+                    (label.clone(), granted.iter().filter_map(|grant| self.narrow_kube(grant)).collect::<Vec<_>>())
+                });
+                kube.filter(|(_, grants)| !grants.is_empty()).collect()
+            },
             artifacts: self.request.artifacts.as_ref().and_then(|request| {
                 let mut granted = grants.artifacts.clone()?;
                 if request.inspect.is_empty() {
@@ -55,6 +63,29 @@ impl PluginManifest {
     }
 }
 
+impl PluginManifest {
+    /// A cluster's label is the operator's as well.
+    fn narrow_kube(&self, granted: &KubeGrant) -> Option<KubeGrant> {
+        let mut grant = granted.clone();
+        let requests = &self.request.kube;
+        let requested: BTreeSet<&String> = requests.iter().flat_map(|request| &request.kinds).collect();
+        let by_star = |kind: &str| kind != "*" && !is_powerful(kind);
+        let star = "*".to_owned();
+        grant.may.retain(|verb| requests.iter().any(|request| request.may.contains(verb)));
+        grant.when.verbs.retain(|verb| requests.iter().any(|request| request.verbs.contains(verb)));
+        grant.inspect &= requests.iter().any(|request| request.inspect);
+        grant.secret_data &= requests.iter().any(|request| request.secret_data);
+        // What both name, and what one of them names and the other covers by its star.
+        let theirs = granted
+            .kinds
+            .iter()
+            .filter(|kind| requested.contains(kind) || (requested.contains(&star) && by_star(kind)));
+        let ours = requested.iter().filter(|kind| granted.kinds.contains(&star) && by_star(kind)).copied();
+        grant.kinds = theirs.chain(ours).cloned().collect();
+        (!grant.may.is_empty() && !grant.when.verbs.is_empty() && !grant.kinds.is_empty()).then_some(grant)
+    }
+}
+
 fn narrow_exec(granted: &ExecGrant, request: &RawExecGrant) -> ExecGrant {
     let mut grant = granted.clone();
     grant.when.verbs.retain(|verb| request.verbs.contains(verb));
@@ -71,6 +102,7 @@ pub fn missing_grants(
     label: &str,
     imports_exec: bool,
     imports_storage: bool,
+    imports_kube: bool,
     grants: &Grants,
 ) -> Option<String> {
     let effective = manifest.effective(grants);
@@ -91,6 +123,13 @@ pub fn missing_grants(
             toml.push_str(&format!("[[plugin.{label}.grant.bucket.LABEL]]\n"));
             toml.push_str(&format!("may = {}\nverbs = {}\n", inline(&bucket.may), inline(&bucket.verbs)));
             toml.push_str(&format!("effect = {}\n", inline(&bucket.effect)));
+        }
+    }
+    if imports_kube && effective.kube.is_empty() {
+        for kube in &manifest.request.kube {
+            toml.push_str(&format!("[[plugin.{label}.grant.kube.LABEL]]\n"));
+            toml.push_str(&format!("may = {}\nkinds = {}\n", inline(&kube.may), inline(&kube.kinds)));
+            toml.push_str(&format!("verbs = {}\neffect = {}\n", inline(&kube.verbs), inline(&kube.effect)));
         }
     }
     (!toml.is_empty()).then_some(toml)

@@ -92,7 +92,7 @@ fn imports_that_the_host_does_not_have_are_named() {
         "wasi:keyvalue/store@0.2.0",
         "wasi:http/outgoing-handler@0.2.0",
         "wasi:cli/environment@0.3.0",
-        "strongroom:plugin/kube@0.1.0",
+        "strongroom:plugin/files@0.1.0",
         "strongroom:plugin/exec@0.2.0",
         "evil:corp/backdoor",
     ] {

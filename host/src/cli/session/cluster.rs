@@ -1,0 +1,95 @@
+//! Clusters of the configuration, ready to be asked: their credentials are fetched when they are first
+//! needed, and again when a server refuses the old ones.
+
+use super::Session;
+use crate::cluster::{Cluster, ClusterSpec, Clusters, Credentials, FetchCredentials};
+use crate::config::{ClusterConfig, CredentialRefs, Identity, PluginConfig, SecretRef, environment, secret};
+use crate::error::{Error, Result};
+use crate::id::Label;
+use crate::progress::Progress;
+use crate::secret::Secret;
+use std::sync::Arc;
+
+impl Session {
+    /// Every cluster of the configuration; none is asked before it is used.
+    pub(super) fn clusters(&self) -> Clusters {
+        let all = |restores: bool| {
+            let made = self.config.clusters.iter();
+            made.map(|(label, config)| (label.to_string(), self.make_cluster(label, config, restores))).collect()
+        };
+        Clusters { reading: all(false), restoring: all(true) }
+    }
+
+    /// The cluster of this label, as who restores reaches it, or as anybody else does.
+    ///
+    /// Errors: `Invalid`, with the nearest known name.
+    pub fn cluster(&self, label: &str, restores: bool) -> Result<Arc<Cluster>> {
+        let (label, config) = self.config.cluster(label)?;
+        Ok(self.make_cluster(label, config, restores))
+    }
+
+    fn make_cluster(&self, label: &Label, config: &ClusterConfig, restores: bool) -> Arc<Cluster> {
+        let identity = config.identity_for(restores);
+        let part = if restores && config.restore.is_some() { ".restore" } else { "" };
+        Cluster::new(ClusterSpec {
+            label: label.to_string(),
+            way: config.way_for(restores),
+            credentials: fetch(identity, format!("cluster.{label}{part}"), self.progress.clone()),
+            impersonate: identity.impersonate.clone(),
+            proxy: config.proxy.clone(),
+            timeout: config.timeout,
+            requests_per_second: config.requests_per_second,
+            in_flight: config.in_flight,
+        })
+    }
+
+    /// Whether every cluster that is granted has the address that the ceilings allow: of a kubeconfig
+    /// the configuration alone could not tell.
+    pub(super) async fn check_clusters(&self, label: &Label, plugin: &PluginConfig) -> Result<()> {
+        let ceilings = self.config.ceilings.list();
+        if ceilings.is_empty() {
+            return Ok(());
+        }
+        for (name, grants) in &plugin.grants.kube {
+            for restores in [false, true] {
+                let server = self.cluster(name, restores)?.server().await?;
+                let over = ceilings
+                    .iter()
+                    .find_map(|ceiling| grants.iter().find_map(|grant| ceiling.kube_grant(&server, grant).err()));
+                if let Some(over) = over {
+                    return Err(Error::denied(format!("a grant of plugin \"{label}\" is over the ceiling"))
+                        .fact("grant", format!("plugin.{label}.grant.kube.{name}"))
+                        .fact("server", server)
+                        .fact("ceiling", over.at())
+                        .fact("reason", over.reason));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fetch(identity: &Identity, path: String, progress: Arc<dyn Progress>) -> Option<FetchCredentials> {
+    let credentials = identity.credentials.clone()?;
+    let resolve = move |reference: &SecretRef, key: &str| -> Result<Secret> {
+        let found = secret::resolve(reference, &format!("{path}.{key}"), &environment::process)?;
+        if let Some(warning) = found.warning {
+            progress.warn(&warning);
+        }
+        Ok(found.secret)
+    };
+    Some(Arc::new(move || {
+        Ok(match &credentials {
+            CredentialRefs::Token(token) => Credentials::Token(trimmed(&resolve(token, "token")?)),
+            CredentialRefs::Certificate { certificate, key } => Credentials::Certificate {
+                certificate: resolve(certificate, "client_certificate")?,
+                key: resolve(key, "client_key")?,
+            },
+        })
+    }))
+}
+
+/// A token is one word: white space around it is an editor's.
+fn trimmed(token: &Secret) -> Secret {
+    Secret::new(token.expose().trim().to_owned())
+}
