@@ -5,7 +5,7 @@
 //! read), both of them the scratch directory's where the command uses it; then the grant's `env`,
 //! the job's `env` and the secrets, later ones winning.
 
-use super::launch::{Killer, Prepared};
+use super::launch::{Killer, Prepared, Start};
 use super::{Place, cannot_start};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::policy::exec::CommandLine;
@@ -49,7 +49,7 @@ pub(super) fn prepare(
     }
     child.process_group(0);
     confine(&mut child, NewPrivileges::Never);
-    Ok(Prepared { child, killer: Killer::Group, marker: None })
+    Ok(Prepared { start: Start::Process(child), killer: Killer::Group, marker: None })
 }
 
 /// Grant's, job's and secret variables, later ones winning. A secret that the job does not have is

@@ -55,7 +55,7 @@ pub async fn probe(place: &Arc<Place>, program: &str) -> Result<String> {
             }
         }
         // A fixed text of the host's own; the path is an argument of it.
-        RunIn::Container { .. } => drop(run(place, "/bin/sh", &["-c", "test -x \"$1\"", "sh", program]).await?),
+        RunIn::Container { .. } | RunIn::Pod(_) => drop(run(place, "/bin/sh", &["-c", "test -x \"$1\"", "sh", program]).await?),
     }
     Ok("it is there".to_owned())
 }
@@ -89,7 +89,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn here() -> Arc<Place> {
-        Arc::new(Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: BTreeMap::new() })
+        Arc::new(Place {
+            run_in: RunIn::Local { user: None },
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            pod: None,
+        })
     }
 
     #[tokio::test]

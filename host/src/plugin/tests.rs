@@ -147,6 +147,7 @@ impl Bench {
                 run_in: RunIn::Local { user: None },
                 env: BTreeMap::new(),
                 secrets: BTreeMap::new(),
+                pod: None,
             }),
             buckets: BTreeMap::from([("data".to_owned(), Arc::clone(&self.drawer) as SharedBucket)]),
             artifacts: Arc::clone(&self.shelf) as _,
