@@ -330,7 +330,7 @@ impl Process {
                 match body.read_raw(&mut buf)? {
                     0 => {
                         redacted.finish(&mut all);
-                        return Ok((all, body.whole()));
+                        return Ok((all, body));
                     }
                     n if taken + n > max_bytes => {
                         return Err(Error::limit(format!("the output of {label:?} is larger than it may be"))
@@ -344,12 +344,13 @@ impl Process {
                 }
             }
         });
-        let (stdout, whole) = collected
+        let (stdout, body) = collected
             .await
             .map_err(|error| Error::failed("the reader of a command's output ended early").because(error))??;
         let exit = self.wait().await?;
         if exit.is_success() {
-            whole?;
+            // What was measured where it ran is known when it has ended.
+            body.whole()?;
         }
         Ok(Output { exit, stdout })
     }

@@ -22,6 +22,7 @@ pub mod sandbox;
 pub mod snapshot;
 pub mod tree;
 pub mod wait;
+pub mod wire;
 
 #[doc(hidden)]
 pub use insta;

@@ -98,7 +98,7 @@ source = "oci://example.org/postgres:1"
 sha256 = "abc"
 
 [target.scratch]
-run_in = { pod = "postgres-0" }
+run_in = { ssh = "db.example.org" }
 
 [job.orders]
 plugin = "postgers"
@@ -225,6 +225,8 @@ fn what_contradicts_itself_is_refused() {
         "[bucket.a]\ntype = \"local\"".to_owned(),
         "run_in = { user = \"a\", container = \"b\" }".to_owned(),
         "run_in = { client = \"podman\" }".to_owned(),
+        "run_in = { pod = { cluster = \"a\", namespace = \"b\" } }".to_owned(),
+        "run_in = { user = \"a\", pod = { cluster = \"a\", namespace = \"\", name = \"c\", selector = \"d\" } }".to_owned(),
         "run_in = { container = \"--privileged\" }".to_owned(),
         "run_in = { container = \"a\", client = \"kubectl\" }".to_owned(),
         "run_in = { container = \"a\", client = [\"podman\"] }".to_owned(),

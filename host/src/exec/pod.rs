@@ -260,7 +260,8 @@ impl Inside for PodKiller {
         let asked = async { tokio::time::timeout(ENDING_TIME, self.pod.ask(&self.chosen, &arguments)).await };
         match self.runtime.block_on(asked) {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(format!("{error:#}")),
+            // For the log, with what it was because of.
+            Ok(Err(error)) => Err(format!("{error:?}")),
             Err(_) => Err(format!("no answer in {} s", ENDING_TIME.as_secs())),
         }
     }
