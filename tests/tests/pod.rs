@@ -15,7 +15,7 @@ use strongroom::stream::source::InMemory;
 use strongroom::stream::{ByteSource, Origin, Proof, Source};
 use strongroom_tests::kube::{Cluster, User};
 use strongroom_tests::relay::{self, Relay, sh as sh_words};
-use strongroom_tests::postgres::job::{Into, Job, Setup};
+use strongroom_tests::postgres::job::{self, Job, Setup};
 use strongroom_tests::postgres::{PASSWORD, USER, Version};
 use strongroom_tests::{free_port, wait_until};
 use strongroom_tests::wire::{Way, Wire};
@@ -493,7 +493,7 @@ async fn who_may_not_run_commands_is_told_what_is_missing() {
     check_error(&try_it().await.unwrap_err(), Kind::Denied, &["403", "get and create on pods/exec"]);
     tokio::task::block_in_place(|| cluster.allow(&user, Some(&namespace), &[("", "pods/exec", "get,create")])).unwrap();
     let may_run = || {
-        let args = ["auth", "can-i", "create", "pods/exec", "-n", &namespace];
+        let args = ["auth", "can-i", "create", "pods", "--subresource=exec", "-n", &namespace];
         cluster.kubectl_as(&user, args).map(Some)
     };
     tokio::task::block_in_place(|| wait_until("the new role", LONG, may_run)).unwrap();
@@ -576,7 +576,7 @@ fn the_postgres_plugin_backs_up_verifies_and_restores_a_server_in_a_pod_through_
     pod.sql("postgres", &format!("CREATE ROLE verifier LOGIN CREATEDB PASSWORD '{PASSWORD}'")).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let wire = runtime.block_on(Wire::to(pod.cluster.port())).unwrap();
-    let job = Job::new(Into::Folder, Version::V15);
+    let job = Job::new(job::Into::Folder, Version::V15);
     pod.configure(&job, wire.port());
 
     let id = job.backup();
