@@ -4,7 +4,7 @@
 //! pinned to a service account and an image, and who changes something gets none of several.
 
 use super::{Choice, Pod, Several};
-use crate::cluster::{Kind as ApiKind, Listing, Scope, Selection};
+use crate::cluster::{Kind as ApiKind, Listing, Scope, Selection, Shown};
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -197,8 +197,7 @@ impl Pod {
             scopes: vec![Scope { namespace: Some(self.spec.namespace.clone()), name: None }],
             label_selector: Some(selector.to_owned()),
             field_selector: None,
-            admit: Arc::new(|_, _, _| true),
-            secret_data: false,
+            admit: Arc::new(|_, _, _| Shown::Whole),
         };
         let mut listing = Listing::new(self.cluster.clone(), selection);
         let mut found = Vec::new();
