@@ -17,10 +17,10 @@ pub mod verify;
 
 use crate::audit::{Beginning, Chain, Configuration, Event, Line, Log, Recorder, Summary};
 use crate::bucket::SharedBucket;
-use crate::cluster::Clusters;
 use crate::catalog::lease;
 use crate::catalog::{Catalog, HostKey, Listed, Whereabouts};
 use crate::clock;
+use crate::cluster::Clusters;
 use crate::error::{Error, Result};
 use crate::exec::Place;
 use crate::id::{BackupId, Label};

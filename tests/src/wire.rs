@@ -44,12 +44,8 @@ impl Wire {
     pub async fn to(server: u16) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
-        let shared = Arc::new(Shared {
-            server,
-            passed: Default::default(),
-            cut: Mutex::default(),
-            cuts: watch::Sender::new(0),
-        });
+        let shared =
+            Arc::new(Shared { server, passed: Default::default(), cut: Mutex::default(), cuts: watch::Sender::new(0) });
         let for_all = Arc::clone(&shared);
         let accepting = tokio::spawn(async move {
             // Connections are tasks of this one, so that dropping the wire ends them all.
@@ -104,12 +100,7 @@ impl Drop for Wire {
 }
 
 impl Shared {
-    async fn pass(
-        &self,
-        way: Way,
-        mut from: tokio::net::tcp::OwnedReadHalf,
-        mut to: tokio::net::tcp::OwnedWriteHalf,
-    ) {
+    async fn pass(&self, way: Way, mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf) {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(n) = from.read(&mut buffer).await {
             if n == 0 {

@@ -14,11 +14,11 @@ use strongroom::secret::Secret;
 use strongroom::stream::source::InMemory;
 use strongroom::stream::{ByteSource, Origin, Proof, Source};
 use strongroom_tests::kube::{Cluster, User};
-use strongroom_tests::relay::{self, Relay, sh as sh_words};
 use strongroom_tests::postgres::job::{self, Job, Setup};
 use strongroom_tests::postgres::{PASSWORD, USER, Version};
-use strongroom_tests::{free_port, wait_until};
+use strongroom_tests::relay::{self, Relay, sh as sh_words};
 use strongroom_tests::wire::{Way, Wire};
+use strongroom_tests::{free_port, wait_until};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes; a test that reaches it has failed.
@@ -58,11 +58,7 @@ fn spec(namespace: &str, choice: Choice) -> PodSpec {
 /// The place of a pod, through a port of the loopback, as this user.
 fn place_as(cluster: &Cluster, user: &User, port: u16, spec: PodSpec, several: Several) -> Place {
     let kubeconfig = tokio::task::block_in_place(|| cluster.kubeconfig_at(user, port)).unwrap();
-    let way = WayTo::Kubeconfig {
-        path: Some(kubeconfig),
-        context: user.name().to_owned(),
-        exec_credentials: false,
-    };
+    let way = WayTo::Kubeconfig { path: Some(kubeconfig), context: user.name().to_owned(), exec_credentials: false };
     let connection = strongroom::cluster::Cluster::new(ClusterSpec {
         label: "test".to_owned(),
         way,
@@ -217,7 +213,8 @@ async fn a_command_in_a_pod_passes_bytes_environment_and_exit_codes() {
         assert_eq!(output.stdout, b"out\n");
     }
     assert_eq!(run(sh("kill -9 $$"), here()).await.unwrap().exit.code, Some(137));
-    let strange = run(line("/bin/echo", &["$(id)", "`id`", "a b", "'", "\"", "&x=1#%41+", "-n"]), here()).await.unwrap();
+    let strange =
+        run(line("/bin/echo", &["$(id)", "`id`", "a b", "'", "\"", "&x=1#%41+", "-n"]), here()).await.unwrap();
     assert_eq!(strange.stdout, b"$(id) `id` a b ' \" &x=1#%41+ -n\n");
     let error = start(line("/bin/nothing", &[]), here(), None).await.unwrap_err();
     check_error(&error, Kind::NotFound, &["/bin/nothing", "no such file"]);
@@ -454,7 +451,11 @@ async fn the_pod_is_ready_has_the_pinned_account_and_image_and_is_the_only_one_f
         (PodSpec { container: text("side"), ..selector("app=two") }, Several::Refuse, "two/side"),
         (PodSpec { container: text("main"), ..selector(all) }, Several::First, "tool/main"),
         // A pin leaves one of them.
-        (PodSpec { container: text("main"), service_account: text("robot"), ..selector(all) }, Several::Refuse, "two/main"),
+        (
+            PodSpec { container: text("main"), service_account: text("robot"), ..selector(all) },
+            Several::Refuse,
+            "two/main",
+        ),
         (PodSpec { image: text("tool:1"), container: text("main"), ..selector(all) }, Several::Refuse, "tool/main"),
     ] {
         assert_eq!(tried(spec.clone(), several).await.unwrap(), expected, "{spec:?}");
@@ -465,8 +466,16 @@ async fn the_pod_is_ready_has_the_pinned_account_and_image_and_is_the_only_one_f
         (selector("app=shut"), Kind::Unavailable, &["\"shut\" is not ready"]),
         (selector("app=two"), Kind::Unavailable, &["several containers", "\"main\", \"side\""]),
         (PodSpec { container: text("third"), ..name("two") }, Kind::Unavailable, &["no container \"third\""]),
-        (PodSpec { container: text("main"), ..selector(all) }, Kind::Invalid, &["several pods", "\"tool\"; \"two\"", "name = \"POD\""]),
-        (PodSpec { service_account: text("robot"), ..name("tool") }, Kind::Unavailable, &["service account \"default\""]),
+        (
+            PodSpec { container: text("main"), ..selector(all) },
+            Kind::Invalid,
+            &["several pods", "\"tool\"; \"two\"", "name = \"POD\""],
+        ),
+        (
+            PodSpec { service_account: text("robot"), ..name("tool") },
+            Kind::Unavailable,
+            &["service account \"default\""],
+        ),
         (PodSpec { image: text("tool:2"), ..name("tool") }, Kind::Unavailable, &["image \"tool:1\""]),
     ] {
         let error = tried(spec, Several::Refuse).await.unwrap_err();
@@ -480,7 +489,13 @@ async fn who_may_not_run_commands_is_told_what_is_missing() {
     let namespace = tool(cluster);
     let user = tokio::task::block_in_place(|| cluster.token_user(&namespace, "runner")).unwrap();
     let try_it = async || {
-        let place = place_as(cluster, &user, cluster.port(), spec(&namespace, Choice::Name("tool".to_owned())), Several::Refuse);
+        let place = place_as(
+            cluster,
+            &user,
+            cluster.port(),
+            spec(&namespace, Choice::Name("tool".to_owned())),
+            Several::Refuse,
+        );
         run(line("/bin/true", &[]), place).await
     };
     check_error(&try_it().await.unwrap_err(), Kind::Denied, &["may not get pods \"tool\""]);
@@ -554,7 +569,8 @@ impl PostgresPod {
             "{{ pod = {{ cluster = \"test\", namespace = {:?}, selector = \"app=pg\", container = \"postgres\" }} }}",
             self.namespace
         );
-        let env = |user: &str| format!("env = {{ PGHOST = \"127.0.0.1\", PGPORT = \"{}\", PGUSER = {user:?} }}", self.port);
+        let env =
+            |user: &str| format!("env = {{ PGHOST = \"127.0.0.1\", PGPORT = \"{}\", PGUSER = {user:?} }}", self.port);
         let more = format!(
             "[cluster.test]\nkubeconfig = {kubeconfig:?}\ncontext = \"admin\"\n\n[target.beside]\nrun_in = {place}\n{}\n\
              secrets = {{ PGPASSWORD = {{ file = \"password\" }} }}\noptions = {{ scratch = \"database\" }}",
@@ -613,9 +629,8 @@ fn several_pods_stop_a_restore_and_a_backup_takes_the_first() {
         let spec = json!({"containers": [{"name": "main", "image": "tool:1"}]});
         cluster.pod(&namespace, name, &json!({"app": "tool"}), &spec).unwrap();
     }
-    let run_in = |choice: &str| {
-        format!("run_in = {{ pod = {{ cluster = \"test\", namespace = {namespace:?}, {choice} }} }}")
-    };
+    let run_in =
+        |choice: &str| format!("run_in = {{ pod = {{ cluster = \"test\", namespace = {namespace:?}, {choice} }} }}");
     let relay = Relay::new(relay::Setup { produce: sh_words("echo $POD_NAME"), ..relay::Setup::default() });
     let written = std::fs::read_to_string(relay.sandbox.path("strongroom.toml")).unwrap();
     let configure = |choice: &str| {

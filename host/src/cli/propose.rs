@@ -59,7 +59,9 @@ pub(super) fn grants(manifest: &PluginManifest, known: &Known, path: &str) -> Re
             let namespaces = known.namespaces.get(label).filter(|named| !named.is_empty()).ok_or_else(|| {
                 Error::invalid(format!("nobody has said which namespaces of cluster \"{label}\" are meant"))
                     .fact("asked for by", format!("setting \"{}\": {}", request.setting, request.reason))
-                    .hint(format!("name them: --namespace {label}=NAME, or --namespace '{label}=*' for all, and what lies in none"))
+                    .hint(format!(
+                        "name them: --namespace {label}=NAME, or --namespace '{label}=*' for all, and what lies in none"
+                    ))
             })?;
             grants.kube.entry(label.clone()).or_default().push(RawKube {
                 may: request.may.clone(),

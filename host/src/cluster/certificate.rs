@@ -59,7 +59,9 @@ fn time(tag: u8, text: &str) -> Option<Timestamp> {
     if whole.get(14..)? != "Z" {
         return None;
     }
-    format!("{}-{}-{}T{}:{}:{}Z", &date[..4], &date[4..6], &date[6..], &clock[..2], &clock[2..4], &clock[4..]).parse().ok()
+    format!("{}-{}-{}T{}:{}:{}Z", &date[..4], &date[4..6], &date[6..], &clock[..2], &clock[2..4], &clock[4..])
+        .parse()
+        .ok()
 }
 
 /// End of the first certificate of a PEM text.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::secret::Secret;
 use base64::Engine;
 use kube::client::ClientBuilder;
-use kube::config::{AuthInfo, Kubeconfig, KubeConfigOptions};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -129,9 +129,9 @@ pub(super) async fn config(spec: &ClusterSpec, credentials: Option<Credentials>)
         config.auth_info.impersonate = Some(user.clone());
     }
     if let Some(proxy) = &spec.proxy {
-        let parsed = proxy.parse().map_err(|error| {
-            Error::invalid(format!("the proxy of cluster \"{label}\" is not a URL")).because(error)
-        })?;
+        let parsed = proxy
+            .parse()
+            .map_err(|error| Error::invalid(format!("the proxy of cluster \"{label}\" is not a URL")).because(error))?;
         config.proxy_url = Some(parsed);
     }
     config.connect_timeout = Some(spec.timeout.min(CONNECT_TIMEOUT));
@@ -147,7 +147,8 @@ fn read(label: &str, path: Option<&Path>) -> Result<Kubeconfig> {
         None => Kubeconfig::read(),
     };
     read.map_err(|error| {
-        let file = path.map_or_else(|| "KUBECONFIG, or ~/.kube/config".to_owned(), |path| format!("\"{}\"", path.display()));
+        let file =
+            path.map_or_else(|| "KUBECONFIG, or ~/.kube/config".to_owned(), |path| format!("\"{}\"", path.display()));
         Error::invalid(format!("could not read the kubeconfig of cluster \"{label}\""))
             .fact("file", file)
             .hint(format!("write kubeconfig = \"PATH\" into [cluster.{label}], or correct it"))
@@ -177,7 +178,9 @@ fn check_runs_nothing(label: &str, context: &str, auth: &AuthInfo) -> Result<()>
     Err(Error::denied(format!("cluster \"{label}\": the kubeconfig wants to run a program to get credentials"))
         .fact("context", context)
         .fact("program", program)
-        .hint(format!("if it may, write exec_credentials = true into [cluster.{label}]; or give it a token of its own")))
+        .hint(format!(
+            "if it may, write exec_credentials = true into [cluster.{label}]; or give it a token of its own"
+        )))
 }
 
 /// A server that anybody could stand in for would get our credentials.
@@ -275,7 +278,8 @@ mod tests {
         let allowed = Way::Kubeconfig { path, context, exec_credentials: true };
         assert!(config(&spec(allowed.clone()), None).await.is_ok());
         // Credentials of our own take the place of the program.
-        let own: super::super::FetchCredentials = std::sync::Arc::new(|| Ok(Credentials::Token(Secret::new("t".to_owned()))));
+        let own: super::super::FetchCredentials =
+            std::sync::Arc::new(|| Ok(Credentials::Token(Secret::new("t".to_owned()))));
         let spec = ClusterSpec { credentials: Some(own), ..spec(allowed) };
         let config = config(&spec, None).await.unwrap();
         assert!(config.auth_info.exec.is_none());
@@ -305,7 +309,8 @@ mod tests {
     #[tokio::test]
     async fn who_we_are_is_ours_to_say() {
         let (_kept, way) = kubeconfig("{token: theirs}", "{server: 'https://k:6443', proxy-url: 'http://p:1'}");
-        let own: super::super::FetchCredentials = std::sync::Arc::new(|| Ok(Credentials::Token(Secret::new("t".to_owned()))));
+        let own: super::super::FetchCredentials =
+            std::sync::Arc::new(|| Ok(Credentials::Token(Secret::new("t".to_owned()))));
         let spec = ClusterSpec {
             credentials: Some(own),
             impersonate: Some("auditor".to_owned()),

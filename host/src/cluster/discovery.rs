@@ -397,14 +397,17 @@ mod tests {
 
     #[test]
     fn an_old_server_names_the_preferred_version_and_subresources_are_no_kinds() {
-        let group: NamedGroup = serde_json::from_value(json!({"name": "g", "versions": [{"version": "v1beta1"}, {"version": "v1"}],
-            "preferredVersion": {"version": "v1"}})).unwrap();
+        let group: NamedGroup =
+            serde_json::from_value(json!({"name": "g", "versions": [{"version": "v1beta1"}, {"version": "v1"}],
+            "preferredVersion": {"version": "v1"}}))
+            .unwrap();
         assert_eq!(group.versions().iter().map(|(_, v)| v.as_str()).collect::<Vec<_>>(), ["v1", "v1beta1"]);
         let list: Resources = serde_json::from_value(json!({"resources": [
             {"name": "pods", "kind": "Pod", "namespaced": true, "verbs": ["get"]},
             {"name": "pods/status", "kind": "Pod", "namespaced": true},
             {"name": "pods/exec", "kind": "PodExecOptions"},
-        ]})).unwrap();
+        ]}))
+        .unwrap();
         let kinds = list.kinds();
         assert_eq!((kinds.len(), kinds[0].has_status), (1, true));
     }

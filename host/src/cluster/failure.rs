@@ -119,7 +119,11 @@ impl Status {
         }
         let one = |(message, fields): &(&str, Vec<&str>)| {
             let shown: Vec<_> = fields.iter().take(SHOWN_FIELDS).copied().collect();
-            let more = if fields.len() > SHOWN_FIELDS { format!(" and {} more", fields.len() - SHOWN_FIELDS) } else { String::new() };
+            let more = if fields.len() > SHOWN_FIELDS {
+                format!(" and {} more", fields.len() - SHOWN_FIELDS)
+            } else {
+                String::new()
+            };
             format!("{message} over {}{more}", shown.join(", "))
         };
         (!managers.is_empty()).then(|| managers.iter().map(one).collect::<Vec<_>>().join("; "))
@@ -133,7 +137,8 @@ impl Status {
         if !is_secret {
             return cut(&self.message);
         }
-        let webhook = self.message.split_once(" denied the request").map(|(who, _)| format!("{who} denied the request"));
+        let webhook =
+            self.message.split_once(" denied the request").map(|(who, _)| format!("{who} denied the request"));
         let quota = self.message.split_once("exceeded quota").map(|(_, rest)| format!("exceeded quota{rest}"));
         let fields: Vec<_> = self.causes().iter().map(|cause| format!("{}: {}", cause.field, cause.reason)).collect();
         let mut said = vec![if self.reason.is_empty() { "refused".to_owned() } else { self.reason.clone() }];
@@ -276,7 +281,12 @@ fn diagnose(whole: &str, io: Option<std::io::ErrorKind>) -> (Kind, &'static str,
         );
     }
     if has("InvalidMessage") || has("corrupt message") || has("WRONG_VERSION") {
-        return (Kind::Failed, "what answers does not speak TLS", "is the port right, or is a proxy in between?", false);
+        return (
+            Kind::Failed,
+            "what answers does not speak TLS",
+            "is the port right, or is a proxy in between?",
+            false,
+        );
     }
     if has("unsuccessful tunnel") || has("tunnel error") || has("proxy") {
         return (
@@ -305,8 +315,11 @@ fn diagnose(whole: &str, io: Option<std::io::ErrorKind>) -> (Kind, &'static str,
 
 /// A server that says nothing.
 pub(super) fn silent(cluster: &Cluster, doing: &Doing, timeout: Duration) -> Error {
-    Error::timed_out(format!("{cluster}: could not {doing}: the server said nothing for {}", crate::unit::duration(timeout)))
-        .hint(format!("if it is only slow, raise `timeout` of [cluster.{}]", cluster.label()))
+    Error::timed_out(format!(
+        "{cluster}: could not {doing}: the server said nothing for {}",
+        crate::unit::duration(timeout)
+    ))
+    .hint(format!("if it is only slow, raise `timeout` of [cluster.{}]", cluster.label()))
 }
 
 /// An answer that nobody could keep.
@@ -361,9 +374,7 @@ mod tests {
 
     #[test]
     fn a_conflict_names_managers_and_fields() {
-        let cause = |manager: &str, field: &str| {
-            json!({"reason": "FieldManagerConflict", "message": format!("conflict with \"{manager}\" using apps/v1"), "field": field})
-        };
+        let cause = |manager: &str, field: &str| json!({"reason": "FieldManagerConflict", "message": format!("conflict with \"{manager}\" using apps/v1"), "field": field});
         let body = json!({"reason": "Conflict", "message": "Apply failed", "details": {"causes": [
             cause("kubectl", ".spec.replicas"), cause("helm", ".spec.x"), cause("kubectl", ".spec.paused"),
         ]}});
@@ -375,7 +386,8 @@ mod tests {
 
     #[test]
     fn a_refusal_by_rbac_names_verb_kind_and_namespace() {
-        let body = json!({"reason": "Forbidden", "message": "configmaps is forbidden: User \"b\" cannot list resource"});
+        let body =
+            json!({"reason": "Forbidden", "message": "configmaps is forbidden: User \"b\" cannot list resource"});
         let doing = Doing::to("list", &kind("", "ConfigMap", "configmaps"), Some("shop"), None);
         let (kind, message) = said(403, &body, &doing);
         assert_eq!(kind, Kind::Denied);

@@ -481,13 +481,19 @@ mod tests {
     }
 
     fn items(names: &[(&str, &str)]) -> String {
-        let item = |(namespace, name): &(&str, &str)| format!("{{\"metadata\":{{\"namespace\":\"{namespace}\",\"name\":\"{name}\"}},\"data\":{{\"k\":\"dg==\"}}}}");
+        let item = |(namespace, name): &(&str, &str)| {
+            format!(
+                "{{\"metadata\":{{\"namespace\":\"{namespace}\",\"name\":\"{name}\"}},\"data\":{{\"k\":\"dg==\"}}}}"
+            )
+        };
         let items: Vec<_> = names.iter().map(item).collect();
         format!("{{\"kind\":\"L\",\"metadata\":{{\"continue\":\"t\"}},\"items\":[{}]}}\n", items.join(","))
     }
 
     fn keys(page: &Page) -> Vec<String> {
-        (0..page.len()).map(|n| page.key(n).map(|(ns, name)| format!("{}/{name}", ns.unwrap_or("_"))).unwrap()).collect()
+        (0..page.len())
+            .map(|n| page.key(n).map(|(ns, name)| format!("{}/{name}", ns.unwrap_or("_"))).unwrap())
+            .collect()
     }
 
     #[test]
@@ -500,7 +506,10 @@ mod tests {
         let (page, token) = read(&cluster(), &selection, &mut begin(&selection), list.into()).unwrap();
         assert_eq!((keys(&page), token), (vec!["n/a".to_owned(), "_/b".to_owned()], None));
         let texts = page.texts().unwrap();
-        assert_eq!(texts[0], r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"n","labels":{"x":"y"}},"data":{"k":"\u00e9 \"q\" }"}}"#);
+        assert_eq!(
+            texts[0],
+            r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"n","labels":{"x":"y"}},"data":{"k":"\u00e9 \"q\" }"}}"#
+        );
         assert_eq!(texts[1], r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"b"}}"#);
         assert_eq!(page.whole(0).unwrap(), texts[0].as_bytes());
         assert_eq!(page.whole(2), None);

@@ -79,7 +79,9 @@ impl Object {
             return Err(Error::invalid("the object is a JSON value of another sort"));
         };
         let object = Self { body };
-        for (what, text) in [("apiVersion", object.api_version()), ("kind", object.kind()), ("metadata.name", object.name())] {
+        for (what, text) in
+            [("apiVersion", object.api_version()), ("kind", object.kind()), ("metadata.name", object.name())]
+        {
             if text.is_empty() {
                 return Err(Error::invalid(format!("the object has no {what}")));
             }
@@ -152,7 +154,9 @@ impl Object {
         }
         let Some(metadata) = self.metadata_mut() else { return };
         OF_ITS_SERVER.iter().for_each(|key| drop(metadata.remove(*key)));
-        if let Some(namespace) = moved.namespace.as_ref().filter(|_| metadata.get("namespace").is_some_and(Value::is_string)) {
+        if let Some(namespace) =
+            moved.namespace.as_ref().filter(|_| metadata.get("namespace").is_some_and(Value::is_string))
+        {
             metadata.insert("namespace".to_owned(), namespace.clone().into());
         }
         owner::rebuild(metadata, &moved.owners);
@@ -224,7 +228,8 @@ impl Cluster {
         secret_data: bool,
     ) -> Result<(String, Labels)> {
         let body = self.whole(kind, namespace, name).await?;
-        let text = std::str::from_utf8(&body).map_err(|_| Error::failed(format!("{self} answered with what is not text")))?;
+        let text =
+            std::str::from_utf8(&body).map_err(|_| Error::failed(format!("{self} answered with what is not text")))?;
         let labels = if text.contains("\"labels\"") { labels_of(text) } else { Labels::new() };
         if is_secret(&kind.group, &kind.kind) && !secret_data {
             return Ok((blotted(text)?, labels));
@@ -321,7 +326,9 @@ mod tests {
 
     #[test]
     fn what_is_no_object_says_nothing_of_itself() {
-        for text in ["", "[]", "{}", "\"hunter2\"", r#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":7}}"#, "{hunter2"] {
+        for text in
+            ["", "[]", "{}", "\"hunter2\"", r#"{"apiVersion":"v1","kind":"Secret","metadata":{"name":7}}"#, "{hunter2"]
+        {
             let error = Object::parse(text.as_bytes()).unwrap_err();
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         }

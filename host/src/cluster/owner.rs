@@ -61,9 +61,9 @@ pub(super) fn take(metadata: &mut Map<String, Value>) -> Managers {
 /// others have written since (a controller is quick) stays theirs.
 pub(super) fn put_back(created: &Map<String, Value>, recorded: &[Value]) -> Vec<Value> {
     let same = |a: &Value, b: &Value| {
-        ["manager", "operation", "subresource"].iter().all(|key| {
-            a[key].as_str().unwrap_or_default() == b[key].as_str().unwrap_or_default()
-        })
+        ["manager", "operation", "subresource"]
+            .iter()
+            .all(|key| a[key].as_str().unwrap_or_default() == b[key].as_str().unwrap_or_default())
     };
     let now = created.get("managedFields").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let others = now.iter().filter(|entry| entry["manager"] != MANAGER && !recorded.iter().any(|one| same(one, entry)));

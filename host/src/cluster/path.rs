@@ -30,7 +30,11 @@ pub(super) fn object(kind: &Kind, namespace: Option<&str>, name: &str) -> Result
     check_segment("name", name)?;
     match (kind.namespaced, namespace) {
         (true, None) => {
-            return Err(Error::invalid(format!("\"{}\" of kind \"{}\" lies in a namespace, and none is named", shown(name), kind.kind)));
+            return Err(Error::invalid(format!(
+                "\"{}\" of kind \"{}\" lies in a namespace, and none is named",
+                shown(name),
+                kind.kind
+            )));
         }
         (false, Some(namespace)) => {
             return Err(Error::invalid(format!(

@@ -111,7 +111,10 @@ impl Cluster {
         let mut ask = Ask::get("/readyz".to_owned(), Doing::plain("ask whether it is ready"));
         (ask.once, ask.accept) = (true, "*/*");
         let said = self.send_ok(&ask).await?;
-        health.passed(began, format!("it says: {}", String::from_utf8_lossy(&said).trim().chars().take(200).collect::<String>()));
+        health.passed(
+            began,
+            format!("it says: {}", String::from_utf8_lossy(&said).trim().chars().take(200).collect::<String>()),
+        );
         Ok(())
     }
 
@@ -128,7 +131,9 @@ impl Cluster {
             let mut ask = Ask::get("/version".to_owned(), Doing::plain("make a connection"));
             ask.once = true;
             self.send(&ask).await?;
-            return Ok("the server's certificate is the expected authority's; its end is not seen through a proxy".to_owned());
+            return Ok(
+                "the server's certificate is the expected authority's; its end is not seen through a proxy".to_owned()
+            );
         }
         let (doing, uri) = (Doing::plain("make a connection"), config.cluster_url.clone());
         let broken = |error: kube::Error| failure::unreached(self, &doing, error).error;

@@ -3,8 +3,8 @@
 //! A server that says when to come back is believed. A request is sent again only if that cannot do a
 //! thing twice: because it changes nothing, says the same again, or was surely not looked at.
 
-use super::failure::{self, Doing};
 use super::Cluster;
+use super::failure::{self, Doing};
 use crate::error::{Error, Kind, Result};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -99,7 +99,8 @@ impl Cluster {
     /// Errors: no answer (`Unavailable`, `TimedOut`, `Failed` for certificates and names that are
     /// wrong), `Limit` for one that is too long.
     pub(super) async fn send(&self, ask: &Ask) -> Result<Answer> {
-        let _place = self.places.acquire().await.map_err(|error| Error::cancelled("the run has ended").because(error))?;
+        let _place =
+            self.places.acquire().await.map_err(|error| Error::cancelled("the run has ended").because(error))?;
         let began = Instant::now();
         let (mut failed, mut renewed) = (0_u32, false);
         loop {
@@ -181,11 +182,8 @@ impl Cluster {
 
     async fn attempt(&self, client: &kube::Client, ask: &Ask) -> Result<(Answer, HeaderMap), Broken> {
         let timeout = self.spec.timeout;
-        let silent = |unseen: bool| Broken {
-            error: failure::silent(self, &ask.doing, timeout),
-            unseen,
-            may_pass: true,
-        };
+        let silent =
+            |unseen: bool| Broken { error: failure::silent(self, &ask.doing, timeout), unseen, may_pass: true };
         let request = request(ask).map_err(|error| Broken { error, unseen: true, may_pass: false })?;
         let sent = tokio::time::timeout(timeout, client.send(request)).await.map_err(|_| silent(false))?;
         let response = sent.map_err(|error| {

@@ -196,7 +196,8 @@ mod tests {
         leaf.prop_recursive(4, 64, 8, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-                prop::collection::hash_map("[a-z\\\\\"{},]{0,6}", inner, 0..6).prop_map(|map| map.into_iter().collect()),
+                prop::collection::hash_map("[a-z\\\\\"{},]{0,6}", inner, 0..6)
+                    .prop_map(|map| map.into_iter().collect()),
             ]
         })
     }

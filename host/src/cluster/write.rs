@@ -161,8 +161,7 @@ impl Cluster {
                 "managedFields": owner::put_back(metadata, recorded),
                 "resourceVersion": metadata.get("resourceVersion"),
             }});
-            let ask =
-                Ask::send(Method::PATCH, target.clone(), MERGE, patch.to_string().into_bytes(), doing.clone());
+            let ask = Ask::send(Method::PATCH, target.clone(), MERGE, patch.to_string().into_bytes(), doing.clone());
             let answer = self.send(&ask).await?;
             if answer.status.is_success() {
                 return self.object(&answer.body);
@@ -214,8 +213,7 @@ impl Cluster {
                 metadata.insert("resourceVersion".to_owned(), seen.clone());
             }
         }
-        let query =
-            path::query(&[("fieldManager", Some(MANAGER)), ("dryRun", options.dry_run.then_some("All"))]);
+        let query = path::query(&[("fieldManager", Some(MANAGER)), ("dryRun", options.dry_run.then_some("All"))]);
         let body = Value::Object(object.body).to_string().into_bytes();
         let answer = self.send_ok(&Ask::send(Method::PUT, format!("{target}{query}"), JSON, body, doing)).await?;
         self.object(&answer)

@@ -57,11 +57,9 @@ impl ClusterConfig {
     /// The way that is taken by who restores, or by anybody else.
     pub fn way_for(&self, restores: bool) -> Way {
         match (&self.way, self.identity_for(restores).context.as_ref()) {
-            (Way::Kubeconfig { path, exec_credentials, .. }, Some(context)) => Way::Kubeconfig {
-                path: path.clone(),
-                context: context.clone(),
-                exec_credentials: *exec_credentials,
-            },
+            (Way::Kubeconfig { path, exec_credentials, .. }, Some(context)) => {
+                Way::Kubeconfig { path: path.clone(), context: context.clone(), exec_credentials: *exec_credentials }
+            }
             (way, _) => way.clone(),
         }
     }
@@ -87,14 +85,19 @@ impl Meaning<'_> {
             }
             let found = self.identity(restore);
             // Whoever is only another user is reached with the same credentials.
-            let credentials = found.credentials.clone().or_else(|| identity.credentials.clone().filter(|_| found.context.is_none()));
+            let credentials =
+                found.credentials.clone().or_else(|| identity.credentials.clone().filter(|_| found.context.is_none()));
             Identity { credentials, ..found }
         });
         if fields.has("api") && !fields.is_refused("api") && identity.credentials.is_none() {
             let refused = ["token", "client_certificate", "client_key"].iter().any(|key| fields.is_refused(key));
             if !refused {
                 self.mistakes
-                    .add(fields.span.clone(), format!("{} has no credentials", fields.path), "expected a token or a certificate")
+                    .add(
+                        fields.span.clone(),
+                        format!("{} has no credentials", fields.path),
+                        "expected a token or a certificate",
+                    )
                     .help = Some("write token = { env = \"…\" }, or client_certificate and client_key".to_owned());
             }
         }
@@ -119,8 +122,13 @@ impl Meaning<'_> {
         let [way] = given.as_slice() else {
             let got = if given.is_empty() { "nothing".to_owned() } else { given.join(", ") };
             self.mistakes
-                .add(fields.span.clone(), format!("{} does not say where it is", fields.path), format!("expected one of {}, got {got}", WAYS.join(", ")))
-                .help = Some("write context = \"…\" of a kubeconfig, or api = \"https://…\", or in_cluster = true".to_owned());
+                .add(
+                    fields.span.clone(),
+                    format!("{} does not say where it is", fields.path),
+                    format!("expected one of {}, got {got}", WAYS.join(", ")),
+                )
+                .help =
+                Some("write context = \"…\" of a kubeconfig, or api = \"https://…\", or in_cluster = true".to_owned());
             return None;
         };
         let own: &[&str] = match *way {
@@ -189,14 +197,19 @@ impl Meaning<'_> {
 /// What is reached without TLS must be on this machine.
 fn check_server(server: &str) -> Result<(), &'static str> {
     let here = ["http://127.0.0.1", "http://localhost", "http://[::1]"];
-    let is_here = here.iter().any(|prefix| {
-        server.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
-    });
-    let Some(rest) = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://").filter(|_| is_here)) else {
+    let is_here = here
+        .iter()
+        .any(|prefix| server.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/'])));
+    let Some(rest) = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://").filter(|_| is_here))
+    else {
         return Err("expected https://…: credentials would be readable on the way");
     };
     let host = rest.split('/').next().unwrap_or_default();
-    if host.is_empty() || host.contains('@') || server.contains(['?', '#']) || server.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if host.is_empty()
+        || host.contains('@')
+        || server.contains(['?', '#'])
+        || server.chars().any(|c| c.is_whitespace() || c.is_control())
+    {
         return Err("expected a host, a port where it is not 443, and no credentials");
     }
     Ok(())
@@ -208,10 +221,25 @@ mod tests {
 
     #[test]
     fn an_address_is_reached_by_tls_or_lies_here() {
-        for good in ["https://k", "https://k:6443/", "https://10.0.0.1:6443/k8s/clusters/c-1", "http://127.0.0.1:8001", "http://[::1]"] {
+        for good in [
+            "https://k",
+            "https://k:6443/",
+            "https://10.0.0.1:6443/k8s/clusters/c-1",
+            "http://127.0.0.1:8001",
+            "http://[::1]",
+        ] {
             assert_eq!(check_server(good), Ok(()), "{good}");
         }
-        for bad in ["", "k:6443", "http://k", "http://127.0.0.1.example.org", "https://", "https://u:p@k", "https://k?x", "https://k k"] {
+        for bad in [
+            "",
+            "k:6443",
+            "http://k",
+            "http://127.0.0.1.example.org",
+            "https://",
+            "https://u:p@k",
+            "https://k?x",
+            "https://k k",
+        ] {
             assert!(check_server(bad).is_err(), "{bad}");
         }
     }

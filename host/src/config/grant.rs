@@ -192,7 +192,11 @@ impl Meaning<'_> {
         for (text, span) in fields.texts("labels") {
             match text.split_once('=').filter(|(key, _)| !key.is_empty() && !key.contains('*')) {
                 Some((key, value)) => drop(labels.insert(key.to_owned(), NamePattern::new(value))),
-                None => drop(self.mistakes.add(span, format!("{}.labels: this is not a label", fields.path), "expected \"key=value\"")),
+                None => drop(self.mistakes.add(
+                    span,
+                    format!("{}.labels: this is not a label", fields.path),
+                    "expected \"key=value\"",
+                )),
             }
         }
         // A label that was refused would leave a wider grant behind.

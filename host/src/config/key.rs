@@ -527,7 +527,11 @@ static KUBE_GRANT: Section = Section {
             Shape::Flag,
             "Whether the plugin may read the bodies that it stores, and logs. False unless set; lists and single objects it sees.",
         ),
-        may("secret_data", Shape::Flag, "Whether it sees the values of Secrets. False unless set; it stores them unseen."),
+        may(
+            "secret_data",
+            Shape::Flag,
+            "Whether it sees the values of Secrets. False unless set; it stores them unseen.",
+        ),
         must("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose."),
         must("effect", Shape::Word(&EFFECT), "\"reads\" or \"changes\"."),
         may("scratch", Shape::Flag, "It changes only scratch places, so that `verify` may use it. False unless set."),
@@ -611,7 +615,11 @@ static POD: Section = Section {
         may("name", Shape::Text, "Name of the pod, instead of a selector."),
         may("container", Shape::Text, "Name of the container; may be left out where the pod has one only."),
         may("service_account", Shape::Text, "The service account that the pod must have, else it is not used."),
-        may("image", Shape::Text, "The image that the container must have, by name or as \"sha256:…\", else it is not used."),
+        may(
+            "image",
+            Shape::Text,
+            "The image that the container must have, by name or as \"sha256:…\", else it is not used.",
+        ),
     ],
 };
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::error::Kind;
+use crate::exec::{Choice, PodSpec};
 use mistake::Drawing;
 
 const WHOLE: &str = include_str!("tests/whole.toml");
@@ -59,6 +60,30 @@ fn every_key_is_read_and_means_what_it_says() {
     let config = parse(WHOLE).unwrap();
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     insta::assert_debug_snapshot!(config);
+}
+
+#[test]
+fn a_pod_is_the_one_that_the_configuration_names() {
+    let pod = "{ cluster = \"prod\", namespace = \"db\", selector = \"app=pg\", container = \"postgres\", \
+               service_account = \"pg\", image = \"sha256:0123\" }";
+    let named = "{ cluster = \"prod\", namespace = \"db\", name = \"pg-0\" }";
+    let text = format!(
+        "{FRAME}run_in = {{ pod = {pod} }}\n[target.beside]\nrun_in = {{ pod = {named} }}\n\
+         [cluster.prod]\nin_cluster = true\n"
+    );
+    let config = parse(&text).unwrap();
+    let whole = PodSpec {
+        cluster: "prod".to_owned(),
+        namespace: "db".to_owned(),
+        choice: Choice::Selector("app=pg".to_owned()),
+        container: Some("postgres".to_owned()),
+        service_account: Some("pg".to_owned()),
+        image: Some("sha256:0123".to_owned()),
+    };
+    let name = Choice::Name("pg-0".to_owned());
+    let bare = PodSpec { choice: name, container: None, service_account: None, image: None, ..whole.clone() };
+    assert_eq!(config.jobs[&label("orders")].run_in, RunIn::Pod(whole));
+    assert_eq!(config.targets[&label("beside")].run_in, RunIn::Pod(bare));
 }
 
 #[test]

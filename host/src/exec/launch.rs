@@ -93,7 +93,8 @@ pub(super) async fn launch(
         drop(send.send(check.and_then(|()| start(prepared, &command, food, redactor))));
     };
     on_starter(job)?;
-    follow(receive.await.map_err(|error| Error::failed("the thread that starts commands is gone").because(error))??).await
+    follow(receive.await.map_err(|error| Error::failed("the thread that starts commands is gone").because(error))??)
+        .await
 }
 
 /// Waits until the program runs, and feeds it.
@@ -107,12 +108,7 @@ async fn follow((launched, fed): (Launched, Fed)) -> Result<Launched> {
 
 type Fed = Option<(OwnedFd, Food)>;
 
-fn start(
-    prepared: Prepared,
-    command: &CommandLine,
-    food: Option<Food>,
-    redactor: Redactor,
-) -> Result<(Launched, Fed)> {
+fn start(prepared: Prepared, command: &CommandLine, food: Option<Food>, redactor: Redactor) -> Result<(Launched, Fed)> {
     let (stdout, child_stdout) = pipe()?;
     let (stderr, child_stderr) = pipe()?;
     // A larger pipe is a favour: at the user's limit the kernel refuses, and the smaller one works too.

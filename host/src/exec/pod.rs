@@ -128,8 +128,9 @@ impl Pod {
         let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let said: String = status.message.chars().take(400).collect();
         let error = match code {
-            StatusCode::FORBIDDEN => Error::denied(what)
-                .hint("give its role the verbs get and create on pods/exec, and get and list on pods, in this namespace"),
+            StatusCode::FORBIDDEN => Error::denied(what).hint(
+                "give its role the verbs get and create on pods/exec, and get and list on pods, in this namespace",
+            ),
             StatusCode::UNAUTHORIZED => Error::denied(what).hint("renew the cluster's credentials"),
             StatusCode::NOT_FOUND => Error::not_found(what),
             StatusCode::BAD_REQUEST => Error::invalid(what),
@@ -145,7 +146,7 @@ impl Pod {
         let session = self.open(chosen, arguments, Zeroizing::default()).await?.start(None, out_child, errs_child)?;
         // One line each: they fit into their pipes.
         let (said, complained) = (text(out).await, text(errs).await);
-        // Both pipes have ended, so the outcome is there or comes at once.
+        // Its pipes have ended, so the outcome is there or comes at once.
         loop {
             match session.outcome() {
                 Some(session::Outcome::Exited(0)) => return Ok(said),
@@ -153,7 +154,7 @@ impl Pod {
                     return Err(Error::failed(format!("it ended with exit code {code}: {}", complained.trim())));
                 }
                 Some(session::Outcome::Lost(error)) => return Err(error),
-                None => tokio::task::yield_now().await,
+                None => tokio::time::sleep(Duration::from_millis(1)).await,
             }
         }
     }
@@ -204,7 +205,11 @@ pub(super) async fn prepare(
     let mut arguments = vec![script::START, "sh", command.program.as_str()];
     arguments.extend(command.args.iter().map(String::as_str));
     let open = pod.open(&chosen, &arguments, opening).await.map_err(name)?;
-    Ok(Prepared { start: Start::Session(Box::new(open)), killer: Killer::Inside(Box::new(killer)), marker: Some(marker) })
+    Ok(Prepared {
+        start: Start::Session(Box::new(open)),
+        killer: Killer::Inside(Box::new(killer)),
+        marker: Some(marker),
+    })
 }
 
 fn mode(command: &CommandLine, size: Option<u64>) -> Result<Mode> {

@@ -248,7 +248,9 @@ impl Shared {
                         .fact("program", self.program.clone())
                         .because(Shown(source.clone())));
                 }
-                (_, Some((_, why))) => Error::new(lost.kind(), format!("{:?} was ended", self.label)).fact("reason", why),
+                (_, Some((_, why))) => {
+                    Error::new(lost.kind(), format!("{:?} was ended", self.label)).fact("reason", why)
+                }
                 (_, None) => Error::new(lost.kind(), format!("nobody knows how {:?} ended", self.label)),
             };
             return Err(error.fact("program", self.program.clone()).because(Shown(lost.clone())));

@@ -425,7 +425,8 @@ fn effective(grants: &Grants) -> Vec<Effective> {
         effect: Effect::Reads,
         inspect: !grant.inspect.is_empty(),
     });
-    let clusters = grants.kube.iter().flat_map(|(label, grants)| grants.iter().map(|grant| kube::effective(label, grant)));
+    let clusters =
+        grants.kube.iter().flat_map(|(label, grants)| grants.iter().map(|grant| kube::effective(label, grant)));
     exec.chain(buckets).chain(clusters).chain(artifacts).collect()
 }
 

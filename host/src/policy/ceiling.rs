@@ -217,7 +217,8 @@ impl Pattern {
         let parts: Vec<_> = name.as_str().split('*').map(regex::escape).collect();
         let literal = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         let open = self.text.strip_suffix(".*").filter(|start| literal(start));
-        self.text == parts.join(".*") || open.is_some_and(|start| name.as_str().split('*').next().is_some_and(|first| first.starts_with(start)))
+        self.text == parts.join(".*")
+            || open.is_some_and(|start| name.as_str().split('*').next().is_some_and(|first| first.starts_with(start)))
     }
 }
 

@@ -238,7 +238,11 @@ impl KubeGrant {
             if kind.contains('*') {
                 say("kinds", format!("{} names no kind", quoted(kind)), "write kinds in full, or \"*\" alone");
             } else if kind.matches('/').count() != 1 || kind.ends_with('/') {
-                say("kinds", format!("{} is not a kind", quoted(kind)), "write group/Kind, and /Kind of the core group");
+                say(
+                    "kinds",
+                    format!("{} is not a kind", quoted(kind)),
+                    "write group/Kind, and /Kind of the core group",
+                );
             }
         }
         if self.may.contains(&KubeVerb::Logs) && !self.kinds.contains("/Pod") {
@@ -249,7 +253,11 @@ impl KubeGrant {
         }
         for (key, patterns) in [("namespaces", &self.namespaces), ("names", &self.names)] {
             for pattern in patterns.iter().filter(|pattern| pattern.0.is_empty() || pattern.0.contains(['/', '%'])) {
-                say(key, format!("{} is no name", quoted(&pattern.0)), "write names, where * stands for any characters");
+                say(
+                    key,
+                    format!("{} is no name", quoted(&pattern.0)),
+                    "write names, where * stands for any characters",
+                );
             }
         }
         mistakes
@@ -329,7 +337,8 @@ impl KubeGrant {
         };
         if !self.grants_verb(verb) {
             let effect = if verb.changes() { "\neffect = \"changes\"" } else { "" };
-            let may = list("may", self.may.iter().filter(|may| **may != verb).map(|may| may.name()).collect(), verb.name());
+            let may =
+                list("may", self.may.iter().filter(|may| **may != verb).map(|may| may.name()).collect(), verb.name());
             return (format!("it does not grant {}", verb.name()), format!("{may}{effect}"));
         }
         if !self.grants_kind(object.kind) {

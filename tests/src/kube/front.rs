@@ -63,7 +63,8 @@ impl Gate {
     #[track_caller]
     pub fn wait_until_held(&self) {
         let held = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_held, waited) = self.0.1.wait_timeout_while(held, PATIENCE, |held| !held.is_held).expect("no panic inside");
+        let (_held, waited) =
+            self.0.1.wait_timeout_while(held, PATIENCE, |held| !held.is_held).expect("no panic inside");
         assert!(!waited.timed_out(), "no request came to the gate");
     }
 
@@ -105,12 +106,8 @@ impl Front {
         command.args(["proxy", &format!("--port={upstream}"), "--accept-hosts=.*", "--reject-paths=^$"]);
         let proxy = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let listener = TcpListener::bind("127.0.0.1:0").context("could not listen on 127.0.0.1")?;
-        let front = Self {
-            port: listener.local_addr()?.port(),
-            proxy,
-            is_over: Arc::default(),
-            requests: Arc::default(),
-        };
+        let front =
+            Self { port: listener.local_addr()?.port(), proxy, is_over: Arc::default(), requests: Arc::default() };
         let connect = || Ok(TcpStream::connect(("127.0.0.1", upstream)).ok());
         wait_until("kubectl proxy answers", PATIENCE, connect)?;
         let (is_over, requests) = (front.is_over.clone(), front.requests.clone());
@@ -204,7 +201,8 @@ fn serve(
                 match client.read(&mut byte) {
                     Ok(0) => break,
                     Ok(_) => {}
-                    Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+                    Err(error)
+                        if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
                     Err(_) => break,
                 }
             }

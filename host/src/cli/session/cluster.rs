@@ -53,9 +53,9 @@ impl Session {
         for (name, grants) in &plugin.grants.kube {
             for restores in [false, true] {
                 let server = self.cluster(name, restores)?.server().await?;
-                let over = ceilings.iter().find_map(|ceiling| {
-                    grants.iter().find_map(|grant| ceiling.kube_grant(&server, grant).err())
-                });
+                let over = ceilings
+                    .iter()
+                    .find_map(|ceiling| grants.iter().find_map(|grant| ceiling.kube_grant(&server, grant).err()));
                 if let Some(over) = over {
                     return Err(Error::denied(format!("a grant of plugin \"{label}\" is over the ceiling"))
                         .fact("grant", format!("plugin.{label}.grant.kube.{name}"))

@@ -98,7 +98,11 @@ static KUBE: Section = Section {
         must("server", Shape::Text, "Pattern of the API server's address."),
         must("may", TEXTS, "What may be done at most: list, get, dry-run, apply, delete, logs."),
         must("kinds", TEXTS, "Kinds as group/Kind; \"*\" leaves out those that give power over the cluster."),
-        may("namespaces", TEXTS, "Patterns of namespaces. All of them, and what lies in none, unless set. A grant for shop-* needs the pattern shop-.* or a wider one."),
+        may(
+            "namespaces",
+            TEXTS,
+            "Patterns of namespaces. All of them, and what lies in none, unless set. A grant for shop-* needs the pattern shop-.* or a wider one.",
+        ),
         may("verbs", VERBS, VERBS_DOC),
         may("effect", EFFECT, EFFECT_DOC),
         may("inspect", Shape::Flag, INSPECT_DOC),

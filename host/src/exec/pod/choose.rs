@@ -138,7 +138,11 @@ impl Pod {
             }
             (1, _) | (_, Several::First) => {
                 if good.len() > 1 {
-                    tracing::warn!(pod = good[0].name, matching = good.len(), "several pods match; taking the first by name");
+                    tracing::warn!(
+                        pod = good[0].name,
+                        matching = good.len(),
+                        "several pods match; taking the first by name"
+                    );
                 }
                 Ok(good.swap_remove(0))
             }
@@ -155,14 +159,16 @@ impl Pod {
         if found.metadata.deletion_timestamp.is_some() {
             return Err("is being deleted".to_owned());
         }
-        if let Some(pinned) = spec.service_account.as_ref().filter(|pinned| **pinned != found.spec.service_account_name) {
+        if let Some(pinned) = spec.service_account.as_ref().filter(|pinned| **pinned != found.spec.service_account_name)
+        {
             return Err(format!("has the service account \"{}\", not \"{pinned}\"", found.spec.service_account_name));
         }
         let names: Vec<_> = found.spec.containers.iter().map(|container| format!("\"{}\"", container.name)).collect();
         let container = match (&spec.container, found.spec.containers.as_slice()) {
-            (Some(name), all) => all.iter().find(|container| container.name == *name).ok_or_else(|| {
-                format!("has no container \"{name}\", but {}", names.join(", "))
-            })?,
+            (Some(name), all) => all
+                .iter()
+                .find(|container| container.name == *name)
+                .ok_or_else(|| format!("has no container \"{name}\", but {}", names.join(", ")))?,
             (None, [only]) => only,
             (None, _) => return Err(format!("has several containers, and run_in names none of {}", names.join(", "))),
         };

@@ -131,10 +131,9 @@ fi
 printf '\000%s' "$sr_marker"
 exit "$sr_code""#;
 
-/// Puts the word into the environment of what follows. Arguments: a signal, the word, the text of
-/// [`END`](crate::exec::ending::END). Ending with it, the shell finds at least itself.
-pub(super) const CARRY: &str =
-    r#"STRONGROOM_EXEC=$2; export STRONGROOM_EXEC; exec /bin/sh -c "$3" sh "$1" "$2""#;
+/// Puts the word into the environment of the script that ends programs, so that it finds at least itself.
+/// Arguments: a signal, the word, the text of that script.
+pub(super) const CARRY: &str = r#"STRONGROOM_EXEC=$2; export STRONGROOM_EXEC; exec /bin/sh -c "$3" sh "$1" "$2""#;
 
 /// How the program is fed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +164,10 @@ pub(super) fn opening(
     text.extend_from_slice(format!("{marker}\n{mode}\n").as_bytes());
     for (name, value) in variables {
         let is_name = !name.is_empty()
-            && name.bytes().enumerate().all(|(at, b)| b == b'_' || b.is_ascii_alphabetic() || (at > 0 && b.is_ascii_digit()));
+            && name
+                .bytes()
+                .enumerate()
+                .all(|(at, b)| b == b'_' || b.is_ascii_alphabetic() || (at > 0 && b.is_ascii_digit()));
         if !is_name || name.starts_with(OWN_PREFIX) {
             let reason = format!("{name:?} cannot be a variable of a command in a pod");
             return Err(cannot_start(Kind::Invalid, command, reason)

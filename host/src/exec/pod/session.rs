@@ -238,7 +238,10 @@ fn status(text: &[u8], place: &str) -> Outcome {
         let said: String = said.chars().take(400).collect();
         let hint = "look whether the container runs and its image has /bin/sh: without that, no command runs there";
         Outcome::Lost(
-            Error::unavailable("a command in a pod could not be run").fact("pod", place).fact("the node said", said).hint(hint),
+            Error::unavailable("a command in a pod could not be run")
+                .fact("pod", place)
+                .fact("the node said", said)
+                .hint(hint),
         )
     };
     let Ok(status) = serde_json::from_slice::<serde_json::Value>(text) else {
@@ -248,7 +251,8 @@ fn status(text: &[u8], place: &str) -> Outcome {
         return Outcome::Exited(0);
     }
     let code = status["details"]["causes"].as_array().into_iter().flatten();
-    let code = code.filter(|cause| cause["reason"] == "ExitCode").find_map(|cause| cause["message"].as_str()?.parse().ok());
+    let code =
+        code.filter(|cause| cause["reason"] == "ExitCode").find_map(|cause| cause["message"].as_str()?.parse().ok());
     match code {
         // A failure whose code is 0 is none that can be believed.
         Some(code) if code != 0 && status["reason"] == "NonZeroExitCode" => Outcome::Exited(code),

@@ -95,9 +95,7 @@ pub(super) fn of(inspection: &Inspection, component: &Component, grants: Option<
         },
         (Concern::Secrets, None) => request.exec.iter().any(|exec| !exec.grant.secrets.is_empty()),
         (Concern::Secrets, Some(grants)) => grants.exec.values().any(|exec| !exec.secrets.is_empty()),
-        (Concern::ClusterAdministrator, None) => {
-            request.kube.iter().any(|kube| kube.as_grant().is_administrator())
-        }
+        (Concern::ClusterAdministrator, None) => request.kube.iter().any(|kube| kube.as_grant().is_administrator()),
         (Concern::ClusterAdministrator, Some(grants)) => {
             grants.kube.values().flatten().any(KubeGrant::is_administrator)
         }

@@ -70,9 +70,10 @@ impl PluginManifest {
         grant.inspect &= requests.iter().any(|request| request.inspect);
         grant.secret_data &= requests.iter().any(|request| request.secret_data);
         // What both name, and what one of them names and the other covers by its star.
-        let theirs = granted.kinds.iter().filter(|kind| {
-            requested.contains(kind) || (requested.contains(&star) && by_star(kind))
-        });
+        let theirs = granted
+            .kinds
+            .iter()
+            .filter(|kind| requested.contains(kind) || (requested.contains(&star) && by_star(kind)));
         let ours = requested.iter().filter(|kind| granted.kinds.contains(&star) && by_star(kind)).copied();
         grant.kinds = theirs.chain(ours).cloned().collect();
         (!grant.may.is_empty() && !grant.when.verbs.is_empty() && !grant.kinds.is_empty()).then_some(grant)

@@ -59,7 +59,9 @@ fn allowed(grant: &KubeGrant, verb: KubeVerb, kind: &str, namespace: Option<&str
 fn kinds_that_give_power_are_covered_only_when_named() {
     let all = grant(&[KubeVerb::List, KubeVerb::Get], &["*"]);
     assert!(allowed(&all, KubeVerb::Get, "/ConfigMap", Some("shop"), BACKUP));
-    for kind in ["/Secret", "/TokenSecret", "/Pod", "apps/Deployment", "rbac.authorization.k8s.io/ClusterRole", "/secret"] {
+    for kind in
+        ["/Secret", "/TokenSecret", "/Pod", "apps/Deployment", "rbac.authorization.k8s.io/ClusterRole", "/secret"]
+    {
         assert!(is_powerful(kind), "{kind}");
         assert!(!allowed(&all, KubeVerb::Get, kind, Some("shop"), BACKUP), "{kind}");
         let named = grant(&[KubeVerb::Get], &["*", kind]);
@@ -83,13 +85,17 @@ fn nothing_outside_the_granted_namespaces_names_and_verbs_is_reached() {
 #[test]
 fn a_namespace_is_the_object_of_its_name() {
     let grant = KubeGrant { namespaces: patterns(&["shop-*"]), ..grant(&[KubeVerb::Get], &["/Namespace"]) };
-    let get = |name| decided(std::slice::from_ref(&grant), KubeVerb::Get, object("/Namespace", None, Some(name)), BACKUP);
+    let get =
+        |name| decided(std::slice::from_ref(&grant), KubeVerb::Get, object("/Namespace", None, Some(name)), BACKUP);
     assert!(get("shop-eu").allowed && !get("kube-system").allowed);
 }
 
 #[test]
 fn a_list_looks_only_where_it_is_granted() {
-    let list = |namespaces: &[&str]| KubeGrant { namespaces: patterns(namespaces), ..grant(&[KubeVerb::List], &["/ConfigMap"]) };
+    let list = |namespaces: &[&str]| KubeGrant {
+        namespaces: patterns(namespaces),
+        ..grant(&[KubeVerb::List], &["/ConfigMap"])
+    };
     let scope = |grants: Vec<KubeGrant>| policy(grants, BACKUP).kube_scope("prod", "/ConfigMap", true);
     assert_eq!(
         scope(vec![list(&["a"]), list(&["b", "c-*"])]),
@@ -113,7 +119,9 @@ fn labels_are_asked_for_once_they_are_known() {
     let policy = policy(vec![labelled], BACKUP);
     let at = object("/ConfigMap", Some("shop"), Some("x"));
     let with = |value: &str| BTreeMap::from([("app".to_owned(), value.to_owned())]);
-    let allows = |labels: &BTreeMap<String, String>| policy.kube_allows("prod", KubeVerb::Get, &KubeObject { labels: Some(labels), ..at });
+    let allows = |labels: &BTreeMap<String, String>| {
+        policy.kube_allows("prod", KubeVerb::Get, &KubeObject { labels: Some(labels), ..at })
+    };
     assert!(policy.kube_allows("prod", KubeVerb::Get, &at) && policy.kube_asks_for_labels("prod", KubeVerb::Get, &at));
     assert!(allows(&with("shop-1")) && !allows(&with("other")) && !allows(&BTreeMap::new()));
 }
@@ -129,10 +137,8 @@ fn a_cluster_changes_in_a_restore_only_and_never_in_a_plan() {
             }
         }
     }
-    let reads = KubeGrant {
-        when: When { effect: Effect::Reads, ..grant(&[], &[]).when },
-        ..grant(&[KubeVerb::Apply], &["*"])
-    };
+    let reads =
+        KubeGrant { when: When { effect: Effect::Reads, ..grant(&[], &[]).when }, ..grant(&[KubeVerb::Apply], &["*"]) };
     assert!(!allowed(&reads, KubeVerb::Apply, "/ConfigMap", Some("shop"), RESTORE));
     assert!(allowed(&reads, KubeVerb::DryRun, "/ConfigMap", Some("shop"), PLAN), "a dry run changes nothing");
     assert_eq!(reads.check()[0].key, "effect");
@@ -191,7 +197,10 @@ fn a_refusal_says_what_it_would_take() {
         decision.missing.lines().skip(1).collect::<Vec<_>>().join("; ")
     };
     assert_eq!(missing(KubeVerb::List, "/ConfigMap", Some("shop")), "may = [\"get\", \"list\"]");
-    assert_eq!(missing(KubeVerb::Apply, "/ConfigMap", Some("shop")), "may = [\"get\", \"apply\"]; effect = \"changes\"");
+    assert_eq!(
+        missing(KubeVerb::Apply, "/ConfigMap", Some("shop")),
+        "may = [\"get\", \"apply\"]; effect = \"changes\""
+    );
     assert_eq!(missing(KubeVerb::Get, "/Secret", Some("shop")), "kinds = [\"/ConfigMap\", \"/Secret\"]");
     assert_eq!(missing(KubeVerb::Get, "/ConfigMap", Some("other")), "namespaces = [\"shop\", \"other\"]");
     let elsewhere = KubeCall { cluster: "other", verb: None, objects: &[] };

@@ -235,15 +235,21 @@ fn perform(deed: &Value) -> Result<Value, Error> {
             }
         }
         "logs" => {
-            let source =
-                cluster.logs(&text(&deed["namespace"]), &text(&deed["name"]), option(&deed["container"]).as_deref(), None)?;
+            let source = cluster.logs(
+                &text(&deed["namespace"]),
+                &text(&deed["name"]),
+                option(&deed["container"]).as_deref(),
+                None,
+            )?;
             read(&source)
         }
         "apply" => {
-            let objects: Vec<String> = list(&deed["objects"]).map(|object| match object {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            }).collect();
+            let objects: Vec<String> = list(&deed["objects"])
+                .map(|object| match object {
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                })
+                .collect();
             Ok(written(cluster.apply(&objects, options(deed))?, deed))
         }
         "apply-unseen" => apply_unseen(&cluster, deed),

@@ -96,8 +96,12 @@ impl State {
         tail_lines: Option<u32>,
     ) -> Result<Resource<GuestSource>, Refusal> {
         let (guard, open) = (self.guard.clone(), self.kube(this)?);
-        let named =
-            Named { kind: "/Pod".to_owned(), namespaced: true, namespace: Some(namespace.clone()), name: Some(pod.clone()) };
+        let named = Named {
+            kind: "/Pod".to_owned(),
+            namespaced: true,
+            namespace: Some(namespace.clone()),
+            name: Some(pod.clone()),
+        };
         let cancel = self.run.cancel.clone();
         let work = async {
             let mut labels = Labels::new();

@@ -40,7 +40,13 @@ impl Deed<Object> {
 type Sorted<T> = (Vec<(usize, Deed<T>)>, Vec<(usize, Refusal)>);
 
 /// Lets go on what is granted. What is not is told once: a line of the audit log for all of them.
-async fn sort<T>(guard: &Guard, function: &'static str, label: &str, verb: KubeVerb, deeds: Vec<(usize, Deed<T>)>) -> Sorted<T> {
+async fn sort<T>(
+    guard: &Guard,
+    function: &'static str,
+    label: &str,
+    verb: KubeVerb,
+    deeds: Vec<(usize, Deed<T>)>,
+) -> Sorted<T> {
     let policy = guard.policy();
     let allows = |deed: &Deed<T>| policy.kube_allows(label, verb, &deed.named.object(deed.labels.as_ref()));
     let (go_on, refused): (Vec<_>, Vec<_>) = deeds.into_iter().partition(|(_, deed)| allows(deed));
