@@ -335,7 +335,7 @@ impl Meaning<'_> {
             config.plugins.extend(self.plugin(&label, fields).map(|plugin| (label, plugin)));
         }
         for (label, fields) in labelled(root, "target") {
-            config.targets.extend(self.target(fields).map(|target| (label, target)));
+            config.targets.extend(self.target(root, fields).map(|target| (label, target)));
         }
         for (label, fields) in labelled(root, "job") {
             config.jobs.extend(self.job(root, fields).map(|job| (label, job)));

@@ -12,8 +12,10 @@ mod feed;
 mod find;
 mod image;
 mod launch;
+mod leader;
 mod local;
 mod output;
+mod pod;
 mod probe;
 mod supervise;
 #[cfg(test)]
@@ -26,6 +28,7 @@ use crate::stream::{Leash, Origin, Source};
 pub use find::{STANDARD_PATH, find_program};
 pub use local::keep_inherited_files_from_children;
 use output::{Pipe, Stdout};
+pub use pod::{Choice, Pod, PodSpec, Several};
 pub use probe::probe;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -69,6 +72,8 @@ pub enum RunIn {
         /// The client and the arguments that come before its verb, such as `["/usr/bin/podman"]`.
         client: Vec<String>,
     },
+    /// In a pod, through the API server of its cluster; [`Place::pod`] is the way there.
+    Pod(PodSpec),
 }
 
 /// What the operator gives to every command of a job: where it runs and what surrounds it.
@@ -80,6 +85,8 @@ pub struct Place {
     pub env: BTreeMap<String, String>,
     /// Secrets by name; a command gets only those its grant names, which are fetched when it starts.
     pub secrets: Secrets,
+    /// The pod, where commands run in one.
+    pub pod: Option<Arc<Pod>>,
 }
 
 /// The secrets of one command by name, from when it is prepared until it has started.
@@ -175,16 +182,28 @@ pub async fn spawn(
     let stall = command.timeout.unwrap_or(stall);
     let input_waits_for = stdin.as_ref().map(|source| source.waits_for.clone()).unwrap_or_default();
     let redactor = place.secrets.redactor().clone();
-    let prepared = match &place.run_in {
-        RunIn::Local { user } => local::prepare(&command, &place, &secrets, user.as_deref(), scratch.as_deref())?,
-        RunIn::Container { name, client } => container::prepare(&command, &place, &secrets, name, client)?,
-    };
-    // What the child is to get is in the prepared command, and goes with it.
-    drop(secrets);
     let label = command.label.clone();
+    let start = async {
+        let (prepared, stdin) = match &place.run_in {
+            RunIn::Local { user } => {
+                (local::prepare(&command, &place, &secrets, user.as_deref(), scratch.as_deref())?, stdin)
+            }
+            RunIn::Container { name, client } => (container::prepare(&command, &place, &secrets, name, client)?, stdin),
+            RunIn::Pod(_) => {
+                let Some(pod) = &place.pod else {
+                    return Err(cannot_start(Kind::Invalid, &command, "the way to its pod is missing"));
+                };
+                let (size, stdin) = opened(stdin).await?;
+                (pod::prepare(&command, &place, &secrets, pod, size).await?, stdin)
+            }
+        };
+        // What the child is to get is in the prepared command, and goes with it.
+        drop(secrets);
+        launch::launch(prepared, command, stdin, redactor.clone()).await
+    };
     let launched = tokio::select! {
         biased;
-        launched = launch::launch(prepared, command, stdin, redactor.clone()) => launched?,
+        launched = Box::pin(start) => launched?,
         () = cancel.cancelled() => return Err(Error::cancelled(format!("starting {label:?} was cancelled"))),
         () = tokio::time::sleep(stall) => {
             return Err(Error::timed_out(format!("could not start {label:?}")).fact("waited", crate::unit::duration(stall)));
@@ -204,6 +223,13 @@ pub async fn spawn(
     })
 }
 
+/// Opens a source for who must know beforehand how long it is.
+async fn opened(source: Option<Source>) -> Result<(Option<u64>, Option<Source>)> {
+    let Some(mut source) = source else { return Ok((None, None)) };
+    let open = tokio::task::spawn_blocking(move || source.body.open().map(|info| (info.len, Some(source))));
+    open.await.map_err(|error| Error::failed("the source of standard input could not be opened").because(error))?
+}
+
 /// Waits until every process whose handles are gone has ended, with its group; at most `most`.
 /// Returns how many have not, those included that are still in use.
 ///
@@ -216,8 +242,8 @@ pub async fn settled(most: Duration) -> usize {
 impl Process {
     /// Standard output, once. The source ends well only when the pipe has ended **and** the program
     /// has exited with 0 and has read its input as the grant wants it; else it ends in an error
-    /// with label, program, exit code and the end of standard error. From a container, every byte up
-    /// to the wrapper's marker has arrived, or it ends in an error too.
+    /// with label, program, exit code and the end of standard error. From a container or a pod, every byte
+    /// up to the wrapper's marker has arrived, and what was measured there agrees, or it ends in an error too.
     ///
     /// Its leash is held: release it when the guest hands the source on.
     pub fn stdout(&mut self) -> Result<Source> {
@@ -229,7 +255,7 @@ impl Process {
         self.stdout_leash = Some(leash.clone());
         let body = Stdout::new(pipe, self.handles.clone(), self.stall, self.cancel.clone(), leash.clone());
         Ok(Source {
-            origin: Origin::Exec { command },
+            origin: Origin::Exec { command, proof: self.shared.proof() },
             inspect: self.inspect,
             waits_for: self.input_waits_for.clone(),
             leash,
@@ -313,7 +339,7 @@ impl Process {
                 match body.read_raw(&mut buf)? {
                     0 => {
                         redacted.finish(&mut all);
-                        return Ok((all, body.whole()));
+                        return Ok((all, body));
                     }
                     n if taken + n > max_bytes => {
                         return Err(Error::limit(format!("the output of {label:?} is larger than it may be"))
@@ -327,12 +353,13 @@ impl Process {
                 }
             }
         });
-        let (stdout, whole) = collected
+        let (stdout, body) = collected
             .await
             .map_err(|error| Error::failed("the reader of a command's output ended early").because(error))??;
         let exit = self.wait().await?;
         if exit.is_success() {
-            whole?;
+            // What was measured where it ran is known when it has ended.
+            body.whole()?;
         }
         Ok(Output { exit, stdout })
     }

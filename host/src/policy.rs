@@ -162,7 +162,7 @@ impl Policy {
 
     fn decide_read(&self, origin: &Origin, granted: bool) -> Decision {
         let (rule, missing) = match origin {
-            Origin::Exec { command } => (self.exec_rule(command), "inspect = true".to_owned()),
+            Origin::Exec { command, .. } => (self.exec_rule(command), "inspect = true".to_owned()),
             Origin::Bucket { label } => (self.bucket_rule(label), "inspect = true".to_owned()),
             Origin::Cluster { label } => (self.kube_rule(label), "inspect = true".to_owned()),
             Origin::Artifact { name, .. } => {

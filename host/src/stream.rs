@@ -44,6 +44,6 @@ pub use pipe::{PipeSink, pipe};
 pub use reader::{ArtifactReader, open_artifact};
 pub use seal::{Identity, Recipients};
 pub use segment::{SealedSegments, SegmentWrite, Segments};
-pub use source::{ByteSource, Leash, Origin, Source, SourceInfo};
+pub use source::{ByteSource, Leash, Origin, Proof, Source, SourceInfo};
 pub use tee::tee;
 pub use writer::{MIN_SEGMENT_BYTES, StoredArtifact, WriteOptions, write_artifact};

@@ -28,6 +28,7 @@ pub mod snapshot;
 pub mod terminal;
 pub mod tree;
 pub mod wait;
+pub mod wire;
 
 #[doc(hidden)]
 pub use insta;

@@ -47,6 +47,7 @@ fn inside(container: &Container, mark: &str) -> Place {
         run_in: RunIn::Container { name: container.name().to_owned(), client: container.client().to_vec() },
         env: BTreeMap::from([("TEST_MARK".to_owned(), mark.to_owned())]),
         secrets: BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new(SECRET.to_owned()))]).into(),
+        pod: None,
     }
 }
 

@@ -104,6 +104,12 @@ const HARNESSES: &[Harness] = &[
         how: How::Own(reproduce::every_plugin),
     },
     Harness {
+        name: "pod",
+        what: "the connection to a command in a pod is cut at random places, on its way out, on its way in, and in a backup of PostgreSQL: never a success, and no cut input is taken for a whole one",
+        usual: Length::Count(200),
+        how: How::Test { package: "strongroom-tests", program: Some("pod"), filter: "" },
+    },
+    Harness {
         name: "promises",
         what: "every promise is broken on purpose, and the test that guards it fails; names behind it choose breakages",
         usual: Length::Count(0),

@@ -14,7 +14,7 @@ use crate::config::{
     BucketConfig, Config, JobConfig, PluginConfig, SecretRef, StoreConfig, StorePlace, environment, secret,
 };
 use crate::error::{Error, IoContext, Kind, Result};
-use crate::exec::Place;
+use crate::exec::{Place, Pod, RunIn, Several};
 use crate::failpoint;
 use crate::id::Label;
 use crate::plugin::compiler::Compiler;
@@ -196,7 +196,7 @@ impl Session {
             plugin_signature,
             grants: plugin.grants.clone(),
             limits: plugin.limits.clone(),
-            place: Arc::new(self.place(name, job, needs.target.as_ref())?),
+            place: Arc::new(self.place(name, job, &needs)?),
             buckets: self.buckets(),
             clusters: self.clusters(),
             settings: job.settings.clone(),
@@ -258,8 +258,8 @@ impl Session {
         })
     }
 
-    fn place(&self, name: &Label, job: &JobConfig, target: Option<&Label>) -> Result<Place> {
-        let (owner, run_in, env, secrets) = match target {
+    fn place(&self, name: &Label, job: &JobConfig, needs: &Needs) -> Result<Place> {
+        let (owner, run_in, env, secrets) = match &needs.target {
             None => (format!("job.{name}"), &job.run_in, &job.env, &job.secrets),
             Some(target) => {
                 let target_config = self.config.target(target.as_str())?.1;
@@ -269,7 +269,16 @@ impl Session {
         let (secrets, warnings) = secret::late(secrets, &format!("{owner}.secrets"), environment::process)?;
         warnings.iter().for_each(|warning| self.progress.warn(warning));
         let secrets = secrets.withholding(self.config.secret_variables());
-        Ok(Place { run_in: run_in.clone(), env: env.clone(), secrets })
+        let pod = match run_in {
+            RunIn::Pod(spec) => {
+                // Who opens artifacts sends what is in them into the pod.
+                let (restores, several) =
+                    if needs.identity { (true, Several::Refuse) } else { (false, Several::First) };
+                Some(Pod::new(spec.clone(), self.cluster(&spec.cluster, restores)?, several))
+            }
+            RunIn::Local { .. } | RunIn::Container { .. } => None,
+        };
+        Ok(Place { run_in: run_in.clone(), env: env.clone(), secrets, pod })
     }
 
     /// Every bucket of the configuration; none is opened before it is used.

@@ -4,7 +4,7 @@ use super::fields::Fields;
 use super::read::{escape, looks_secret};
 use super::{Depth, JobConfig, Meaning, SecretRef, TargetConfig, VerifyConfig};
 use crate::clock;
-use crate::exec::RunIn;
+use crate::exec::{Choice, PodSpec, RunIn};
 use crate::run::retention::Keep;
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
@@ -13,14 +13,14 @@ use std::collections::BTreeMap;
 const OWN_VARIABLES: &str = "STRONGROOM_";
 
 impl Meaning<'_> {
-    pub(super) fn target(&mut self, fields: &Fields) -> Option<TargetConfig> {
+    pub(super) fn target(&mut self, root: &Fields, fields: &Fields) -> Option<TargetConfig> {
         let (env, secrets) = self.surroundings(fields);
-        Some(TargetConfig { run_in: self.run_in(fields), env, secrets, options: fields.json("options") })
+        Some(TargetConfig { run_in: self.run_in(root, fields), env, secrets, options: fields.json("options") })
     }
 
     pub(super) fn job(&mut self, root: &Fields, fields: &Fields) -> Option<JobConfig> {
         let (env, secrets) = self.surroundings(fields);
-        let run_in = self.run_in(fields);
+        let run_in = self.run_in(root, fields);
         let verify = fields.table("verify").map(|verify| self.verify(root, verify)).unwrap_or_default();
         let plugin = self.label(root, fields, "plugin", "plugin");
         let store = self.label(root, fields, "store", "store");
@@ -129,7 +129,7 @@ impl Meaning<'_> {
         (env, secrets)
     }
 
-    fn run_in(&mut self, fields: &Fields) -> RunIn {
+    fn run_in(&mut self, root: &Fields, fields: &Fields) -> RunIn {
         let here = RunIn::Local { user: None };
         let Some(place) = fields.table("run_in") else { return here };
         for key in ["user", "container"] {
@@ -140,6 +140,14 @@ impl Meaning<'_> {
                 let label = "expected a name that does not begin with - and holds no spaces";
                 self.mistakes.add(place.span_of(key), format!("{}.{key} is not a name", place.path), label);
             }
+        }
+        if let Some(pod) = place.table("pod") {
+            for key in ["user", "container", "client"].into_iter().filter(|key| place.has(key)) {
+                let message = format!("{} names a pod and a {key}", place.path);
+                self.mistakes.add(place.span_of(key), message, "expected one of them").help =
+                    Some("name a container of the pod as pod = { …, container = \"…\" }".to_owned());
+            }
+            return self.pod(root, pod).map_or(here, RunIn::Pod);
         }
         match (place.text("user"), place.text("container")) {
             (Some(_), Some(_)) => {
@@ -166,6 +174,42 @@ impl Meaning<'_> {
             }
             (None, Some(name)) => RunIn::Container { name: name.to_owned(), client: self.client(place) },
         }
+    }
+
+    fn pod(&mut self, root: &Fields, pod: &Fields) -> Option<PodSpec> {
+        for key in ["namespace", "selector", "name", "container", "service_account", "image"] {
+            let is_bad = |text: &str| text.is_empty() || text.chars().any(char::is_control);
+            if pod.text(key).is_some_and(is_bad) {
+                let label = "expected a text without line breaks";
+                self.mistakes.add(pod.span_of(key), format!("{}.{key} says nothing", pod.path), label);
+            }
+        }
+        let choice = match (pod.text("name"), pod.text("selector")) {
+            (Some(name), None) => Some(Choice::Name(name.to_owned())),
+            (None, Some(selector)) => Some(Choice::Selector(selector.to_owned())),
+            (Some(_), Some(_)) => {
+                let message = format!("{} has a name and a selector", pod.path);
+                self.mistakes.add(pod.span_of("name"), message, "expected one of them");
+                None
+            }
+            (None, None) if pod.is_refused("name") || pod.is_refused("selector") => None,
+            (None, None) => {
+                let message = format!("{} does not say which pod", pod.path);
+                self.mistakes.add(pod.span.clone(), message, "expected selector or name").help =
+                    Some("write selector = \"app=…\", or name = \"…\"".to_owned());
+                None
+            }
+        };
+        let cluster = self.label(root, pod, "cluster", "cluster");
+        let owned = |key| pod.text(key).map(str::to_owned);
+        Some(PodSpec {
+            cluster: cluster?.to_string(),
+            namespace: owned("namespace")?,
+            choice: choice?,
+            container: owned("container"),
+            service_account: owned("service_account"),
+            image: owned("image"),
+        })
     }
 
     fn client(&mut self, place: &Fields) -> Vec<String> {

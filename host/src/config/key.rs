@@ -628,7 +628,7 @@ static LIMITS: Section = Section {
 const RUN_IN: Shape = Shape::Table(&RUN_IN_SECTION);
 static RUN_IN_SECTION: Section = Section {
     name: "run_in",
-    doc: "Where commands run: this machine unless set; { user = … } or { container = … }.",
+    doc: "Where commands run: this machine unless set; { user = … }, { container = … } or { pod = … }.",
     keys: &[
         may("user", Shape::Text, "On this machine as this user; strongroom itself must be allowed to become it."),
         may("container", Shape::Text, "In this running container, by name or id."),
@@ -640,11 +640,30 @@ static RUN_IN_SECTION: Section = Section {
             ]),
             "With `container`: \"docker\" (the default), \"podman\", or the client's path and what comes before its verb.",
         ),
-        not_built(
-            "pod",
-            "run strongroom where the database's own client reaches it, for example in a CronJob (README), without `run_in`",
-        ),
+        may("pod", Shape::Table(&POD), "In a pod: { cluster = …, namespace = …, selector = …, container = … }."),
         not_built("ssh", "run strongroom on that machine, or name its server in the job's `env`"),
+    ],
+};
+
+static POD: Section = Section {
+    name: "pod",
+    doc: "A running pod, through the API server of its cluster. Programs and paths are the container's.",
+    keys: &[
+        must("cluster", Shape::Text, "Label of the cluster."),
+        must("namespace", Shape::Text, "Namespace of the pod."),
+        may(
+            "selector",
+            Shape::Text,
+            "Label selector of the pod, such as \"app=pg,role=primary\"; of several that are ready a backup takes the first by name, and a restore none. Whoever can make a pod that it matches receives secrets and restored data.",
+        ),
+        may("name", Shape::Text, "Name of the pod, instead of a selector."),
+        may("container", Shape::Text, "Name of the container; may be left out where the pod has one only."),
+        may("service_account", Shape::Text, "The service account that the pod must have, else it is not used."),
+        may(
+            "image",
+            Shape::Text,
+            "The image that the container must have, by name or as \"sha256:…\", else it is not used.",
+        ),
     ],
 };
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::error::Kind;
+use crate::exec::{Choice, PodSpec};
 use crate::stream::Compression;
 use mistake::Drawing;
 
@@ -63,6 +64,30 @@ fn every_key_is_read_and_means_what_it_says() {
 }
 
 #[test]
+fn a_pod_is_the_one_that_the_configuration_names() {
+    let pod = "{ cluster = \"prod\", namespace = \"db\", selector = \"app=pg\", container = \"postgres\", \
+               service_account = \"pg\", image = \"sha256:0123\" }";
+    let named = "{ cluster = \"prod\", namespace = \"db\", name = \"pg-0\" }";
+    let text = format!(
+        "{FRAME}run_in = {{ pod = {pod} }}\n[target.beside]\nrun_in = {{ pod = {named} }}\n\
+         [cluster.prod]\nin_cluster = true\n"
+    );
+    let config = parse(&text).unwrap();
+    let whole = PodSpec {
+        cluster: "prod".to_owned(),
+        namespace: "db".to_owned(),
+        choice: Choice::Selector("app=pg".to_owned()),
+        container: Some("postgres".to_owned()),
+        service_account: Some("pg".to_owned()),
+        image: Some("sha256:0123".to_owned()),
+    };
+    let name = Choice::Name("pg-0".to_owned());
+    let bare = PodSpec { choice: name, container: None, service_account: None, image: None, ..whole.clone() };
+    assert_eq!(config.jobs[&label("orders")].run_in, RunIn::Pod(whole));
+    assert_eq!(config.targets[&label("beside")].run_in, RunIn::Pod(bare));
+}
+
+#[test]
 fn what_is_not_set_is_as_the_documentation_says() {
     let config = parse(FRAME).unwrap();
     let store = &config.stores[&label("disk")];
@@ -100,7 +125,7 @@ source = "oci://example.org/postgres:1"
 sha256 = "abc"
 
 [target.scratch]
-run_in = { pod = "postgres-0" }
+run_in = { ssh = "db.example.org" }
 
 [job.orders]
 plugin = "postgers"
@@ -269,6 +294,8 @@ fn what_contradicts_itself_is_refused() {
         "[bucket.a]\ntype = \"local\"".to_owned(),
         "run_in = { user = \"a\", container = \"b\" }".to_owned(),
         "run_in = { client = \"podman\" }".to_owned(),
+        "run_in = { pod = { cluster = \"a\", namespace = \"b\" } }".to_owned(),
+        "run_in = { user = \"a\", pod = { cluster = \"a\", namespace = \"\", name = \"c\", selector = \"d\" } }".to_owned(),
         "run_in = { container = \"--privileged\" }".to_owned(),
         "run_in = { container = \"a\", client = \"kubectl\" }".to_owned(),
         "run_in = { container = \"a\", client = [\"podman\"] }".to_owned(),

@@ -14,7 +14,7 @@
 //! without the variables that secrets are read from.
 
 use super::image::Image;
-use super::launch::{Killer, Prepared};
+use super::launch::{Inside, Killer, Prepared, Start};
 use super::local::{NewPrivileges, confine, environment};
 use super::{Fetched, Place, TICK, cannot_start};
 use crate::error::{Error, Kind, Result};
@@ -67,7 +67,7 @@ exit "$code""#;
 /// Signals everything that has the word in its environment, and its group where it leads one.
 /// Arguments: signal, word. Prints how many there were. Needs nothing but the shell; `grep` is
 /// faster, since a shell reads byte by byte, but not every one can search between NULs.
-const END: &str = r#"files=
+pub(super) const END: &str = r#"files=
 if printf 'a\0b\0' | grep -qzF b 2>/dev/null; then
   files=$(grep -lzsF -- "$2" /proc/[0-9]*/environ)
 else
@@ -166,13 +166,12 @@ pub(super) fn prepare(
     child.process_group(0).current_dir("/");
     confine(&mut child, NewPrivileges::Allowed);
     image.install(&mut child, Vec::new());
-    Ok(Prepared { child, killer: Killer::Container(killer), marker: Some(marker) })
+    Ok(Prepared { start: Start::Process(child), killer: Killer::Inside(Box::new(killer)), marker: Some(marker) })
 }
 
-impl ContainerKiller {
-    /// Whether a program in this container could be ended: the script must find at least itself. Asked before a command that acts on
-    /// what it reads: if its source failed and it could not be ended, it would see an end of input.
-    pub(super) fn check(&self, command: &CommandLine) -> Result<()> {
+impl Inside for ContainerKiller {
+    /// The script must find at least itself.
+    fn check(&self, command: &CommandLine) -> Result<()> {
         let found = match self.signal("0", Carries::Word) {
             Ok(0) => Err("the script found no process, not even itself".to_owned()),
             found => found,
@@ -189,16 +188,16 @@ impl ContainerKiller {
         })
     }
 
-    /// Signals the program and its children. The error is what the client said.
-    pub(super) fn send(&self, signal: Signal) -> Result<(), String> {
+    fn send(&self, signal: Signal) -> Result<(), String> {
         self.signal(if signal == Signal::KILL { "KILL" } else { "TERM" }, Carries::Nothing).map(drop)
     }
 
-    /// Name of the container.
-    pub(super) fn container(&self) -> &str {
-        &self.container
+    fn place(&self) -> String {
+        format!("container {:?}", self.container)
     }
+}
 
+impl ContainerKiller {
     /// Runs the fixed script; how many processes had the word.
     fn signal(&self, signal: &str, carries: Carries) -> Result<u32, String> {
         let mut arguments = vec!["exec".to_owned()];
@@ -303,7 +302,7 @@ fn wait_for(child: &std::process::Child, most: Duration) -> bool {
 }
 
 /// 128 random bits in hex.
-fn random_word() -> Result<String> {
+pub(super) fn random_word() -> Result<String> {
     let mut random = [0_u8; 16];
     getrandom::fill(&mut random)
         .map_err(|error| Error::failed("could not get random bytes").because(error.to_string()))?;

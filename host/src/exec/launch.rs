@@ -1,8 +1,9 @@
 //! From a prepared command to a running process with its supervisor and its feeder.
 
-use super::container::ContainerKiller;
 use super::feed::{self, Food};
+use super::leader::Leader;
 use super::output::Pipe;
+use super::pod::session::Open;
 use super::supervise::{self, Handles, Shared, Tail};
 use super::{PIPE_BYTES, local};
 use crate::error::{Error, IoContext, Result};
@@ -11,14 +12,15 @@ use crate::secret::Redactor;
 use crate::stream::Source;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::process::Signal;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock, mpsc};
 
 /// A command that is ready to be started.
 pub(super) struct Prepared {
-    /// What it becomes ([`super::image`]), directory and limits; not yet its pipes.
-    pub child: Command,
+    /// What is started.
+    pub start: Start,
     /// How it is ended.
     pub killer: Killer,
     /// What the container's wrapper writes: its own lines on standard error begin with it, and
@@ -26,12 +28,35 @@ pub(super) struct Prepared {
     pub marker: Option<String>,
 }
 
+/// What is started, without its pipes.
+pub(super) enum Start {
+    /// What it becomes ([`super::image`]), directory and limits.
+    Process(Command),
+    /// A session in which nothing was sent yet.
+    Session(Box<Open>),
+}
+
 /// How a process is ended.
 pub(super) enum Killer {
     /// By its process group on this machine.
     Group,
-    /// Inside its container first, then the client's own process group.
-    Container(ContainerKiller),
+    /// Where it runs first, then what leads there: the client's own process group, or the session.
+    Inside(Box<dyn Inside>),
+}
+
+/// Ends a program somewhere else.
+pub(super) trait Inside: Send {
+    /// Whether it could be ended. Asked before a command that acts on what it reads: if its source failed
+    /// and it could not be ended, it would see an end of input. Blocks.
+    fn check(&self, _command: &CommandLine) -> Result<()> {
+        Ok(())
+    }
+
+    /// Signals the program and its children. Blocks. The error is what was said.
+    fn send(&self, signal: Signal) -> Result<(), String>;
+
+    /// Where it is, for messages.
+    fn place(&self) -> String;
 }
 
 /// What `spawn` makes a process of.
@@ -54,18 +79,26 @@ pub(super) async fn launch(
         (_, None) => None,
     };
     let acts_on_input = matches!(food, Some(Food::Source(_))) && !command.detects_short_input;
+    // A session needs no thread of its own to begin on, and its killer was asked already.
+    if let Start::Session(_) = prepared.start {
+        return follow(start(prepared, &command, food, redactor)?).await;
+    }
     let (send, receive) = tokio::sync::oneshot::channel();
     // The result is dropped, and with it the process, when nobody waits for it any more.
     let job = move || {
         let check = match &prepared.killer {
-            Killer::Container(killer) if acts_on_input => killer.check(&command),
-            Killer::Container(_) | Killer::Group => Ok(()),
+            Killer::Inside(killer) if acts_on_input => killer.check(&command),
+            Killer::Inside(_) | Killer::Group => Ok(()),
         };
         drop(send.send(check.and_then(|()| start(prepared, &command, food, redactor))));
     };
     on_starter(job)?;
-    let (launched, fed) =
-        receive.await.map_err(|error| Error::failed("the thread that starts commands is gone").because(error))??;
+    follow(receive.await.map_err(|error| Error::failed("the thread that starts commands is gone").because(error))??)
+        .await
+}
+
+/// Waits until the program runs, and feeds it.
+async fn follow((launched, fed): (Launched, Fed)) -> Result<Launched> {
     launched.shared.started().await?;
     if let Some((pipe, food)) = fed {
         feed::start(launched.shared.clone(), pipe, food)?;
@@ -75,35 +108,35 @@ pub(super) async fn launch(
 
 type Fed = Option<(OwnedFd, Food)>;
 
-fn start(
-    mut prepared: Prepared,
-    command: &CommandLine,
-    food: Option<Food>,
-    redactor: Redactor,
-) -> Result<(Launched, Fed)> {
+fn start(prepared: Prepared, command: &CommandLine, food: Option<Food>, redactor: Redactor) -> Result<(Launched, Fed)> {
     let (stdout, child_stdout) = pipe()?;
     let (stderr, child_stderr) = pipe()?;
     // A larger pipe is a favour: at the user's limit the kernel refuses, and the smaller one works too.
     let _ = fcntl_setpipe_size(&stdout, PIPE_BYTES);
-    prepared.child.stdout(child_stdout).stderr(child_stderr).stdin(Stdio::null());
     let mut peek = None;
     let mut fed = None;
+    let mut child_stdin = None;
     if let Some(food) = food {
         let (read, write) = pipe()?;
         let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
         peek = Some(read.try_clone().doing(|| "keep an end of a pipe".to_owned())?);
-        prepared.child.stdin(read);
+        child_stdin = Some(read);
         not_blocking(&write)?;
         fed = Some((write, food));
     }
     not_blocking(&stdout)?;
     not_blocking(&stderr)?;
-    let child = prepared.child.spawn().map_err(|error| local::start_error(command, error))?;
+    let leader = match prepared.start {
+        // The command holds the child's ends of the pipes: they close with it, or no pipe would ever end.
+        Start::Process(mut child) => {
+            child.stdout(child_stdout).stderr(child_stderr).stdin(child_stdin.map_or_else(Stdio::null, Stdio::from));
+            Leader::child(child.spawn().map_err(|error| local::start_error(command, error))?)?
+        }
+        Start::Session(open) => Leader::Session(open.start(child_stdin, child_stdout, child_stderr)?),
+    };
     let stdout = Pipe::new(stdout, prepared.marker.clone());
     let tail = Tail::new(redactor, prepared.marker);
-    // The command holds the child's ends of the pipes: they must close now, or no pipe would ever end.
-    drop(prepared.child);
-    let shared = supervise::start(command, child, prepared.killer, tail, stderr, peek)?;
+    let shared = supervise::start(command, leader, prepared.killer, tail, stderr, peek)?;
     let handles = Arc::new(Handles::new(shared.clone()));
     Ok((Launched { shared, handles, stdout }, fed))
 }
@@ -125,7 +158,7 @@ fn on_starter(job: impl FnOnce() + Send + 'static) -> Result<()> {
     starter.as_ref().ok_or_else(gone)?.send(Box::new(job)).map_err(|_| gone())
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     pipe_with(PipeFlags::CLOEXEC).doing(|| "make a pipe".to_owned())
 }
 

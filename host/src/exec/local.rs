@@ -6,7 +6,7 @@
 //! the job's `env` and the secrets, later ones winning.
 
 use super::image::Image;
-use super::launch::{Killer, Prepared};
+use super::launch::{Killer, Prepared, Start};
 use super::{Fetched, Place, cannot_start};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::policy::exec::CommandLine;
@@ -67,7 +67,7 @@ pub(super) fn prepare(
             .because_of_io(error)
     })?;
     image.install(&mut child, files);
-    Ok(Prepared { child, killer: Killer::Group, marker: None })
+    Ok(Prepared { start: Start::Process(child), killer: Killer::Group, marker: None })
 }
 
 /// A file in memory that holds the secret and that nobody can change, readable by its owner only.

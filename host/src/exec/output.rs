@@ -1,10 +1,11 @@
 //! Standard output as a source of bytes.
 
 use super::TICK;
+use super::pod::sum::Sum;
 use super::supervise::{Handles, Kill};
 use crate::error::{Error, IoContext, Result};
 use crate::failpoint::{self, Breakage};
-use crate::stream::{ByteSource, Leash};
+use crate::stream::{ByteSource, Leash, Proof};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -38,6 +39,8 @@ impl Pipe {
 pub(super) struct Stdout {
     pipe: Option<OwnedFd>,
     trailer: Option<Trailer>,
+    /// Where the output is measured beside its source as well.
+    sum: Option<Sum>,
     handles: Arc<Handles>,
     stall: Duration,
     cancel: CancellationToken,
@@ -118,11 +121,21 @@ impl Stdout {
         leash: Leash,
     ) -> Self {
         let trailer = pipe.marker.as_deref().map(Trailer::new);
-        Self { pipe: Some(pipe.fd), trailer, handles, stall, cancel, leash, state: State::Open }
+        let is_measured = handles.shared().proof().is_some_and(|proof| proof != Proof::Marker);
+        let sum = is_measured.then(Sum::new);
+        Self { pipe: Some(pipe.fd), trailer, sum, handles, stall, cancel, leash, state: State::Open }
     }
 
     /// The next bytes, or 0 at the end of the pipe, however the program ends.
     pub(super) fn read_raw(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let n = self.read_unmarked(buf)?;
+        if let Some(sum) = &mut self.sum {
+            sum.push(&buf[..n]);
+        }
+        Ok(n)
+    }
+
+    fn read_unmarked(&mut self, buf: &mut [u8]) -> Result<usize> {
         loop {
             if let Some(trailer) = self.trailer.as_mut().filter(|trailer| !trailer.ready.is_empty()) {
                 return Ok(trailer.take_ready(buf));
@@ -138,10 +151,21 @@ impl Stdout {
 
     /// Whether nothing was lost between the program and this end. Asked after its end.
     pub(super) fn whole(&self) -> Result<()> {
-        if self.trailer.as_ref().is_none_or(Trailer::is_whole) {
-            return Ok(());
-        }
         let label = &self.handles.shared().label;
+        if self.trailer.as_ref().is_none_or(Trailer::is_whole) {
+            let Some(sum) = &self.sum else { return Ok(()) };
+            let there = self.handles.shared().measured();
+            let expected = there.map_or_else(|| "what was measured where it ran".to_owned(), |there| there.to_string());
+            let got = match there.map(|there| sum.check(there)) {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(here)) => here.to_string(),
+                None => "nothing".to_owned(),
+            };
+            return Err(Error::failed(format!("the output of {label:?} is not what it was where it ran"))
+                .fact("expected", expected)
+                .fact("got", got)
+                .hint("run it again; if it stays so, look at what lies between here and the node"));
+        }
         Err(Error::failed(format!("the output of {label:?} was cut on its way out of the container"))
             .fact("expected", "the host's marker behind the last byte")
             .fact("got", "an end without it, and exit code 0 from the container's client")

@@ -56,7 +56,9 @@ pub async fn probe(place: &Arc<Place>, program: &str) -> Result<String> {
             }
         }
         // A fixed text of the host's own; the path is an argument of it.
-        RunIn::Container { .. } => drop(run(place, "/bin/sh", &["-c", "test -x \"$1\"", "sh", program]).await?),
+        RunIn::Container { .. } | RunIn::Pod(_) => {
+            run(place, "/bin/sh", &["-c", "test -x \"$1\"", "sh", program]).await?;
+        }
     }
     Ok("it is there".to_owned())
 }
@@ -91,7 +93,12 @@ mod tests {
     use crate::secret::Secrets;
 
     fn here() -> Arc<Place> {
-        Arc::new(Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: Secrets::default() })
+        Arc::new(Place {
+            run_in: RunIn::Local { user: None },
+            env: BTreeMap::new(),
+            secrets: Secrets::default(),
+            pod: None,
+        })
     }
 
     #[tokio::test]

@@ -8,13 +8,15 @@ mod tail;
 pub(super) use tail::{Started, Tail};
 
 use super::launch::Killer;
+use super::leader::{Gone, Leader};
+use super::pod::sum::Measured;
 use super::{Exit, GRACE, describe_exit};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::policy::exec::CommandLine;
+use crate::stream::Proof;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid};
+use rustix::process::{Signal, kill_process_group};
 use std::os::fd::OwnedFd;
-use std::process::Child;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -53,6 +55,11 @@ struct State {
     input: Input,
     /// The program has ended; its input may still be looked at, and a container's client still run.
     gone: bool,
+    /// Why nobody knows how it ended.
+    lost: Option<Arc<Error>>,
+    /// How its output is measured where it runs, and what came of that.
+    proof: Option<Proof>,
+    measured: Option<Measured>,
     end: Option<Exit>,
 }
 
@@ -175,6 +182,16 @@ impl Shared {
         self.lock().end.is_some()
     }
 
+    /// How its output is measured where it runs. Known once it has started.
+    pub(super) fn proof(&self) -> Option<Proof> {
+        self.lock().proof
+    }
+
+    /// What was measured of its output where it ran. Known once it has ended.
+    pub(super) fn measured(&self) -> Option<Measured> {
+        self.lock().measured
+    }
+
     pub(super) fn subscribe(&self) -> watch::Receiver<bool> {
         self.ended.subscribe()
     }
@@ -193,6 +210,11 @@ impl Shared {
             Started::Denied => {
                 (Kind::Denied, "it is not executable in the container", "correct `program` in the grant")
             }
+            Started::Bare => (
+                Kind::Unavailable,
+                "the container has no tee and wc, and without them a cut input would look like its end",
+                "use an image with coreutils or busybox, or a program that refuses a cut input, and say so in its grant",
+            ),
             Started::Never => {
                 (Kind::Unavailable, "the container's client failed", "look whether the container runs and has /bin/sh")
             }
@@ -203,6 +225,11 @@ impl Shared {
             kind => kind,
         };
         let exit = self.lock().end.clone().unwrap_or(Exit { code: None, signal: None, stderr });
+        if let Some(lost) = self.lock().lost.clone() {
+            return Err(Error::new(lost.kind(), format!("could not start {:?}", self.label))
+                .fact("program", self.program.clone())
+                .because(Shown(lost)));
+        }
         let error = Error::new(kind, format!("could not start {:?}", self.label))
             .fact("program", self.program.clone())
             .fact("reason", reason);
@@ -213,6 +240,21 @@ impl Shared {
     pub(super) fn exit(&self) -> Result<Exit> {
         let state = self.lock();
         let Some(exit) = state.end.clone() else { return Err(self.lost()) };
+        if let Some(lost) = &state.lost {
+            // Where the host itself broke the connection off, its own reason comes first.
+            let error = match (&state.input, state.kill) {
+                (Input::Failed(source), _) => {
+                    return Err(Error::new(source.kind(), format!("standard input of {:?} failed", self.label))
+                        .fact("program", self.program.clone())
+                        .because(Shown(source.clone())));
+                }
+                (_, Some((_, why))) => {
+                    Error::new(lost.kind(), format!("{:?} was ended", self.label)).fact("reason", why)
+                }
+                (_, None) => Error::new(lost.kind(), format!("nobody knows how {:?} ended", self.label)),
+            };
+            return Err(error.fact("program", self.program.clone()).because(Shown(lost.clone())));
+        }
         match &state.input {
             Input::Failed(source) => {
                 let error = Error::new(source.kind(), format!("standard input of {:?} failed", self.label))
@@ -283,16 +325,13 @@ impl std::error::Error for Shown {
 /// Starts watching a child that was just started. When that fails, the child is ended and reaped.
 pub(super) fn start(
     command: &CommandLine,
-    mut child: Child,
+    leader: Leader,
     killer: Killer,
     tail: Tail,
     stderr: OwnedFd,
     peek: Option<OwnedFd>,
 ) -> Result<Arc<Shared>> {
     let watch = || -> Result<_> {
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or_else(|| Error::failed("the system gave a process no number"))?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).doing(|| "watch a process".to_owned())?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).doing(|| "make an event".to_owned())?;
         let shared = Arc::new(Shared {
             label: command.label.clone(),
@@ -305,6 +344,9 @@ pub(super) fn start(
                 held: None,
                 input: if peek.is_some() { Input::Feeding } else { Input::Done },
                 gone: false,
+                lost: None,
+                proof: None,
+                measured: None,
                 end: None,
             }),
             changed: Condvar::new(),
@@ -314,20 +356,21 @@ pub(super) fn start(
             began: Instant::now(),
             moved_ms: AtomicU64::new(0),
         });
-        Ok((pid, pidfd, shared))
+        Ok(shared)
     };
-    let (pid, pidfd, shared) = match watch() {
-        Ok(watched) => watched,
+    let mut leader = leader;
+    let shared = match watch() {
+        Ok(shared) => shared,
         Err(error) => {
-            // Nothing else can be done about a failure to end what could not be watched.
-            let _ = child.kill().and_then(|()| child.wait());
+            leader.signal(Signal::KILL);
+            leader.reap();
             return Err(error);
         }
     };
+    let group = leader.group();
     let supervisor = Supervisor {
         shared: shared.clone(),
-        pid,
-        pidfd,
+        leader,
         killer,
         tail,
         stderr: Some(stderr),
@@ -338,9 +381,10 @@ pub(super) fn start(
         gone: None,
         _alive: Alive::new(),
     };
-    let spawned = std::thread::Builder::new().name("exec-watch".to_owned()).spawn(move || supervisor.run(child));
+    let spawned = std::thread::Builder::new().name("exec-watch".to_owned()).spawn(move || supervisor.run());
     if let Err(error) = spawned {
-        let _ = kill_process_group(pid, Signal::KILL);
+        // Fails only when nothing is left of the group; a session ended with the supervisor.
+        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
         return Err(error).doing(|| format!("watch {:?}", command.label));
     }
     Ok(shared)
@@ -357,8 +401,7 @@ enum Stage {
 
 struct Supervisor {
     shared: Arc<Shared>,
-    pid: Pid,
-    pidfd: OwnedFd,
+    leader: Leader,
     killer: Killer,
     tail: Tail,
     stderr: Option<OwnedFd>,
@@ -372,7 +415,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn run(mut self, mut child: Child) {
+    fn run(mut self) {
         let mut swept = false;
         loop {
             let (kill, released) = {
@@ -387,7 +430,7 @@ impl Supervisor {
                 Some(exit) => {
                     // What it left running holds its output open; of a program that failed nobody wants it.
                     if exit.0 != Some(0) && !std::mem::replace(&mut swept, true) {
-                        self.killer.sweep(self.pid);
+                        self.killer.sweep(&self.leader);
                     }
                     self.publish(exit, kill.is_some() || released);
                     if released {
@@ -397,9 +440,9 @@ impl Supervisor {
             }
             self.wait();
         }
-        self.killer.sweep(self.pid);
+        self.killer.sweep(&self.leader);
         // The leader is dead already: this only takes its number back.
-        let _ = child.wait();
+        self.leader.reap();
     }
 
     fn end_if_wanted(&mut self, kill: Option<Kill>, released: bool) {
@@ -414,7 +457,7 @@ impl Supervisor {
     }
 
     fn send(&mut self, signal: Signal, last_resort: bool) -> Stage {
-        self.killer.send(self.pid, signal, last_resort);
+        self.killer.send(&self.leader, signal, last_resort);
         let until = Instant::now() + GRACE;
         if signal == Signal::KILL { Stage::Killing(until) } else { Stage::Ending(until) }
     }
@@ -456,7 +499,7 @@ impl Supervisor {
         });
         let mut polled = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
         if self.gone.is_none() {
-            polled.push(PollFd::new(&self.pidfd, PollFlags::IN));
+            polled.push(PollFd::new(self.leader.over(), PollFlags::IN));
         }
         polled.extend(self.stderr.iter().chain(&self.drain).map(|pipe| PollFd::new(pipe, PollFlags::IN)));
         // An error here (EINTR, or no memory for a moment) means to look again.
@@ -464,7 +507,7 @@ impl Supervisor {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.shared.wake, &mut count);
         // Looked at before the pipes: what a program wrote before its end is then in them.
-        let gone = if self.gone.is_none() { self.look() } else { None };
+        let gone = if self.gone.is_none() { self.leader.look() } else { None };
         take(&mut self.stderr, |bytes| self.tail.push(bytes));
         let mut left = self.drain_left;
         take(&mut self.drain, |bytes| {
@@ -475,56 +518,61 @@ impl Supervisor {
         if left == 0 {
             self.drain = None;
         }
-        if gone.is_some() {
-            self.gone = gone;
+        let is_gone = gone.is_some();
+        if let Some(Gone { code, signal, lost }) = gone {
+            self.gone = Some((code, signal));
+            self.shared.lock().lost = lost.map(Arc::new);
         }
         // A wrapper says so before its client ends: it waits for the end of an input that nobody wants.
-        if gone.is_some() || self.tail.program_ended() {
+        if is_gone || self.tail.program_ended() {
             let mut state = self.shared.lock();
             state.held = None;
             if !std::mem::replace(&mut state.gone, true) {
                 self.shared.changed.notify_all();
             }
         }
+        if self.tail.proof().is_some() {
+            let mut state = self.shared.lock();
+            (state.proof, state.measured) = (self.tail.proof(), self.tail.measured());
+        }
         if self.tail.started() != *self.shared.started.borrow() {
             self.shared.started.send_replace(self.tail.started());
         }
     }
-
-    /// Exit code and signal, once the leader has ended. It stays unreaped.
-    fn look(&self) -> Option<(Option<i32>, Option<i32>)> {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        let status = waitid(WaitId::Pid(self.pid), options).ok()??;
-        Some((status.exit_status(), status.terminating_signal()))
-    }
 }
 
 impl Killer {
-    /// Signals the process. The container's client is left alone unless as a last resort: it ends
-    /// with the program, and when it ends before, the program sees an end of its input.
-    fn send(&self, group: Pid, signal: Signal, last_resort: bool) {
-        if let Killer::Container(inside) = self {
+    /// Signals the process. What leads to it (a client, a session) is left alone unless as a last resort:
+    /// it ends with the program, and when it ends before, the program sees an end of its input.
+    fn send(&self, leader: &Leader, signal: Signal, last_resort: bool) {
+        if let Killer::Inside(inside) = self {
             if let Err(said) = inside.send(signal) {
-                tracing::warn!(container = inside.container(), said, "could not end a program in its container");
+                tracing::warn!(place = inside.place(), said, "could not end a program, which may outlive this run");
             }
             if !last_resort {
                 return;
             }
         }
-        // Fails only when nothing is left of the group.
-        let _ = kill_process_group(group, signal);
+        leader.signal(signal);
     }
 
-    /// Ends what the leader left behind: its group here, or what it started in its container, whose
+    /// Ends what the leader left behind: its group here, or what it started where it ran, whose
     /// client does not wait for that.
-    fn sweep(&self, group: Pid) {
-        if let Killer::Container(inside) = self
+    fn sweep(&self, leader: &Leader) {
+        if let Killer::Inside(inside) = self
             && let Err(said) = inside.send(Signal::KILL)
         {
-            // Most often because the container is gone, and with it everything in it.
-            tracing::debug!(container = inside.container(), said, "could not look for what a program left behind");
+            // Most often because the container is gone, and with it everything in it. Of a pod nobody knows.
+            match leader {
+                Leader::Child { .. } => {
+                    tracing::debug!(place = inside.place(), said, "could not look for what a program left behind");
+                }
+                Leader::Session(_) => {
+                    tracing::warn!(place = inside.place(), said, "could not look for what a program left behind");
+                }
+            }
         }
-        let _ = kill_process_group(group, Signal::KILL);
+        leader.signal(Signal::KILL);
     }
 }
 

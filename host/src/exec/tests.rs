@@ -35,7 +35,7 @@ fn reads_plugin(line: CommandLine) -> CommandLine {
 }
 
 fn here() -> Place {
-    Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: Secrets::default() }
+    Place { run_in: RunIn::Local { user: None }, env: BTreeMap::new(), secrets: Secrets::default(), pod: None }
 }
 
 async fn start(line: CommandLine, stdin: Option<Source>, stall: Duration) -> Result<Process> {
@@ -98,7 +98,7 @@ async fn bytes_pass_through_a_program_unchanged() {
     let given = source(InMemory::new(bytes.clone()));
     let mut process = start(reads_plugin(line("/bin/cat", &[])), given, LONG).await.unwrap();
     let output = process.stdout().unwrap();
-    assert_eq!(output.origin, Origin::Exec { command: "tool".to_owned() });
+    assert_eq!(output.origin, Origin::Exec { command: "tool".to_owned(), proof: None });
     assert!(!output.inspect && output.leash.is_held());
     let (read, end) = read_all(output).await;
     end.unwrap();

@@ -150,6 +150,7 @@ impl Bench {
                 run_in: RunIn::Local { user: None },
                 env: BTreeMap::new(),
                 secrets: Default::default(),
+                pod: None,
             }),
             buckets: BTreeMap::from([("data".to_owned(), Arc::clone(&self.drawer) as SharedBucket)]),
             clusters: BTreeMap::new(),

@@ -419,7 +419,7 @@ impl Policy {
                     return deny(reason, format!("[{rule}]\n{}", artifact_stdin(given, maker)));
                 }
                 match &**maker {
-                    Origin::Exec { command } if command == made_by => Ok(()),
+                    Origin::Exec { command, .. } if command == made_by => Ok(()),
                     other => deny(
                         format!("the artifact {} was not made by {}, but {other}", quoted(given), quoted(made_by)),
                         format!("[{rule}]\n{}", artifact_stdin(given, other)),
@@ -485,7 +485,7 @@ fn widened(rule: &str, name: &str, slot: &SlotRule, value: &str) -> String {
 
 fn artifact_stdin(name: &str, maker: &Origin) -> String {
     match maker {
-        Origin::Exec { command } => {
+        Origin::Exec { command, .. } => {
             format!("stdin = {{ artifact = {}, made_by = {} }}", toml_text(&regex::escape(name)), toml_text(command))
         }
         _ => "stdin = \"plugin\"".to_owned(),

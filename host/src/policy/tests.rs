@@ -152,7 +152,11 @@ fn reading_bytes_follows_the_source_and_names_the_rule() {
     let policy = policy(&when, Occasion { verb: Verb::Backup, plan_only: false });
     let artifact = Origin::Artifact { name: "a.dump".to_owned(), made_by: Box::new(Origin::Plugin) };
     for (origin, rule, missing) in [
-        (Origin::Exec { command: "x".to_owned() }, "plugin.p.grant.exec.x", "[plugin.p.grant.exec.x]\ninspect = true"),
+        (
+            Origin::Exec { command: "x".to_owned(), proof: None },
+            "plugin.p.grant.exec.x",
+            "[plugin.p.grant.exec.x]\ninspect = true",
+        ),
         (
             Origin::Bucket { label: "b".to_owned() },
             "plugin.p.grant.bucket.b",

@@ -6,7 +6,7 @@ use super::{Job, made};
 use crate::catalog::{Listed, Standing};
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::exec::RunIn;
+use crate::exec::{Choice, RunIn};
 use crate::id::{BackupId, ObjectKey};
 use crate::plugin::context::{Check, CheckOutcome};
 use crate::plugin::verb::DiagnoseRequest;
@@ -169,6 +169,10 @@ fn place_name(run_in: &RunIn) -> String {
         RunIn::Local { user: None } => "on this machine".to_owned(),
         RunIn::Local { user: Some(user) } => format!("on this machine as user \"{user}\""),
         RunIn::Container { name, .. } => format!("in container \"{name}\""),
+        RunIn::Pod(pod) => match &pod.choice {
+            Choice::Name(name) => format!("in pod \"{name}\" in namespace \"{}\"", pod.namespace),
+            Choice::Selector(selector) => format!("in a pod of \"{selector}\" in namespace \"{}\"", pod.namespace),
+        },
     }
 }
 

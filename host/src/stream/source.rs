@@ -15,6 +15,9 @@ pub enum Origin {
     Exec {
         /// The label of the grant, such as `pg_dump`.
         command: String,
+        /// Of a command in a pod: how it was shown that all of its output arrived.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        proof: Option<Proof>,
     },
     /// An object or file of a labelled bucket.
     Bucket {
@@ -39,11 +42,23 @@ pub enum Origin {
     Archive,
 }
 
+/// What was measured of an output beside its source and agreed with what arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// The POSIX checksum (a CRC of 32 bits) and the number of bytes.
+    Cksum,
+    /// The number of bytes.
+    Count,
+    /// Nothing but the marker behind the last byte, where the source has no tool to measure.
+    Marker,
+}
+
 impl std::fmt::Display for Origin {
     /// What a person reads: `command "pg_dump"`, `artifact "a.dump", made by command "pg_dump"`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Origin::Exec { command } => write!(f, "command {command:?}"),
+            Origin::Exec { command, .. } => write!(f, "command {command:?}"),
             Origin::Bucket { label } => write!(f, "bucket {label:?}"),
             Origin::Cluster { label } => write!(f, "cluster {label:?}"),
             Origin::Artifact { name, made_by } => write!(f, "artifact {name:?}, made by {made_by}"),

@@ -118,7 +118,12 @@ impl Job {
 
     /// Makes `server` the one that is backed up.
     pub fn configure(&self, server: &Postgres, setup: &Setup) {
-        self.write(&env(server), setup);
+        self.configure_env(&env(server), setup);
+    }
+
+    /// The same for a server that the kit did not start: `env` is a TOML line that says where it is.
+    pub fn configure_env(&self, env: &str, setup: &Setup) {
+        self.write(env, setup);
     }
 
     fn write(&self, env: &str, setup: &Setup) {

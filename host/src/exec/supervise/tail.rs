@@ -1,7 +1,9 @@
 //! The end of standard error, and what a container's wrapper says in it.
 
 use crate::exec::STDERR_BYTES;
+use crate::exec::pod::sum::Measured;
 use crate::secret::Redactor;
+use crate::stream::Proof;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -15,6 +17,8 @@ pub(in crate::exec) enum Started {
     Missing,
     /// The wrapper may not run the program.
     Denied,
+    /// The wrapper cannot tell a cut input from one that has ended.
+    Bare,
     /// The client ended without a word of the wrapper.
     Never,
 }
@@ -26,6 +30,8 @@ pub(in crate::exec) struct Tail {
     started: Started,
     program_ended: bool,
     left_input: bool,
+    proof: Option<Proof>,
+    measured: Option<Measured>,
     kept: VecDeque<u8>,
     overflowed: bool,
 }
@@ -44,6 +50,12 @@ enum Word {
     Ended,
     /// Whether anything was left.
     Left(bool),
+    /// The program runs, and its output will be measured like this.
+    Runs(Proof),
+    /// What was measured.
+    Measured(Measured),
+    /// Fewer bytes of its input arrived than were sent; whoever sent them sees it too.
+    Short,
 }
 
 impl Tail {
@@ -51,7 +63,17 @@ impl Tail {
         let started = if marker.is_some() { Started::NotYet } else { Started::Yes };
         let marker = marker.map(|text| Marker { text, seen: Vec::new() });
         let (program_ended, left_input) = (false, false);
-        Self { redactor, marker, started, program_ended, left_input, kept: VecDeque::new(), overflowed: false }
+        Self {
+            redactor,
+            marker,
+            started,
+            program_ended,
+            left_input,
+            proof: None,
+            measured: None,
+            kept: VecDeque::new(),
+            overflowed: false,
+        }
     }
 
     pub(in crate::exec) fn started(&self) -> Started {
@@ -66,6 +88,16 @@ impl Tail {
     /// Whether the wrapper said that the program had not read all of its input.
     pub(in crate::exec) fn left_input(&self) -> bool {
         self.left_input
+    }
+
+    /// How the wrapper measures the output.
+    pub(in crate::exec) fn proof(&self) -> Option<Proof> {
+        self.proof
+    }
+
+    /// What the wrapper has measured of the output.
+    pub(in crate::exec) fn measured(&self) -> Option<Measured> {
+        self.measured
     }
 
     /// Nothing comes any more.
@@ -83,6 +115,9 @@ impl Tail {
                 Word::Started(started) => self.started = started,
                 Word::Ended => self.program_ended = true,
                 Word::Left(left) => self.left_input = left,
+                Word::Runs(proof) => (self.started, self.proof) = (Started::Yes, Some(proof)),
+                Word::Measured(measured) => self.measured = Some(measured),
+                Word::Short => {}
             }
             self.keep(&marker.seen[..line.start]);
             marker.seen.drain(..line.end);
@@ -123,8 +158,8 @@ impl Tail {
     }
 }
 
-/// Room for ` left `, a number of 64 bits and a newline.
-const LONGEST_WORD: usize = 32;
+/// Room for ` sum `, two numbers of 32 and 64 bits with spaces around them, and a newline.
+const LONGEST_WORD: usize = 64;
 
 impl Marker {
     /// Where a line of the wrapper lies, and what it says.
@@ -136,8 +171,16 @@ impl Marker {
             b" run" => Word::Started(Started::Yes),
             b" missing" => Word::Started(Started::Missing),
             b" denied" => Word::Started(Started::Denied),
+            b" bare" => Word::Started(Started::Bare),
+            b" run cksum" => Word::Runs(Proof::Cksum),
+            b" run count" => Word::Runs(Proof::Count),
+            b" run marker" => Word::Runs(Proof::Marker),
             b" end" => Word::Ended,
-            left => Word::Left(left.strip_prefix(b" left ")?.trim_ascii() != b"0"),
+            word if word.starts_with(b" short ") => Word::Short,
+            word => match word.strip_prefix(b" sum ") {
+                Some(numbers) => Word::Measured(Measured::parse(std::str::from_utf8(numbers).ok()?)?),
+                None => Word::Left(word.strip_prefix(b" left ")?.trim_ascii() != b"0"),
+            },
         };
         Some((start..start + self.text.len() + end + 1, word))
     }
@@ -183,6 +226,14 @@ mod tests {
             tail.push(&text.as_bytes()[cut..]);
             assert!(tail.program_ended() && tail.left_input());
             assert_eq!(tail.text(), "words\nno newlate words\n");
+        }
+        let text = "mark-1 run cksum\nwords\nmark-1 short 3\nmark-1 end\nmark-1 sum 3352050827 12\nlate\n";
+        for cut in 0..text.len() {
+            let mut tail = Tail::new(Redactor::new([]), Some("mark-1".to_owned()));
+            tail.push(&text.as_bytes()[..cut]);
+            tail.push(&text.as_bytes()[cut..]);
+            assert_eq!((tail.started(), tail.proof()), (Started::Yes, Some(Proof::Cksum)));
+            assert_eq!((tail.measured(), tail.text().as_str()), (Measured::parse("3352050827 12"), "words\nlate\n"));
         }
         let mut tail = Tail::new(Redactor::new([]), Some("mark-1".to_owned()));
         tail.push(b"mark-1 run\nmark-1 end\nmark-1 left 0\n");

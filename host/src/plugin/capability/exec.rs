@@ -50,7 +50,7 @@ impl State {
         }
         let scratch = match self.run.place.run_in {
             RunIn::Local { .. } => self.run.scratch.clone(),
-            RunIn::Container { .. } => None,
+            RunIn::Container { .. } | RunIn::Pod(_) => None,
         };
         let path = scratch.as_deref().and_then(std::path::Path::to_str);
         let function = if call.reads_output { "exec.run" } else { "exec.spawn" };

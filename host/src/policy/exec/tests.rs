@@ -65,7 +65,7 @@ fn artifact(name: &str, made_by: Origin) -> Origin {
 }
 
 fn command(label: &str) -> Origin {
-    Origin::Exec { command: label.to_owned() }
+    Origin::Exec { command: label.to_owned(), proof: None }
 }
 
 fn asks<'a>(command: &'a str, slots: &'a [(String, String)]) -> ExecCall<'a> {

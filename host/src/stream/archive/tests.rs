@@ -260,7 +260,7 @@ fn a_body_that_no_archive_can_take_is_refused() {
     let held = Leash::held();
     let mut piped = memory("x");
     piped.waits_for.push(held);
-    let exec = Source::new(Origin::Exec { command: "pg_dump".into() }, InMemory::new("x"));
+    let exec = Source::new(Origin::Exec { command: "pg_dump".into(), proof: None }, InMemory::new("x"));
     for (source, kind) in [(piped, Kind::Invalid), (exec, Kind::Invalid)] {
         assert_eq!(packed(vec![("p".into(), Vec::new(), source)]).err().unwrap().kind(), kind);
     }

@@ -1,0 +1,306 @@
+//! One command in a pod, over `v5.channel.k8s.io`: pipes on this side, a WebSocket on the other.
+//!
+//! The first byte of a message is its channel. Reading and writing do not wait for one another, so that a
+//! program that reads and writes at once cannot stand still between the two. Whatever is not read here
+//! holds the program back: the pipes, one message, and what lies in the connection are all the memory.
+//! A session that ends without the status of its program is lost, never a success.
+
+use crate::error::{Error, IoContext, Result};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::task::AbortHandle;
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
+use zeroize::Zeroizing;
+
+/// Channels of the protocol:
+/// <https://github.com/kubernetes/kubernetes/blob/master/staging/src/k8s.io/apimachinery/pkg/util/remotecommand/constants.go>
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const STATUS: u8 = 3;
+const CLOSE: u8 = 255;
+
+/// Bytes of standard input in one message at most.
+const MESSAGE_BYTES: usize = 64 * 1024;
+/// How often a silent connection is used, so that nothing on the way forgets it: less than the 60 s after
+/// which common proxies do.
+const PING: Duration = Duration::from_secs(30);
+/// How long the server may take to close the connection once it has sent the status, before it is left.
+const CLOSING: Duration = Duration::from_secs(5);
+
+type Incoming = Pin<Box<dyn Stream<Item = Result<Message, SocketError>> + Send>>;
+type Outgoing = Pin<Box<dyn Sink<Message, Error = SocketError> + Send>>;
+
+/// A connection on which nothing was sent yet.
+pub(in crate::exec) struct Open {
+    incoming: Incoming,
+    outgoing: Outgoing,
+    opening: Zeroizing<Vec<u8>>,
+    /// The pod, for messages.
+    place: String,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(in crate::exec) enum Outcome {
+    /// The program has ended with this code.
+    Exited(i32),
+    /// Nobody knows how it ended.
+    Lost(Error),
+}
+
+/// A session that runs by itself until it is dropped.
+pub(in crate::exec) struct Session {
+    over: Arc<OwnedFd>,
+    outcome: Arc<Mutex<Option<Outcome>>>,
+    task: AbortHandle,
+}
+
+impl Open {
+    /// `opening` is what goes before standard input.
+    pub(super) fn new(connection: kube::client::Connection, opening: Zeroizing<Vec<u8>>, place: String) -> Self {
+        let (outgoing, incoming) = connection.into_stream().split();
+        Self { incoming: Box::pin(incoming), outgoing: Box::pin(outgoing), opening, place }
+    }
+
+    /// Starts passing bytes between these pipes and the program. Without `stdin` it sees the end of its
+    /// input behind the opening. Needs the runtime.
+    pub(in crate::exec) fn start(self, stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd) -> Result<Session> {
+        let doing = || "pass on the bytes of a command in a pod".to_owned();
+        let stdin = stdin.map(pipe::Receiver::from_owned_fd).transpose().doing(doing)?;
+        let [stdout, stderr] = [stdout, stderr].map(pipe::Sender::from_owned_fd);
+        let (stdout, stderr) = (stdout.doing(doing)?, stderr.doing(doing)?);
+        let over = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).doing(doing)?);
+        let outcome = Arc::<Mutex<Option<Outcome>>>::default();
+        let end = End { over: over.clone(), outcome: outcome.clone(), place: self.place.clone() };
+        let task = tokio::spawn(async move {
+            let Self { incoming, outgoing, opening, place } = self;
+            let writing = async {
+                // What stops writing is seen by reading as well, with more words.
+                let _ = write(outgoing, &opening, stdin).await;
+                std::future::pending::<Outcome>().await
+            };
+            let outcome = tokio::select! {
+                outcome = read(incoming, stdout, stderr, &place) => outcome,
+                outcome = writing => outcome,
+            };
+            end.say(outcome);
+        });
+        Ok(Session { over, outcome, task: task.abort_handle() })
+    }
+}
+
+impl Session {
+    /// Readable once there is an outcome.
+    pub(in crate::exec) fn over(&self) -> &OwnedFd {
+        &self.over
+    }
+
+    /// The outcome, once.
+    pub(in crate::exec) fn outcome(&self) -> Option<Outcome> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Closes the connection.
+    pub(in crate::exec) fn end(&self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Says how a session ended, also when its task is aborted. By then its pipes are closed.
+struct End {
+    over: Arc<OwnedFd>,
+    outcome: Arc<Mutex<Option<Outcome>>>,
+    place: String,
+}
+
+impl End {
+    fn say(&self, outcome: Outcome) {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
+        // Fails only when the counter is full, and then it has been said.
+        let _ = rustix::io::write(&self.over, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // After an outcome that was taken already this says nothing to anybody.
+        self.say(Outcome::Lost(lost(&self.place).fact("reason", "the connection was closed by strongroom")));
+    }
+}
+
+fn lost(place: &str) -> Error {
+    Error::unavailable("the connection to a command in a pod was lost").fact("pod", place)
+}
+
+/// Standard input, and pings, until the connection breaks.
+async fn write(mut to: Outgoing, opening: &[u8], mut stdin: Option<pipe::Receiver>) -> Result<(), SocketError> {
+    for part in opening.chunks(MESSAGE_BYTES) {
+        to.send(message(STDIN, part)).await?;
+    }
+    let mut ping = tokio::time::interval(PING);
+    ping.reset();
+    let mut is_closed = false;
+    let mut buffer = BytesMut::new();
+    loop {
+        if stdin.is_none() && !std::mem::replace(&mut is_closed, true) {
+            to.send(message(CLOSE, &[STDIN])).await?;
+        }
+        tokio::select! {
+            _ = ping.tick() => to.send(Message::Ping(Bytes::new())).await?,
+            n = next(&mut stdin, &mut buffer), if stdin.is_some() => match n {
+                // An error of our own pipe is no end: nothing more is sent, and the program waits to be ended.
+                Err(_) => return Ok(()),
+                Ok(0) => stdin = None,
+                Ok(_) => to.send(Message::Binary(buffer.split().freeze())).await?,
+            },
+        }
+    }
+}
+
+/// Reads what there is behind the byte of the channel. Given up half-way, nothing is lost.
+async fn next(stdin: &mut Option<pipe::Receiver>, buffer: &mut BytesMut) -> std::io::Result<usize> {
+    let Some(stdin) = stdin else { return Ok(0) };
+    buffer.clear();
+    buffer.reserve(MESSAGE_BYTES);
+    buffer.put_u8(STDIN);
+    stdin.read_buf(&mut buffer.limit(MESSAGE_BYTES)).await
+}
+
+fn message(channel: u8, bytes: &[u8]) -> Message {
+    let mut all = BytesMut::with_capacity(bytes.len() + 1);
+    all.put_u8(channel);
+    all.put_slice(bytes);
+    Message::Binary(all.freeze())
+}
+
+/// Standard output and error until the status, and what comes behind that.
+async fn read(mut from: Incoming, stdout: pipe::Sender, stderr: pipe::Sender, place: &str) -> Outcome {
+    let (mut stdout, mut stderr) = (Some(stdout), Some(stderr));
+    let mut outcome = None;
+    loop {
+        let next = match &outcome {
+            None => from.next().await,
+            Some(_) => tokio::time::timeout(CLOSING, from.next()).await.unwrap_or(None),
+        };
+        let bytes = match next {
+            Some(Ok(Message::Binary(bytes))) => bytes,
+            Some(Ok(Message::Close(_))) | None => break,
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => {
+                return outcome.unwrap_or_else(|| {
+                    Outcome::Lost(lost(place).fact("expected", "the status of the command").because(error))
+                });
+            }
+        };
+        match bytes.split_first() {
+            Some((&STDOUT, data)) => pass(&mut stdout, data).await,
+            Some((&STDERR, data)) => pass(&mut stderr, data).await,
+            Some((&STATUS, data)) => outcome = Some(status(data, place)),
+            _ => {}
+        }
+    }
+    outcome.unwrap_or_else(|| {
+        Outcome::Lost(
+            lost(place)
+                .fact("expected", "the status of the command")
+                .fact("got", "an end of the connection without it")
+                .hint("run it again; if it stays so, look at what lies between here and the node: proxies, the API server, the kubelet"),
+        )
+    })
+}
+
+/// Writes to a pipe. When nobody reads it any more, the rest is thrown away, so that the session goes on.
+async fn pass(pipe: &mut Option<pipe::Sender>, data: &[u8]) {
+    if let Some(open) = pipe
+        && open.write_all(data).await.is_err()
+    {
+        *pipe = None;
+    }
+}
+
+/// What the status says: `Success`, an exit code, or why there was no program.
+fn status(text: &[u8], place: &str) -> Outcome {
+    let failed = |said: &str| {
+        let said: String = said.chars().take(400).collect();
+        let hint = "look whether the container runs and its image has /bin/sh: without that, no command runs there";
+        Outcome::Lost(
+            Error::unavailable("a command in a pod could not be run")
+                .fact("pod", place)
+                .fact("the node said", said)
+                .hint(hint),
+        )
+    };
+    let Ok(status) = serde_json::from_slice::<serde_json::Value>(text) else {
+        return failed("a status that is not JSON");
+    };
+    if status["status"] == "Success" {
+        return Outcome::Exited(0);
+    }
+    let code = status["details"]["causes"].as_array().into_iter().flatten();
+    let code =
+        code.filter(|cause| cause["reason"] == "ExitCode").find_map(|cause| cause["message"].as_str()?.parse().ok());
+    match code {
+        // A failure whose code is 0 is none that can be believed.
+        Some(code) if code != 0 && status["reason"] == "NonZeroExitCode" => Outcome::Exited(code),
+        _ => failed(status["message"].as_str().unwrap_or("a failure without words")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_success_is_success_and_only_a_code_is_an_end() {
+        let exit = |code: &str| {
+            json!({"status": "Failure", "reason": "NonZeroExitCode",
+                "details": {"causes": [{"reason": "ExitCode", "message": code}]}})
+        };
+        for (status, expected) in [
+            (json!({"status": "Success"}), Some(0)),
+            (exit("37"), Some(37)),
+            (exit("137"), Some(137)),
+            (exit("0"), None),
+            (exit("x"), None),
+            (json!({"status": "Failure", "reason": "InternalError", "message": "no such file: /bin/sh"}), None),
+            (json!({}), None),
+            (json!("Success"), None),
+        ] {
+            let got = match super::status(status.to_string().as_bytes(), "db/pg-0") {
+                Outcome::Exited(code) => Some(code),
+                Outcome::Lost(_) => None,
+            };
+            assert_eq!(got, expected, "{status}");
+        }
+        assert!(matches!(super::status(b"{", "db/pg-0"), Outcome::Lost(_)));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_without_a_status_is_lost() {
+        for ending in [None, Some(Ok(Message::Close(None))), Some(Err(SocketError::ConnectionClosed))] {
+            let messages = [Ok(message(STDOUT, b"some"))].into_iter().chain(ending);
+            let (out, mut reader) = pipe::pipe().unwrap();
+            let (errs, _) = pipe::pipe().unwrap();
+            let outcome = read(Box::pin(futures_util::stream::iter(messages)), out, errs, "db/pg-0").await;
+            assert!(matches!(outcome, Outcome::Lost(_)));
+            let mut got = Vec::new();
+            reader.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, b"some");
+        }
+    }
+}

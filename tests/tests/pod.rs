@@ -1,0 +1,650 @@
+//! Commands in pods of a real cluster: bytes, environment, exit codes, cuts, and who is chosen.
+#![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
+
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use strongroom::cluster::{ClusterSpec, IN_FLIGHT, TIMEOUT, Way as WayTo};
+use strongroom::error::{Error, Kind, Result};
+use strongroom::exec::{Choice, Output, Place, Pod, PodSpec, Process, RunIn, Several, settled, spawn};
+use strongroom::policy::exec::{CommandLine, StdinGrant};
+use strongroom::secret::Secret;
+use strongroom::stream::source::InMemory;
+use strongroom::stream::{ByteSource, Origin, Proof, Source};
+use strongroom_tests::kube::{Cluster, User};
+use strongroom_tests::postgres::job::{self, Job, Setup};
+use strongroom_tests::postgres::{PASSWORD, USER, Version};
+use strongroom_tests::relay::{self, Relay, sh as sh_words};
+use strongroom_tests::wire::{Way, Wire};
+use strongroom_tests::{free_port, wait_until};
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes; a test that reaches it has failed.
+const LONG: Duration = Duration::from_secs(120);
+const SECRET: &str = "correct horse 'battery' \\ \"staple\"";
+
+fn cluster() -> &'static Cluster {
+    tokio::task::block_in_place(|| Cluster::shared("pod"))
+}
+
+/// A namespace with a pod `tool` whose only container is `main`.
+fn tool(cluster: &Cluster) -> String {
+    tokio::task::block_in_place(|| {
+        let namespace = cluster.namespace("pod").unwrap();
+        let spec = json!({"containers": [{"name": "main", "image": "tool:1"}]});
+        cluster.pod(&namespace, "tool", &json!({"app": "tool"}), &spec).unwrap();
+        namespace
+    })
+}
+
+/// Where that container runs.
+fn home(cluster: &Cluster, namespace: &str) -> PathBuf {
+    cluster.pods_dir().join(namespace).join("tool/main")
+}
+
+fn spec(namespace: &str, choice: Choice) -> PodSpec {
+    PodSpec {
+        cluster: "test".to_owned(),
+        namespace: namespace.to_owned(),
+        choice,
+        container: None,
+        service_account: None,
+        image: None,
+    }
+}
+
+/// The place of a pod, through a port of the loopback, as this user.
+fn place_as(cluster: &Cluster, user: &User, port: u16, spec: PodSpec, several: Several) -> Place {
+    let kubeconfig = tokio::task::block_in_place(|| cluster.kubeconfig_at(user, port)).unwrap();
+    let way = WayTo::Kubeconfig { path: Some(kubeconfig), context: user.name().to_owned(), exec_credentials: false };
+    let connection = strongroom::cluster::Cluster::new(ClusterSpec {
+        label: "test".to_owned(),
+        way,
+        credentials: None,
+        impersonate: None,
+        proxy: None,
+        timeout: TIMEOUT,
+        requests_per_second: None,
+        in_flight: IN_FLIGHT,
+    });
+    Place {
+        run_in: RunIn::Pod(spec.clone()),
+        env: BTreeMap::new(),
+        secrets: BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new(SECRET.to_owned()))]),
+        pod: Some(Pod::new(spec, connection, several)),
+    }
+}
+
+fn place(cluster: &Cluster, namespace: &str) -> Place {
+    let spec = spec(namespace, Choice::Selector("app=tool".to_owned()));
+    place_as(cluster, cluster.admin(), cluster.port(), spec, Several::Refuse)
+}
+
+fn line(program: &str, args: &[&str]) -> CommandLine {
+    CommandLine {
+        label: "tool".to_owned(),
+        program: program.to_owned(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: Vec::new(),
+        secrets: Vec::new(),
+        stdin: StdinGrant::None,
+        inspect: true,
+        partial_stdin: false,
+        detects_short_input: false,
+        timeout: None,
+        uses_scratch: false,
+    }
+}
+
+fn sh(script: &str) -> CommandLine {
+    line("/bin/sh", &["-c", script])
+}
+
+async fn start(line: CommandLine, place: Place, stdin: Option<Source>) -> Result<Process> {
+    spawn(line, Arc::new(place), None, stdin, LONG, CancellationToken::new()).await
+}
+
+async fn run(line: CommandLine, place: Place) -> Result<Output> {
+    start(line, place, None).await?.run_to_end(1 << 20).await
+}
+
+async fn read_all(mut source: Source) -> (Vec<u8>, Result<()>) {
+    let read = move || {
+        let mut all = Vec::new();
+        loop {
+            match source.body.next_chunk() {
+                Ok(Some(chunk)) => all.extend_from_slice(&chunk),
+                Ok(None) => return (all, Ok(())),
+                Err(error) => return (all, Err(error)),
+            }
+        }
+    };
+    tokio::task::spawn_blocking(read).await.unwrap()
+}
+
+async fn read_line(source: &mut Source) -> String {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while tokio::task::block_in_place(|| source.body.read(&mut byte)).unwrap() == 1 && byte[0] != b'\n' {
+        line.push(byte[0]);
+    }
+    String::from_utf8(line).unwrap()
+}
+
+fn given(bytes: impl Into<bytes::Bytes>) -> Source {
+    Source::new(Origin::Plugin, InMemory::new(bytes))
+}
+
+fn numbers(count: u32) -> Vec<u8> {
+    (0..count).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
+}
+
+#[track_caller]
+fn check_error(error: &Error, kind: Kind, parts: &[&str]) {
+    assert_eq!(error.kind(), kind, "{error:?}");
+    let shown = format!("{error:?}; hint: {}", error.origin().hint_text().or(error.hint_text()).unwrap_or_default());
+    for part in parts {
+        assert!(shown.contains(part), "{part:?} is not in {shown}");
+    }
+}
+
+/// Command lines of processes that run in this directory.
+fn running(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter(|entry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == dir))
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| !line.is_empty())
+        .collect()
+}
+
+fn wait_until_nothing_runs(dir: &Path) {
+    let gone = || {
+        let left = running(dir);
+        anyhow::ensure!(left.is_empty(), "{left:?}");
+        Ok(Some(()))
+    };
+    tokio::task::block_in_place(|| wait_until("the end of what runs in the pod", LONG, gone)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_in_a_pod_passes_bytes_environment_and_exit_codes() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    let here = || place(cluster, &namespace);
+
+    let bytes = numbers(30_000_000);
+    let cat = CommandLine { stdin: StdinGrant::Plugin, ..line("/bin/cat", &[]) };
+    for detects_short_input in [false, true] {
+        let cat = CommandLine { detects_short_input, ..cat.clone() };
+        let mut process = start(cat, here(), Some(given(bytes.clone()))).await.unwrap();
+        let source = process.stdout().unwrap();
+        assert_eq!(source.origin, Origin::Exec { command: "tool".to_owned(), proof: Some(Proof::Cksum) });
+        let (read, end) = read_all(source).await;
+        end.unwrap();
+        assert!(read == bytes, "{} bytes came back", read.len());
+        assert!(process.wait().await.unwrap().is_success());
+    }
+
+    let mut with_env = here();
+    with_env.env.insert("PATH".to_owned(), "/opt/only/here:/bin".to_owned());
+    with_env.env.insert("LINES".to_owned(), "one\n\n  three\n".to_owned());
+    let command = CommandLine {
+        env: vec![("PGDATABASE".to_owned(), "shop".to_owned())],
+        secrets: vec!["PGPASSWORD".to_owned()],
+        ..sh("echo $PGDATABASE; echo \"$PGPASSWORD\" | wc -c; echo $PATH; echo \"[$LINES]\"")
+    };
+    let output = run(command, with_env).await.unwrap();
+    let expected = format!("shop\n{}\n/opt/only/here:/bin\n[one\n\n  three\n]\n", SECRET.len() + 1);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    let output = run(CommandLine { secrets: vec!["PGPASSWORD".to_owned()], ..line("/bin/env", &[]) }, here()).await;
+    let output = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(output.contains("PGPASSWORD=***"), "the secret is blotted out of what a guest is given: {output}");
+    let without = String::from_utf8(run(line("/bin/env", &[]), here()).await.unwrap().stdout).unwrap();
+    assert!(!without.contains("PGPASSWORD"), "a secret that the command was not granted");
+
+    // The wrapper's own codes are told from the program's, whatever the program answers.
+    for code in [0, 1, 37, 125, 126, 127, 137, 255] {
+        let output = run(sh(&format!("echo out; echo err >&2; exit {code}")), here()).await.unwrap();
+        assert_eq!((output.exit.code, output.exit.stderr.as_str()), (Some(code), "err\n"));
+        assert_eq!(output.stdout, b"out\n");
+    }
+    assert_eq!(run(sh("kill -9 $$"), here()).await.unwrap().exit.code, Some(137));
+    let strange =
+        run(line("/bin/echo", &["$(id)", "`id`", "a b", "'", "\"", "&x=1#%41+", "-n"]), here()).await.unwrap();
+    assert_eq!(strange.stdout, b"$(id) `id` a b ' \" &x=1#%41+ -n\n");
+    let error = start(line("/bin/nothing", &[]), here(), None).await.unwrap_err();
+    check_error(&error, Kind::NotFound, &["/bin/nothing", "no such file"]);
+    let error = start(line("/etc/passwd", &[]), here(), None).await.unwrap_err();
+    check_error(&error, Kind::Denied, &["not executable"]);
+
+    let hold = StdinGrant::Text { text: "one\n".to_owned(), hold: true };
+    let mut held = start(CommandLine { stdin: hold, ..line("/bin/cat", &[]) }, here(), None).await.unwrap();
+    let mut output = held.stdout().unwrap();
+    assert_eq!(read_line(&mut output).await, "one");
+    drop((held, output));
+    wait_until_nothing_runs(&home(cluster, &namespace));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_in_nobodys_arguments_and_in_no_line_of_the_audit_log() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    let mut here = place(cluster, &namespace);
+    here.env.insert("TEST_ENV".to_owned(), "no-secret-but-not-in-the-log".to_owned());
+    let command = CommandLine { secrets: vec!["PGPASSWORD".to_owned()], ..sh("echo ready; exec sleep 1000") };
+    let mut process = start(command, here, None).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    assert_eq!(read_line(&mut output).await, "ready");
+    let mut seen = 0;
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let Ok(arguments) = std::fs::read(entry.unwrap().path().join("cmdline")) else { continue };
+        let arguments = String::from_utf8_lossy(&arguments).into_owned();
+        assert!(!arguments.contains(SECRET), "{arguments}");
+        seen += usize::from(arguments.contains("sr_variables") && arguments.contains("exec sleep 1000"));
+    }
+    assert!(seen >= 1, "the wrapper was looked at");
+    drop((process, output));
+    wait_until_nothing_runs(&home(cluster, &namespace));
+    let log = cluster.audit_log().unwrap();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains(&namespace)).collect();
+    assert!(lines.iter().any(|line| line.contains("sleep")), "the command is in the audit log");
+    for line in lines {
+        for hidden in ["correct", "horse", "battery", "no-secret-but"] {
+            assert!(!line.contains(hidden), "{line}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropping_the_handles_ends_the_program_in_its_pod_with_its_children() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    let script = "trap '' TERM; sleep 1000 & (sleep 1000 & wait) & echo ready; while :; do sleep 1; done";
+    let mut process = start(sh(script), place(cluster, &namespace), None).await.unwrap();
+    let mut output = process.stdout().unwrap();
+    assert_eq!(read_line(&mut output).await, "ready");
+    assert!(running(&home(cluster, &namespace)).len() >= 4);
+    drop((process, output));
+    wait_until_nothing_runs(&home(cluster, &namespace));
+    assert!(run(line("/bin/true", &[]), place(cluster, &namespace)).await.unwrap().exit.is_success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_in_a_pod_that_stops_early_succeeds_only_where_that_is_granted() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    for (bytes, detects_short_input) in [(100, false), (10_000_000, false), (100, true), (10_000_000, true)] {
+        for partial_stdin in [false, true] {
+            let ten = line("/bin/dd", &["bs=10", "count=1", "status=none"]);
+            let command = CommandLine { partial_stdin, detects_short_input, stdin: StdinGrant::Plugin, ..ten };
+            let place = place(cluster, &namespace);
+            let mut process = start(command, place, Some(given(vec![b'x'; bytes]))).await.unwrap();
+            let (read, end) = read_all(process.stdout().unwrap()).await;
+            assert_eq!(read, b"xxxxxxxxxx");
+            if partial_stdin {
+                end.unwrap();
+                assert!(process.wait().await.unwrap().is_success());
+            } else {
+                check_error(&end.unwrap_err(), Kind::Failed, &["stopped reading", "exit code: 0"]);
+            }
+        }
+    }
+}
+
+/// Of no known length.
+struct Endless;
+
+impl ByteSource for Endless {
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        Ok(buf.len())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_acts_on_a_cut_input_gets_none_whose_length_nobody_knows() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    let command = CommandLine { stdin: StdinGrant::Plugin, ..line("/bin/cat", &[]) };
+    let source = Source::new(Origin::Plugin, Endless);
+    let error = start(command, place(cluster, &namespace), Some(source)).await.unwrap_err();
+    check_error(&error, Kind::Invalid, &["how long its input is", "detects_short_input"]);
+    assert_eq!(running(&home(cluster, &namespace)), Vec::<String>::new());
+}
+
+/// `seq 1 N`, and what it writes.
+fn sequence() -> (CommandLine, Vec<u8>) {
+    let text: String = (1..=300_000).map(|n| format!("{n}\n")).collect();
+    (line("/bin/seq", &["1", "300000"]), text.into_bytes())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_is_cut_on_the_wire_is_never_a_success() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    let wire = Wire::to(cluster.port()).await.unwrap();
+    let through = || {
+        let spec = spec(&namespace, Choice::Name("tool".to_owned()));
+        place_as(cluster, cluster.admin(), wire.port(), spec, Several::Refuse)
+    };
+    let (command, expected) = sequence();
+    let mut process = start(command.clone(), through(), None).await.unwrap();
+    let (read, end) = read_all(process.stdout().unwrap()).await;
+    end.unwrap();
+    assert!(read == expected);
+    drop(process);
+    assert_eq!(settled(LONG).await, 0);
+    // What is not output came before it, but for some words at the end: so this many bytes end inside.
+    let (total, length) = (wire.passed(Way::Down), expected.len() as u64);
+    for turn in xtask::soak::turns(10, "cuts of an output") {
+        let cuts = wire.cuts();
+        let at = total - length + turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (length * 9 / 10);
+        wire.cut_after(Way::Down, at);
+        let mut process = start(command.clone(), through(), None).await.unwrap();
+        let (read, end) = read_all(process.stdout().unwrap()).await;
+        let error = end.expect_err("the output was cut");
+        assert_eq!(wire.cuts(), cuts + 1, "cut at {at}");
+        check_error(&error, Kind::Unavailable, &["nobody knows how \"tool\" ended"]);
+        assert!(expected.starts_with(&read) && read.len() < expected.len(), "{} bytes", read.len());
+        drop(process);
+        // The host looks for what is left in the pod before the next cut is counted.
+        assert_eq!(settled(LONG).await, 0);
+    }
+    wait_until_nothing_runs(&home(cluster, &namespace));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn input_that_is_cut_on_the_wire_is_never_the_end_of_it() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    let wire = Wire::to(cluster.port()).await.unwrap();
+    let bytes = numbers(2_000_000);
+    let home = home(cluster, &namespace);
+    let script = "act() { touch acted; exit 0; }; trap act TERM; cat >/dev/null; act";
+    let command = CommandLine { stdin: StdinGrant::Plugin, ..sh(script) };
+    let start_through = async || {
+        let spec = spec(&namespace, Choice::Name("tool".to_owned()));
+        let place = place_as(cluster, cluster.admin(), wire.port(), spec, Several::Refuse);
+        start(command.clone(), place, Some(given(bytes.clone()))).await
+    };
+    assert!(start_through().await.unwrap().wait().await.unwrap().is_success());
+    assert_eq!(settled(LONG).await, 0);
+    std::fs::remove_file(home.join("acted")).unwrap();
+    let (total, length) = (wire.passed(Way::Up), bytes.len() as u64);
+    for turn in xtask::soak::turns(10, "cuts of an input") {
+        let cuts = wire.cuts();
+        let at = total - length + turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (length * 9 / 10);
+        wire.cut_after(Way::Up, at);
+        let error = start_through().await.unwrap().wait().await.unwrap_err();
+        assert_eq!(wire.cuts(), cuts + 1, "cut at {at}");
+        check_error(&error, Kind::Unavailable, &["\"tool\""]);
+        assert_eq!(settled(LONG).await, 0);
+        wait_until_nothing_runs(&home);
+        assert!(!home.join("acted").exists(), "cut at {at}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_deleted_in_the_middle_is_a_failure_and_its_successor_another_pod() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    let here = Arc::new(place(cluster, &namespace));
+    let script = "seq 1 1000; echo ready; exec sleep 1000";
+    let begin = || spawn(sh(script), here.clone(), None, None, LONG, CancellationToken::new());
+    let mut process = begin().await.unwrap();
+    let mut output = process.stdout().unwrap();
+    assert_eq!(read_line(&mut output).await, "1");
+    tokio::task::block_in_place(|| {
+        cluster.kubectl(["delete", "pod", "tool", "-n", &namespace, "--grace-period=1"]).unwrap();
+    });
+    let (_, end) = read_all(output).await;
+    let error = end.unwrap_err();
+    // The node may still say how it ended; else nobody knows.
+    assert!(matches!(error.kind(), Kind::Failed | Kind::Unavailable), "{error:?}");
+    check_error(&begin().await.unwrap_err(), Kind::Unavailable, &["the pod of this run is not there any more"]);
+    tokio::task::block_in_place(|| {
+        let spec = json!({"containers": [{"name": "main", "image": "tool:1"}]});
+        cluster.pod(&namespace, "tool", &json!({"app": "tool"}), &spec).unwrap();
+    });
+    check_error(&begin().await.unwrap_err(), Kind::Unavailable, &["another pod of the same name"]);
+    // Another run may use it.
+    assert!(run(line("/bin/true", &[]), place(cluster, &namespace)).await.unwrap().exit.is_success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pod_is_ready_has_the_pinned_account_and_image_and_is_the_only_one_for_a_restore() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    tokio::task::block_in_place(|| {
+        cluster.kubectl(["create", "serviceaccount", "robot", "-n", &namespace]).unwrap();
+        let two = json!({"serviceAccountName": "robot", "containers": [
+            {"name": "main", "image": "tool:2"}, {"name": "side", "image": "side:1"}]});
+        cluster.pod(&namespace, "two", &json!({"app": "two"}), &two).unwrap();
+        let shut = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "shut", "namespace": namespace, "labels": {"app": "shut"}},
+            "spec": {"containers": [{"name": "main", "image": "tool:1"}],
+                "readinessGates": [{"conditionType": "example.org/gate"}]},
+        });
+        cluster.apply(&shut).unwrap();
+        cluster
+            .kubectl(["wait", "--for=jsonpath={.status.phase}=Running", "pod/shut", "--timeout=60s", "-n", &namespace])
+            .unwrap();
+    });
+    let selector = |text: &str| spec(&namespace, Choice::Selector(text.to_owned()));
+    let name = |text: &str| spec(&namespace, Choice::Name(text.to_owned()));
+    let text = |text: &str| Some(text.to_owned());
+    let all = "app in (tool,two)";
+    let tried = async |spec: PodSpec, several: Several| {
+        let place = place_as(cluster, cluster.admin(), cluster.port(), spec, several);
+        let output = run(sh("echo $POD_DIR"), place).await?;
+        let dir = String::from_utf8(output.stdout).unwrap();
+        let parts: Vec<_> = dir.trim().rsplit('/').take(2).collect();
+        Ok::<_, Error>(format!("{}/{}", parts[1], parts[0]))
+    };
+    for (spec, several, expected) in [
+        (selector("app=tool"), Several::Refuse, "tool/main"),
+        (name("tool"), Several::Refuse, "tool/main"),
+        (PodSpec { container: text("side"), ..selector("app=two") }, Several::Refuse, "two/side"),
+        (PodSpec { container: text("main"), ..selector(all) }, Several::First, "tool/main"),
+        // A pin leaves one of them.
+        (
+            PodSpec { container: text("main"), service_account: text("robot"), ..selector(all) },
+            Several::Refuse,
+            "two/main",
+        ),
+        (PodSpec { image: text("tool:1"), container: text("main"), ..selector(all) }, Several::Refuse, "tool/main"),
+    ] {
+        assert_eq!(tried(spec.clone(), several).await.unwrap(), expected, "{spec:?}");
+    }
+    for (spec, kind, says) in [
+        (selector("app=nothing"), Kind::NotFound, &["there is no pod for selector \"app=nothing\""][..]),
+        (name("nothing"), Kind::NotFound, &["nothing"]),
+        (selector("app=shut"), Kind::Unavailable, &["\"shut\" is not ready"]),
+        (selector("app=two"), Kind::Unavailable, &["several containers", "\"main\", \"side\""]),
+        (PodSpec { container: text("third"), ..name("two") }, Kind::Unavailable, &["no container \"third\""]),
+        (
+            PodSpec { container: text("main"), ..selector(all) },
+            Kind::Invalid,
+            &["several pods", "\"tool\"; \"two\"", "name = \"POD\""],
+        ),
+        (
+            PodSpec { service_account: text("robot"), ..name("tool") },
+            Kind::Unavailable,
+            &["service account \"default\""],
+        ),
+        (PodSpec { image: text("tool:2"), ..name("tool") }, Kind::Unavailable, &["image \"tool:1\""]),
+    ] {
+        let error = tried(spec, Several::Refuse).await.unwrap_err();
+        check_error(&error, kind, says);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_run_commands_is_told_what_is_missing() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    let user = tokio::task::block_in_place(|| cluster.token_user(&namespace, "runner")).unwrap();
+    let try_it = async || {
+        let place = place_as(
+            cluster,
+            &user,
+            cluster.port(),
+            spec(&namespace, Choice::Name("tool".to_owned())),
+            Several::Refuse,
+        );
+        run(line("/bin/true", &[]), place).await
+    };
+    check_error(&try_it().await.unwrap_err(), Kind::Denied, &["may not get pods \"tool\""]);
+    tokio::task::block_in_place(|| cluster.allow(&user, Some(&namespace), &[("", "pods", "get,list")])).unwrap();
+    let may_look = || {
+        let args = ["auth", "can-i", "get", "pods", "-n", &namespace];
+        cluster.kubectl_as(&user, args).map(Some)
+    };
+    tokio::task::block_in_place(|| wait_until("the new role", LONG, may_look)).unwrap();
+    check_error(&try_it().await.unwrap_err(), Kind::Denied, &["403", "get and create on pods/exec"]);
+    tokio::task::block_in_place(|| cluster.allow(&user, Some(&namespace), &[("", "pods/exec", "get,create")])).unwrap();
+    let may_run = || {
+        let args = ["auth", "can-i", "create", "pods", "--subresource=exec", "-n", &namespace];
+        cluster.kubectl_as(&user, args).map(Some)
+    };
+    tokio::task::block_in_place(|| wait_until("the new role", LONG, may_run)).unwrap();
+    assert!(try_it().await.unwrap().exit.is_success());
+}
+
+/// A pod that is a PostgreSQL server of its own, with a database `shop` that asks for a password.
+struct PostgresPod {
+    cluster: &'static Cluster,
+    namespace: String,
+    port: u16,
+}
+
+impl PostgresPod {
+    fn start() -> Self {
+        let cluster = Cluster::shared("pod");
+        let (namespace, port) = (cluster.namespace("postgres").unwrap(), free_port().unwrap());
+        let [initdb, postgres] = ["initdb", "postgres"].map(|name| Version::V15.program(name).unwrap());
+        let script = format!(
+            "printf %s \"$SUPERUSER\" >password && {} --no-sync --username={USER} --auth=scram-sha-256 --pwfile=password \
+             --encoding=UTF8 --locale=C.UTF-8 --pgdata=data && \
+             exec {} -D data -k \"$POD_DIR\" -p {port} -c listen_addresses=127.0.0.1 -c fsync=off",
+            initdb.display(),
+            postgres.display(),
+        );
+        let spec = json!({
+            "securityContext": {"runAsUser": 65534, "runAsGroup": 65534},
+            "containers": [{"name": "postgres", "image": "postgres:15", "command": ["/bin/sh", "-c", script],
+                "env": [{"name": "SUPERUSER", "value": PASSWORD}]}],
+        });
+        cluster.pod(&namespace, "pg-0", &json!({"app": "pg"}), &spec).unwrap();
+        let pod = Self { cluster, namespace, port };
+        wait_until("PostgreSQL in its pod", LONG, || pod.sql("postgres", "SELECT 1").map(Some)).unwrap();
+        pod
+    }
+
+    fn sql(&self, database: &str, sql: &str) -> anyhow::Result<String> {
+        let output = std::process::Command::new(Version::V15.program("psql")?)
+            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql])
+            .env_clear()
+            .envs([("PGHOST", "127.0.0.1"), ("PGUSER", USER), ("PGPASSWORD", PASSWORD), ("PGDATABASE", database)])
+            .env("PGPORT", self.port.to_string())
+            .output()?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// Rows and digest of what a restore has to bring back.
+    fn digest(&self, database: &str) -> String {
+        let sql = "SELECT count(*), md5(string_agg(t::text, '' ORDER BY id)) FROM ledger AS t";
+        self.sql(database, sql).unwrap()
+    }
+
+    /// Configures the job with commands in this pod, through a port of the loopback.
+    fn configure(&self, job: &Job, port: u16) {
+        let kubeconfig = self.cluster.kubeconfig_at(self.cluster.admin(), port).unwrap();
+        let place = format!(
+            "{{ pod = {{ cluster = \"test\", namespace = {:?}, selector = \"app=pg\", container = \"postgres\" }} }}",
+            self.namespace
+        );
+        let env =
+            |user: &str| format!("env = {{ PGHOST = \"127.0.0.1\", PGPORT = \"{}\", PGUSER = {user:?} }}", self.port);
+        let more = format!(
+            "[cluster.test]\nkubeconfig = {kubeconfig:?}\ncontext = \"admin\"\n\n[target.beside]\nrun_in = {place}\n{}\n\
+             secrets = {{ PGPASSWORD = {{ file = \"password\" }} }}\noptions = {{ scratch = \"database\" }}",
+            env("verifier"),
+        );
+        let settings = "databases = [\"shop\"]".to_owned();
+        job.configure_env(&env(USER), &Setup { settings, more, run_in: Some(place), ..Setup::default() });
+    }
+}
+
+#[test]
+fn the_postgres_plugin_backs_up_verifies_and_restores_a_server_in_a_pod_through_exec_alone() {
+    let pod = PostgresPod::start();
+    pod.sql("postgres", "CREATE DATABASE shop").unwrap();
+    // 6 MB that hardly compress away.
+    let rows = "SELECT g AS id, md5(g::text) || md5((g * 7)::text) AS body FROM generate_series(1, 60000) g";
+    pod.sql("shop", &format!("CREATE TABLE ledger AS {rows}; ALTER TABLE ledger ADD PRIMARY KEY (id)")).unwrap();
+    // A role that is not a superuser tests a restore in a database of its own.
+    pod.sql("postgres", &format!("CREATE ROLE verifier LOGIN CREATEDB PASSWORD '{PASSWORD}'")).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let wire = runtime.block_on(Wire::to(pod.cluster.port())).unwrap();
+    let job = Job::new(job::Into::Folder, Version::V15);
+    pod.configure(&job, wire.port());
+
+    let id = job.backup();
+    let shown = job.run(&["show", "orders", &id, "--output", "json"]).check_code(0).json();
+    let artifacts = shown["record"]["artifacts"].as_array().unwrap();
+    let dump = artifacts.iter().find(|artifact| artifact["name"] == "shop.dump").unwrap();
+    assert_eq!(dump["origin"], json!({"kind": "exec", "command": "pg_dump", "proof": "cksum"}));
+    let passed = wire.passed(Way::Down);
+    job.run(&["verify", "orders", &id, "--depth", "restore", "--target", "beside"]).check_code(0);
+
+    let before = pod.digest("shop");
+    assert!(before.starts_with("60000|"), "{before}");
+    pod.sql("postgres", "ALTER DATABASE shop RENAME TO before").unwrap();
+    job.run(&["restore", "orders", &id]).check_code(0);
+    assert_eq!(pod.digest("shop"), before);
+
+    // The dump lies in the last three quarters of what came down: somewhere in there the wire is cut.
+    for turn in xtask::soak::turns(3, "cuts of a backup") {
+        let cuts = wire.cuts();
+        wire.cut_after(Way::Down, passed / 4 + turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (passed * 5 / 8));
+        let failed = job.run(&["backup", "orders"]);
+        assert_eq!((failed.code, wire.cuts()), (Some(1), cuts + 1), "{}", failed.shown());
+        let listed = job.run(&["list", "orders", "--output", "json"]).check_code(0).json();
+        assert_eq!(listed["backups"].as_array().map(Vec::len), Some(1), "{}", failed.shown());
+    }
+    job.backup();
+}
+
+#[test]
+fn several_pods_stop_a_restore_and_a_backup_takes_the_first() {
+    let cluster = Cluster::shared("pod");
+    let namespace = cluster.namespace("several").unwrap();
+    for name in ["tool-b", "tool-a"] {
+        let spec = json!({"containers": [{"name": "main", "image": "tool:1"}]});
+        cluster.pod(&namespace, name, &json!({"app": "tool"}), &spec).unwrap();
+    }
+    let run_in =
+        |choice: &str| format!("run_in = {{ pod = {{ cluster = \"test\", namespace = {namespace:?}, {choice} }} }}");
+    let relay = Relay::new(relay::Setup { produce: sh_words("echo $POD_NAME"), ..relay::Setup::default() });
+    let written = std::fs::read_to_string(relay.sandbox.path("strongroom.toml")).unwrap();
+    let configure = |choice: &str| {
+        let with = format!("[job.orders]\n{}", run_in(choice));
+        let kubeconfig = cluster.admin_kubeconfig();
+        let cluster = format!("[cluster.test]\nkubeconfig = {kubeconfig:?}\ncontext = \"admin\"\n");
+        relay.sandbox.config(&format!("{cluster}{}", written.replace("[job.orders]", &with)));
+    };
+    configure("selector = \"app=tool\"");
+    let id = relay.backup();
+    let refused = relay.run(&["restore", "orders", &id]);
+    refused.check_code(2).check_stderr("several pods match").check_stderr("name = \"POD\"");
+    configure("name = \"tool-b\"");
+    relay.run(&["restore", "orders", &id]).check_code(0);
+    configure("selector = \"app=tool\", name = \"tool-b\"");
+    relay.run(&["config", "check"]).check_code(2).check_stderr("has a name and a selector");
+}
