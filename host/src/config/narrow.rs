@@ -320,6 +320,23 @@ effect = "reads"
     }
 
     #[test]
+    fn of_a_cluster_what_was_done_stays_and_a_plan_stands_for_its_restore() {
+        let document = "[[plugin.k.grant.kube.prod]]\nmay = [\"list\", \"get\"]\nverbs = [\"backup\"]\n\n[[plugin.k.grant.kube.prod]]\nmay = [\"apply\", \"delete\"]\nverbs = [\"restore\"]\n";
+        let used = |kube: &[KubeVerb]| {
+            let verbs = [Verb::Backup, Verb::Restore].into();
+            let used = Used { verbs, kube_verbs: kube.iter().copied().collect(), ..Used::default() };
+            BTreeMap::from([("plugin.k.grant.kube.prod".to_owned(), used)])
+        };
+        let cut = |kube: &[KubeVerb]| {
+            let narrowed = narrow(document, &used(kube)).unwrap();
+            narrowed.unused.into_iter().map(|unused| unused.what).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(&[KubeVerb::List, KubeVerb::DryRun]), ["may: get", "may: delete"]);
+        assert_eq!(cut(&[KubeVerb::List, KubeVerb::Get, KubeVerb::Apply, KubeVerb::Delete]), [""; 0]);
+        assert_eq!(narrow(document, &BTreeMap::new()).unwrap().unused.len(), 1, "all of it");
+    }
+
+    #[test]
     fn what_is_used_in_full_needs_no_other_text() {
         let verbs: BTreeSet<Verb> = [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose].into();
         let bucket = [BucketVerb::List, BucketVerb::Read, BucketVerb::Write, BucketVerb::Delete].into();

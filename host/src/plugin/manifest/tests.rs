@@ -1,6 +1,9 @@
 use super::PluginManifest;
 use crate::error::Kind;
+use crate::policy::kube::{KubeGrant, KubeVerb, NamePattern};
+use crate::policy::{Effect, Grants, Verb, When};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 const GOOD: &str = r#"
 name = "demo"
@@ -167,6 +170,61 @@ fn without_a_schema_only_an_empty_table_is_taken() {
     manifest.check_options(&serde_json::Value::Null).unwrap();
     let error = manifest.check_options(&json!({ "target": "x" })).unwrap_err();
     assert_eq!(error.message(), "\"options.target\" is not what plugin \"demo\" takes");
+}
+
+/// A request for clusters, of the setting that the manifest has.
+const KUBE: &str = r#"
+[[request.kube]]
+setting = "bucket"
+reason = "to read"
+may = ["list", "get"]
+kinds = ["*", "/Secret"]
+verbs = ["backup"]
+effect = "reads"
+"#;
+
+#[test]
+fn a_request_for_clusters_is_checked_as_a_grant_is() {
+    let manifest = PluginManifest::parse(&format!("{GOOD}{KUBE}")).unwrap();
+    assert_eq!(manifest.request.kube[0].setting, "bucket");
+    for (from, to, words) in [
+        ("kinds =", "kindss =", "did you mean \"kinds\"?"),
+        ("\"/Secret\"", "\"Secret\"", "\"Secret\" is not a kind"),
+        ("\"get\"]", "\"apply\"]", "apply changes the cluster, and effect says \"reads\""),
+        ("setting = \"bucket\"", "setting = \"nowhere\"", "is in no schema"),
+    ] {
+        let error = PluginManifest::parse(&format!("{GOOD}{}", KUBE.replacen(from, to, 1))).expect_err(words);
+        let text = crate::plugin::tests::in_full(&error);
+        assert!(text.contains(words), "no {words:?} in\n{text}");
+    }
+}
+
+#[test]
+fn a_grant_of_a_cluster_is_cut_down_to_what_is_requested() {
+    let manifest = PluginManifest::parse(&format!("{GOOD}{KUBE}")).unwrap();
+    let wide = KubeGrant {
+        may: KubeVerb::ALL.into(),
+        kinds: ["*", "/Pod", "/Secret", "example.org/Widget"].map(str::to_owned).into(),
+        namespaces: vec![NamePattern::new("shop")],
+        names: Vec::new(),
+        labels: BTreeMap::new(),
+        inspect: true,
+        secret_data: true,
+        when: When { verbs: [Verb::Backup, Verb::Restore].into(), effect: Effect::Changes, scratch: false },
+    };
+    let effective = |grant: &KubeGrant| {
+        let grants = Grants { kube: [("prod".to_owned(), vec![grant.clone()])].into(), ..Grants::default() };
+        manifest.effective(&grants).kube.remove("prod").map(|mut grants| grants.remove(0))
+    };
+    let narrow = effective(&wide).unwrap();
+    assert_eq!(narrow.may, [KubeVerb::List, KubeVerb::Get].into());
+    assert_eq!(narrow.kinds, ["*", "/Secret", "example.org/Widget"].map(str::to_owned).into());
+    assert_eq!(narrow.when.verbs, [Verb::Backup].into());
+    assert!(!narrow.inspect && !narrow.secret_data && narrow.namespaces == wide.namespaces);
+    let pods = KubeGrant { kinds: ["/Pod".to_owned()].into(), ..wide.clone() };
+    assert!(effective(&pods).is_none(), "what gives power is requested by name, or not at all");
+    let never = KubeGrant { may: [KubeVerb::Delete].into(), ..wide };
+    assert!(effective(&never).is_none());
 }
 
 #[test]
