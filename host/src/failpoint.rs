@@ -139,6 +139,12 @@ named! {
         BucketWritten = "bucket.written",
         /// Restore into a bucket: a file has its name.
         BucketNamed = "bucket.named",
+        /// The metrics are written under a temporary name.
+        MetricsWritten = "metrics.written",
+        /// The metrics of a run are merged, and the textfile is the old one.
+        MetricsMerged = "metrics.merged",
+        /// The textfile is written under a temporary name.
+        MetricsTextfile = "metrics.textfile",
     }
 }
 

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | 0 | `error`, `id`, `keytext`, `unit`, `secret`, `clock`, `failpoint` |
 //! | 1 | `policy` (pure), `stream`, `record` |
-//! | 2 | `store`, `bucket`, `exec` (never each other) |
+//! | 2 | `store`, `bucket`, `exec`, `metrics` (never each other) |
 //! | 3 | `plugin` (the only user of wasmtime), `catalog` |
 //! | 4 | `run`: the story of a backup, from top to bottom; `progress`, `audit` |
 //! | 5 | `config`, `cli`, `main` |
@@ -23,6 +23,7 @@ pub mod exec;
 pub mod failpoint;
 pub mod id;
 pub mod keytext;
+pub mod metrics;
 pub mod plugin;
 pub mod policy;
 pub mod progress;

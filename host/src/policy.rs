@@ -71,6 +71,8 @@ pub struct Grants {
     pub buckets: BTreeMap<String, Vec<storage::BucketGrant>>,
     /// The artifacts of the run, if granted at all.
     pub artifacts: Option<storage::ArtifactGrant>,
+    /// Metrics, if granted at all.
+    pub metrics: Option<metrics::MetricsGrant>,
     /// What none of them may exceed, whoever wrote them: each ceiling takes away, none gives.
     pub ceilings: Vec<Arc<ceiling::Ceiling>>,
 }
@@ -97,6 +99,8 @@ pub enum Call<'a> {
     Bucket(storage::BucketCall<'a>),
     /// A function on the run's artifacts.
     Artifact(storage::ArtifactCall<'a>),
+    /// A function of `metrics`.
+    Metrics(metrics::MetricsCall<'a>),
     /// `bytes.source.read` on a stream that came from `origin`; `granted` was decided where it was made.
     Read {
         /// What the bytes are, for the message.
@@ -145,6 +149,7 @@ impl Policy {
             },
             Call::Bucket(call) => self.decide_bucket(call),
             Call::Artifact(call) => self.decide_artifact(call),
+            Call::Metrics(call) => self.decide_metrics(call),
             Call::Read { origin, granted } => self.decide_read(origin, *granted),
         }
     }
@@ -175,7 +180,7 @@ impl Call<'_> {
             Call::Exec(_) => true,
             Call::Bucket(call) => call.verb.is_some_and(storage::BucketVerb::changes),
             Call::Artifact(call) => call.verb == storage::ArtifactVerb::Put,
-            Call::Read { .. } => false,
+            Call::Metrics(_) | Call::Read { .. } => false,
         }
     }
 }

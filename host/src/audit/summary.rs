@@ -3,6 +3,7 @@
 use super::line::{Argument, MAX_TEXT_BYTES};
 use super::{Keys, PURPOSE_VALUES};
 use crate::catalog::HostKey;
+use crate::policy::metrics::MetricsCall;
 use crate::policy::storage::{ArtifactVerb, BucketVerb};
 use crate::policy::{Call, Policy};
 use crate::secret::{MIN_SECRET_BYTES, Redactor, Secret};
@@ -57,6 +58,11 @@ impl Summary {
             Call::Artifact(artifact) => {
                 self.push(&mut all, "verb", if artifact.verb == ArtifactVerb::Put { "put" } else { "get" });
                 self.push(&mut all, "artifact", artifact.name);
+            }
+            Call::Metrics(MetricsCall::Write(name)) => self.push(&mut all, "metric", name),
+            Call::Metrics(MetricsCall::Query(names)) => {
+                let names: std::collections::BTreeSet<_> = names.iter().map(|name| name.unwrap_or("(none)")).collect();
+                names.into_iter().for_each(|name| self.push(&mut all, "metric", name));
             }
             Call::Read { origin, .. } => self.push(&mut all, "origin", &origin.to_string()),
         }

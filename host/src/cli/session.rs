@@ -14,6 +14,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::exec::Place;
 use crate::failpoint;
 use crate::id::Label;
+use crate::metrics::Pending;
 use crate::plugin::compiler::Compiler;
 use crate::plugin::limits::Limits;
 use crate::plugin::{Approval, Cache, Plugin, component, signature};
@@ -42,6 +43,8 @@ pub struct Session {
     pub progress: Arc<dyn Progress>,
     /// Ends everything.
     pub cancel: CancellationToken,
+    /// What the run wants changed of metrics.
+    pub pending: Arc<Pending>,
     /// How patient it is with a store that does not answer.
     pub patience: RetryPolicy,
 }
@@ -64,7 +67,8 @@ impl Session {
     /// A session with a configuration that was made, or read elsewhere.
     pub fn with(globals: &Globals, config: Config, cancel: CancellationToken) -> Result<Self> {
         let (directories, progress) = (globals.directories()?, globals.progress());
-        Ok(Self { config, directories, progress, cancel, patience: RetryPolicy::default() })
+        let (pending, patience) = (Arc::default(), RetryPolicy::default());
+        Ok(Self { config, directories, progress, cancel, pending, patience })
     }
 
     /// The same, for a question that somebody waits for.
@@ -183,6 +187,7 @@ impl Session {
             limits: plugin.limits.clone(),
             place: Arc::new(self.place(name, job, needs.target.as_ref())?),
             buckets: self.buckets(),
+            metrics: super::measure::lent(self, name, job)?,
             settings: job.settings.clone(),
             host_key,
             audit,

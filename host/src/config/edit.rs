@@ -28,6 +28,9 @@ pub struct RawGrants {
     /// `grant.artifacts`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifacts: Option<RawArtifacts>,
+    /// `grant.metrics`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RawMetrics>,
 }
 
 /// `grant.exec.x`
@@ -66,6 +69,23 @@ pub struct RawArtifacts {
     /// Patterns of the artifacts whose bytes the plugin may read itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inspect: Vec<String>,
+}
+
+/// `grant.metrics`
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RawMetrics {
+    /// What names that it writes begin with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Names that it may query.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub query: BTreeSet<String>,
+    /// Labels that its queries get.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Verbs it holds for; none is all.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub verbs: BTreeSet<Verb>,
 }
 
 /// The document with `[plugin.<label>]` pinned to `digest` and granted exactly `grants`.
@@ -118,9 +138,11 @@ pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) ->
             write_grant(table, name, wanted, shape_within(shape_within(shape, kind), name))?;
         }
     }
-    match desired.get("artifacts") {
-        None => drop(grant.remove("artifacts")),
-        Some(wanted) => write_grant(grant, "artifacts", wanted, shape_within(shape, "artifacts"))?,
+    for one in ["artifacts", "metrics"] {
+        match desired.get(one) {
+            None => drop(grant.remove(one)),
+            Some(wanted) => write_grant(grant, one, wanted, shape_within(shape, one))?,
+        }
     }
     Ok(edited.to_string())
 }

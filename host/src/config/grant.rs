@@ -2,11 +2,12 @@
 //! decided there; here each refusal gets its place in the file.
 
 use super::Meaning;
-use super::fields::Fields;
+use super::fields::{Fields, Named};
 use super::read::looks_secret;
 use crate::error::Result;
 use crate::policy::ceiling::{Ceiling, Over};
 use crate::policy::exec::{ExecGrant, StdinGrant};
+use crate::policy::metrics::MetricsGrant;
 use crate::policy::slot::{SlotRule, SlotText, Template};
 use crate::policy::storage::{ArtifactGrant, BucketGrant, BucketVerb};
 use crate::policy::{Effect, Grants, Mistake, Verb, When};
@@ -50,6 +51,9 @@ impl Meaning<'_> {
             self.check(artifacts, grant.check());
             self.under_ceilings(artifacts, |ceiling| ceiling.artifact_grant(&grant));
             grants.artifacts = Some(grant);
+        }
+        if let Some(metrics) = fields.table("metrics") {
+            grants.metrics = self.metrics_grant(metrics);
         }
         grants.ceilings = self.ceilings.list();
         grants
@@ -170,6 +174,28 @@ impl Meaning<'_> {
             vec![String::new()]
         };
         fields.has("may").then_some(BucketGrant { may, prefixes, inspect: fields.flag("inspect"), when })
+    }
+
+    fn metrics_grant(&mut self, fields: &Fields) -> Option<MetricsGrant> {
+        // A part that was refused is missing: the rest would be another grant.
+        if ["prefix", "query", "labels", "verbs"].iter().any(|key| fields.is_refused(key)) {
+            return None;
+        }
+        let verbs = if fields.has("verbs") {
+            fields.texts("verbs").iter().filter_map(|(text, _)| verb(text)).collect()
+        } else {
+            MetricsGrant::all_verbs()
+        };
+        let label = |entry: &Named| Some((entry.name.clone(), entry.text()?.to_owned()));
+        let grant = MetricsGrant {
+            prefix: fields.text("prefix").map(str::to_owned),
+            query: fields.texts("query").into_iter().map(|(name, _)| name.to_owned()).collect(),
+            labels: fields.map("labels").iter().filter_map(label).collect(),
+            when: MetricsGrant::when(verbs),
+        };
+        self.check(fields, grant.check());
+        self.under_ceilings(fields, |ceiling| ceiling.metrics_grant(&grant));
+        Some(grant)
     }
 
     fn when(&mut self, fields: &Fields) -> Option<When> {

@@ -157,7 +157,7 @@ pub static ROOT: Section = Section {
             "cluster",
             "run strongroom where the database's own client reaches it, and leave Kubernetes resources to GitOps for now",
         ),
-        not_built("metrics", "read `strongroom list --output json` from your monitoring"),
+        may("metrics", Shape::Table(&METRICS), "Where metrics go, and where plugins may ask for some."),
         may("audit", Shape::Table(&AUDIT), "The log of what plugins did; `strongroom audit` reads and checks it."),
     ],
 };
@@ -170,6 +170,40 @@ static AUDIT: Section = Section {
         Shape::Duration,
         "How long the log of a run is kept at least; \"400d\" unless set. Older ones are removed once the record of a backup anchors them.",
     )],
+};
+
+static METRICS: Section = Section {
+    name: "metrics",
+    doc: "Where metrics go. They are kept in the directory `metrics` of the state directory in any case.",
+    keys: &[
+        may(
+            "textfile",
+            Shape::Text,
+            "A file for the textfile collector of node_exporter, relative to this file; its name ends in .prom.",
+        ),
+        may(
+            "pushgateway",
+            Shape::Union(&[Shape::Text, Shape::Table(&METRICS_SERVER)]),
+            "URL of a Pushgateway that gets the metrics after each run, or a table with credentials.",
+        ),
+        may(
+            "prometheus",
+            Shape::Union(&[Shape::Text, Shape::Table(&METRICS_SERVER)]),
+            "URL of the Prometheus that plugins may query where they are granted it, or a table with credentials.",
+        ),
+    ],
+};
+
+static METRICS_SERVER: Section = Section {
+    name: "server of metrics",
+    doc: "A server, and how to say who we are. No redirect is followed, and no proxy is used.",
+    keys: &[
+        must("url", Shape::Text, "Its URL, such as \"https://prometheus.example.org\"; never with a password in it."),
+        may("token", Shape::Secret, "A bearer token."),
+        may("username", Shape::Text, "A user, with `password`."),
+        may("password", Shape::Secret, "The user's password."),
+        may("ca", Shape::Text, "A PEM file with the only authorities that are believed; the system's unless set."),
+    ],
 };
 
 static STORE_TYPES: Words = Words {
@@ -339,7 +373,7 @@ static GRANT: Section = Section {
         ),
         may("artifacts", Shape::Table(&ARTIFACTS), "The artifacts of its own backups."),
         not_built("kube", "use a plugin that runs the component's own client through `exec`"),
-        not_built("metrics", "let the plugin ask the component itself through `exec`"),
+        may("metrics", Shape::Table(&METRICS_GRANT), "Metrics: what it may write, and what it may ask Prometheus for."),
     ],
 };
 
@@ -449,6 +483,25 @@ static ARTIFACTS: Section = Section {
     )],
 };
 
+static METRICS_GRANT: Section = Section {
+    name: "metrics grant",
+    doc: "Metrics: names that the plugin may write, and names that it may query.",
+    keys: &[
+        may(
+            "prefix",
+            Shape::Text,
+            "What names that it writes begin with, such as \"shop_\". It writes none unless set. backup_ and strongroom_ are the host's own.",
+        ),
+        may("query", Shape::List(&Shape::Text), "Names of metrics that it may ask Prometheus for, in full. None unless set."),
+        may(
+            "labels",
+            Shape::Map(Names::Variable, &Shape::Text),
+            "Labels that are added to every selector of its queries: it sees no series without them.",
+        ),
+        may("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose. All unless set."),
+    ],
+};
+
 static LIMITS: Section = Section {
     name: "limits",
     doc: "What one run of a plugin may use at most.",
@@ -479,6 +532,11 @@ static LIMITS: Section = Section {
         ),
         may("log_bytes", Shape::Size(1 << 10, 1 << 30), "Log text of one run; \"4MiB\" unless set."),
         may("open_transfers", Shape::Whole(1, 64), "Artifacts being stored at once; 4 unless set."),
+        may(
+            "metric_series",
+            Shape::Whole(1, 100_000),
+            "Series of metrics that it writes in one run, and that are kept of a job; a histogram counts as all of its lines. 1000 unless set.",
+        ),
     ],
 };
 

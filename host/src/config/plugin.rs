@@ -37,7 +37,10 @@ impl Meaning<'_> {
 
     fn sha256(&mut self, label: &Label, fields: &Fields, grants: &Grants) -> Option<String> {
         let Some(text) = fields.text("sha256") else {
-            let granted = !grants.exec.is_empty() || !grants.buckets.is_empty() || grants.artifacts.is_some();
+            let granted = !grants.exec.is_empty()
+                || !grants.buckets.is_empty()
+                || grants.artifacts.is_some()
+                || grants.metrics.is_some();
             if granted && !fields.has("sha256") {
                 self.warnings
                     .add(fields.span.clone(), format!("{} has grants and no sha256", fields.path), "it will not run")
@@ -73,5 +76,6 @@ fn limits(fields: &Fields) -> Limits {
         call_bytes: fields.whole("call_bytes").unwrap_or(otherwise.call_bytes),
         log_bytes: fields.whole("log_bytes").unwrap_or(otherwise.log_bytes),
         open_transfers: fields.whole("open_transfers").unwrap_or(otherwise.open_transfers),
+        metric_series: fields.whole("metric_series").unwrap_or(otherwise.metric_series),
     }
 }

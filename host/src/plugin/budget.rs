@@ -28,6 +28,7 @@ pub(crate) enum Limit {
     ArchiveEntries,
     CallBytes,
     LogBytes,
+    MetricSeries,
 }
 
 impl Limit {
@@ -67,6 +68,7 @@ impl Limit {
             }
             Limit::CallBytes => ("call_bytes", "bytes given to one call", size(limits.call_bytes)),
             Limit::LogBytes => ("log_bytes", "log text of one run", size(limits.log_bytes)),
+            Limit::MetricSeries => ("metric_series", "series of metrics of one run", count(limits.metric_series)),
         };
         (key, what, value, raised)
     }

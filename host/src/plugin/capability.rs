@@ -7,6 +7,7 @@
 pub(super) mod bytes;
 #[allow(unreachable_pub, reason = "generated code names the handles of the guest as its own")]
 pub(super) mod exec;
+pub(super) mod metrics;
 pub(super) mod run;
 #[allow(unreachable_pub, reason = "generated code names the handles of the guest as its own")]
 pub(super) mod storage;

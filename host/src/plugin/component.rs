@@ -314,6 +314,7 @@ fn check_requests(manifest: &PluginManifest, imports: &BTreeMap<String, Import>)
     for (interface, requested, keys) in [
         ("exec", !request.exec.is_empty(), "[[request.exec]]"),
         ("storage", storage, "[request.artifacts] or [[request.bucket]]"),
+        ("metrics", request.metrics.is_some(), "[request.metrics]"),
     ] {
         match (imported(interface), requested) {
             (true, false) => {

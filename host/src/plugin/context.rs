@@ -7,6 +7,7 @@ use crate::bucket::SharedBucket;
 use crate::error::Result;
 use crate::exec::Place;
 use crate::id::ArtifactName;
+use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::record::ArtifactRecord;
 use crate::stream::Source;
@@ -31,6 +32,8 @@ pub struct RunContext {
     pub scratch: Option<PathBuf>,
     /// Where progress, log lines and steps go.
     pub reporter: Arc<dyn Reporter>,
+    /// Where the metrics go that it writes, and whom it may ask.
+    pub metrics: Metrics,
     /// What it may use.
     pub limits: Limits,
     /// Ends everything.

@@ -159,7 +159,7 @@ pub struct Surroundings<'a> {
 /// Something that the plugin asks for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Request {
-    /// `exec`, `bucket` or `artifacts`.
+    /// `exec`, `bucket`, `artifacts` or `metrics`.
     pub kind: &'static str,
     /// Name of the command, or the setting that names the bucket.
     pub name: String,
@@ -184,7 +184,7 @@ pub struct Request {
 /// Something that the plugin may do under given grants.
 #[derive(Clone, Debug, Serialize)]
 pub struct Effective {
-    /// `exec`, `bucket` or `artifacts`.
+    /// `exec`, `bucket`, `artifacts` or `metrics`.
     pub kind: &'static str,
     /// Label of the grant.
     pub name: String,
@@ -270,6 +270,8 @@ fn is_granted(grants: &Grants, interface: &str, function: &str) -> bool {
         ("exec", "run") => grants.exec.values().any(|exec| exec.inspect),
         ("exec", _) => !grants.exec.is_empty(),
         ("bytes", "source.read") => inspects(),
+        ("metrics", "query" | "query-range") => grants.metrics.as_ref().is_some_and(|metrics| !metrics.query.is_empty()),
+        ("metrics", _) => grants.metrics.as_ref().is_some_and(|metrics| metrics.prefix.is_some()),
         ("storage", "open-bucket") => !grants.buckets.is_empty(),
         ("storage", function) => match bucket_verbs_of(function) {
             Some(verbs) => may(verbs),
@@ -304,6 +306,8 @@ fn is_requested(manifest: &PluginManifest, interface: &str, function: &str) -> b
                 || request.bucket.iter().any(|bucket| bucket.inspect)
                 || request.artifacts.as_ref().is_some_and(|artifacts| !artifacts.inspect.is_empty())
         }
+        ("metrics", "query" | "query-range") => request.metrics.as_ref().is_some_and(|metrics| !metrics.query.is_empty()),
+        ("metrics", _) => request.metrics.as_ref().is_some_and(|metrics| metrics.prefix.is_some()),
         ("storage", "open-bucket") => !request.bucket.is_empty(),
         ("storage", function) => match bucket_verbs_of(function) {
             Some(verbs) => may(verbs),
@@ -365,7 +369,19 @@ fn requests(manifest: &PluginManifest) -> Vec<Request> {
         scratch: false,
         inspect: !artifacts.inspect.is_empty(),
     });
-    exec.chain(buckets).chain(artifacts).collect()
+    let metrics = request.metrics.iter().map(|metrics| Request {
+        kind: "metrics",
+        name: "metrics".to_owned(),
+        reason: line(&metrics.reason),
+        what: metrics_what(metrics.prefix.as_deref(), &metrics.query),
+        slots: Vec::new(),
+        secrets: Vec::new(),
+        verbs: metrics.verbs.iter().copied().collect(),
+        effect: Effect::Reads,
+        scratch: false,
+        inspect: !metrics.query.is_empty(),
+    });
+    exec.chain(buckets).chain(artifacts).chain(metrics).collect()
 }
 
 /// What a slot admits, in words.
@@ -385,6 +401,13 @@ fn artifact_what(inspect: &[String]) -> String {
     } else {
         whole(&format!("stores and reads back its own artifacts; reads the bytes of {}", inspect.join(", ")))
     }
+}
+
+fn metrics_what(prefix: Option<&str>, query: &BTreeSet<String>) -> String {
+    let writes = prefix.map(|prefix| format!("writes metrics that begin with {prefix:?}"));
+    let names = || query.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let asks = (!query.is_empty()).then(|| format!("asks Prometheus for {}", names()));
+    whole(&writes.into_iter().chain(asks).collect::<Vec<_>>().join("; "))
 }
 
 fn bucket_verbs(may: &BTreeSet<BucketVerb>) -> String {
@@ -418,7 +441,18 @@ fn effective(grants: &Grants) -> Vec<Effective> {
         effect: Effect::Reads,
         inspect: !grant.inspect.is_empty(),
     });
-    exec.chain(buckets).chain(artifacts).collect()
+    let metrics = grants.metrics.iter().map(|grant| {
+        let labels: String = grant.labels.iter().map(|(name, value)| format!("; only with {name}={value:?}")).collect();
+        Effective {
+            kind: "metrics",
+            name: "metrics".to_owned(),
+            what: whole(&format!("{}{labels}", metrics_what(grant.prefix.as_deref(), &grant.query))),
+            verbs: grant.when.verbs.iter().copied().collect(),
+            effect: grant.when.effect,
+            inspect: !grant.query.is_empty(),
+        }
+    });
+    exec.chain(buckets).chain(artifacts).chain(metrics).collect()
 }
 
 fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {

@@ -34,6 +34,8 @@ pub struct Limits {
     pub log_bytes: usize,
     /// `open_transfers`: artifacts being stored at once; the next `put` waits.
     pub open_transfers: usize,
+    /// `metric_series`: series of metrics of one run; a histogram counts as all of its lines.
+    pub metric_series: usize,
 }
 
 impl Default for Limits {
@@ -53,6 +55,7 @@ impl Default for Limits {
             call_bytes: 16 << 20,
             log_bytes: 4 << 20,
             open_transfers: 4,
+            metric_series: 1_000,
         }
     }
 }

@@ -191,7 +191,7 @@ impl Trust {
 
 fn check_grants(label: &str, component: &Component, grants: &Grants) -> Result<()> {
     let imports = |interface| component.imports_interface(interface);
-    match missing_grants(&component.manifest, label, imports("exec"), imports("storage"), grants) {
+    match missing_grants(&component.manifest, label, imports("exec"), imports("storage"), imports("metrics"), grants) {
         None => Ok(()),
         Some(missing) => Err(Error::denied(format!("plugin \"{label}\" imports what it is granted nothing of"))
             .fact("missing", format!("\n{}", missing.trim_end()))
@@ -206,7 +206,8 @@ fn check_ceilings(label: &str, grants: &Grants) -> Result<()> {
     for ceiling in &grants.ceilings {
         let exec = grants.exec.iter().map(|(name, grant)| (format!("exec.{name}"), ceiling.exec_grant(grant)));
         let artifacts = grants.artifacts.iter().map(|grant| ("artifacts".to_owned(), ceiling.artifact_grant(grant)));
-        for (what, checked) in exec.chain(artifacts) {
+        let metrics = grants.metrics.iter().map(|grant| ("metrics".to_owned(), ceiling.metrics_grant(grant)));
+        for (what, checked) in exec.chain(artifacts).chain(metrics) {
             if let Err(over) = checked {
                 return Err(Error::denied(format!("a grant of plugin \"{label}\" is over the ceiling"))
                     .fact("grant", format!("plugin.{label}.grant.{what}"))

@@ -12,6 +12,7 @@ mod tests;
 pub use effective::missing_grants;
 
 use crate::error::{Error, Result};
+use crate::policy::metrics::MetricsGrant;
 use crate::policy::storage::BucketVerb;
 use crate::policy::{Effect, Verb};
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,9 @@ pub struct Requests {
     /// The artifacts of its own backups.
     #[serde(default)]
     pub artifacts: Option<ArtifactRequest>,
+    /// Metrics.
+    #[serde(default)]
+    pub metrics: Option<MetricsRequest>,
 }
 
 /// A proposed command line; `plugin approve` writes it out as a grant.
@@ -243,4 +247,21 @@ pub struct ArtifactRequest {
     /// Patterns of the artifacts whose bytes it reads itself.
     #[serde(default)]
     pub inspect: Vec<String>,
+}
+
+/// Metrics that it writes, and that it asks for.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsRequest {
+    /// Why.
+    pub reason: String,
+    /// What names that it writes begin with.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// Names that it asks Prometheus for.
+    #[serde(default)]
+    pub query: BTreeSet<String>,
+    /// Verbs it is for; all unless it says so.
+    #[serde(default = "MetricsGrant::all_verbs")]
+    pub verbs: BTreeSet<Verb>,
 }

@@ -137,6 +137,7 @@ impl Bench {
 
     fn context(&self, deed: &str) -> RunContext {
         RunContext {
+            metrics: Default::default(),
             policy: Arc::new(Policy {
                 plugin: "rogue".to_owned(),
                 grants: self.grants.clone(),

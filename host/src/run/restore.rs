@@ -140,7 +140,7 @@ impl Observer for Effects {
                 self.grants.exec.get(exec.command).is_some_and(|grant| grant.when.effect == Effect::Changes)
             }
             Call::Bucket(bucket) => bucket.verb.is_some_and(BucketVerb::changes),
-            Call::Artifact(_) | Call::Read { .. } => false,
+            Call::Artifact(_) | Call::Metrics(_) | Call::Read { .. } => false,
         };
         let line = self.inner.decided(function, call, decision).await?;
         self.pending.store(decision.allowed && changes, Ordering::Release);

@@ -45,7 +45,7 @@ pub struct Side {
 /// One thing that is there on one side only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `import`, `exec`, `bucket` or `artifacts`.
+    /// `import`, `exec`, `bucket`, `artifacts` or `metrics`.
     pub kind: &'static str,
     /// The function, or the name of the request.
     pub name: String,
@@ -134,6 +134,17 @@ fn asked(component: &Component) -> Vec<Asked> {
         };
         let powers = artifacts.inspect.iter().cloned().collect();
         all.push(Asked { change, body: String::new(), verbs: BTreeSet::new(), powers });
+    }
+    if let Some(metrics) = &request.metrics {
+        let change = Change {
+            kind: "metrics",
+            name: "metrics".to_owned(),
+            what: super::metrics_what(metrics.prefix.as_deref(), &metrics.query),
+            reason: line(&metrics.reason),
+        };
+        let queries = metrics.query.iter().map(|name| format!("query {name}"));
+        let powers = queries.chain(metrics.prefix.iter().map(|prefix| format!("write {prefix}"))).collect();
+        all.push(Asked { change, body: String::new(), verbs: metrics.verbs.clone(), powers });
     }
     all
 }

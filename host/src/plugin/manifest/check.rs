@@ -3,13 +3,14 @@
 //! Unknown keys are looked for here and not by serde: it cannot refuse them in flattened tables,
 //! and it stops at the first.
 
-use super::{MAX_BYTES, PluginManifest, Requests};
+use super::{MAX_BYTES, MetricsRequest, PluginManifest, Requests};
 use crate::error::{Error, Result};
 use crate::id::Label;
 use crate::plugin::speech::is_harmless;
 use crate::policy::exec::SCRATCH;
+use crate::policy::metrics::MetricsGrant;
 use crate::policy::slot::{SlotRule, SlotText, Template};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use toml::{Table, Value};
 
 /// The longest reason or summary, in bytes: it is shown to a person who decides.
@@ -25,7 +26,7 @@ const TOP: Keys = Keys {
     known: &["name", "version", "summary", "licence", "component", "minimum_host", "settings", "options", "request"],
     required: &["name", "version", "summary", "licence", "component"],
 };
-const REQUEST: Keys = Keys { known: &["exec", "bucket", "artifacts"], required: &[] };
+const REQUEST: Keys = Keys { known: &["exec", "bucket", "artifacts", "metrics"], required: &[] };
 const EXEC: Keys = Keys {
     known: &[
         "name",
@@ -53,6 +54,7 @@ const BUCKET: Keys = Keys {
     known: &["setting", "reason", "may", "inspect", "verbs", "effect", "scratch"],
     required: &["setting", "reason", "may", "verbs", "effect"],
 };
+const METRICS: Keys = Keys { known: &["reason", "prefix", "query", "verbs"], required: &["reason"] };
 const ARTIFACTS: Keys = Keys { known: &["reason", "inspect"], required: &["reason"] };
 
 /// Mistakes so far, each with the place it is at.
@@ -186,6 +188,9 @@ fn check_shape(top: &Table, mistakes: &mut Mistakes) {
     if let Some(artifacts) = table_at(request.get("artifacts"), "request.artifacts", mistakes) {
         mistakes.keys("request.artifacts", artifacts, &ARTIFACTS);
     }
+    if let Some(metrics) = table_at(request.get("metrics"), "request.metrics", mistakes) {
+        mistakes.keys("request.metrics", metrics, &METRICS);
+    }
 }
 
 fn check_stdin_shape(at: &str, stdin: Option<&Value>, mistakes: &mut Mistakes) {
@@ -286,7 +291,7 @@ pub(super) fn version_numbers(text: &str) -> Option<[u32; 3]> {
 }
 
 fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
-    let Requests { exec, bucket, artifacts } = &manifest.request;
+    let Requests { exec, bucket, artifacts, metrics } = &manifest.request;
     let mut names = BTreeSet::new();
     for request in exec {
         let at = format!("request.exec \"{}\"", request.name.escape_debug());
@@ -334,6 +339,26 @@ fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
                 mistakes.add("request.artifacts.inspect", said(&error));
             }
         }
+    }
+    if let Some(request) = metrics {
+        check_metrics(request, mistakes);
+    }
+}
+
+fn check_metrics(request: &MetricsRequest, mistakes: &mut Mistakes) {
+    check_line("request.metrics.reason", &request.reason, mistakes);
+    if request.prefix.is_none() && request.query.is_empty() {
+        mistakes.add("request.metrics", "asks for nothing: write \"prefix\", \"query\" or both");
+    }
+    // What could never be granted is a mistake of the manifest.
+    let grant = MetricsGrant {
+        prefix: request.prefix.clone(),
+        query: request.query.clone(),
+        labels: BTreeMap::new(),
+        when: MetricsGrant::when(request.verbs.clone()),
+    };
+    for mistake in grant.check() {
+        mistakes.add(&format!("request.metrics.{}", mistake.key), mistake.message);
     }
 }
 

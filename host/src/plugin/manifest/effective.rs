@@ -2,6 +2,7 @@
 
 use super::{ExecRequest, PluginManifest, RawExecGrant};
 use crate::exec;
+use crate::policy::metrics::MetricsGrant;
 use crate::policy::slot::SlotRule;
 use crate::policy::storage::BucketGrant;
 use crate::policy::{Grants, exec::ExecGrant};
@@ -34,8 +35,25 @@ impl PluginManifest {
                 granted.requested = Some(requested.collect());
                 Some(granted)
             }),
+            metrics: self.narrow_metrics(grants.metrics.as_ref()),
             ceilings: grants.ceilings.clone(),
         }
+    }
+
+    /// No name is written or queried that the manifest did not ask for.
+    fn narrow_metrics(&self, granted: Option<&MetricsGrant>) -> Option<MetricsGrant> {
+        let request = self.request.metrics.as_ref()?;
+        let mut grant = granted?.clone();
+        grant.when.verbs.retain(|verb| request.verbs.contains(verb));
+        grant.query.retain(|name| request.query.contains(name));
+        grant.prefix = match (grant.prefix, &request.prefix) {
+            // The longer of two prefixes covers less.
+            (Some(granted), Some(asked)) if granted.starts_with(asked.as_str()) => Some(granted),
+            (Some(granted), Some(asked)) if asked.starts_with(&granted) => Some(asked.clone()),
+            _ => None,
+        };
+        let is_empty = grant.when.verbs.is_empty() || (grant.prefix.is_none() && grant.query.is_empty());
+        (!is_empty).then_some(grant)
     }
 
     /// A bucket's label is the operator's, so a grant is held against all bucket requests together.
@@ -65,6 +83,7 @@ pub fn missing_grants(
     label: &str,
     imports_exec: bool,
     imports_storage: bool,
+    imports_metrics: bool,
     grants: &Grants,
 ) -> Option<String> {
     let effective = manifest.effective(grants);
@@ -85,6 +104,18 @@ pub fn missing_grants(
             toml.push_str(&format!("[[plugin.{label}.grant.bucket.LABEL]]\n"));
             toml.push_str(&format!("may = {}\nverbs = {}\n", inline(&bucket.may), inline(&bucket.verbs)));
             toml.push_str(&format!("effect = {}\n", inline(&bucket.effect)));
+        }
+    }
+    if let Some(request) = manifest.request.metrics.as_ref().filter(|_| imports_metrics && effective.metrics.is_none()) {
+        toml.push_str(&format!("[plugin.{label}.grant.metrics]\n"));
+        if let Some(prefix) = &request.prefix {
+            toml.push_str(&format!("prefix = {}\n", inline(prefix)));
+        }
+        if !request.query.is_empty() {
+            toml.push_str(&format!("query = {}\n", inline(&request.query)));
+        }
+        if request.verbs != MetricsGrant::all_verbs() {
+            toml.push_str(&format!("verbs = {}\n", inline(&request.verbs)));
         }
     }
     (!toml.is_empty()).then_some(toml)
