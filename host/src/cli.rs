@@ -214,7 +214,7 @@ pub enum Command {
     Plugin(plugin::PluginArgs),
     /// The log of what plugins did: read it, check it, find grants that nothing uses
     Audit(audit::AuditArgs),
-    /// Prints rules for Prometheus: overdue, failed, unverified backups, and those of which nothing is heard
+    /// Prints rules for Prometheus that alert on overdue, failed and unverified backups
     Alerts(alerts::AlertsArgs),
     /// The configuration: check it, or print its schema
     Config(config::ConfigArgs),

@@ -140,11 +140,11 @@ named! {
         /// Restore into a bucket: a file has its name.
         BucketNamed = "bucket.named",
         /// The metrics are written under a temporary name.
-        MetricsWritten = "metrics.written",
+        RegistryWritten = "registry.written",
         /// The metrics of a run are merged, and the textfile is the old one.
-        MetricsMerged = "metrics.merged",
+        RegistryMerged = "registry.merged",
         /// The textfile is written under a temporary name.
-        MetricsTextfile = "metrics.textfile",
+        RegistryTextfile = "registry.textfile",
     }
 }
 

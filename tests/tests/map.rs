@@ -11,7 +11,7 @@ use strongroom_tests::{files, root};
 const LEVELS: &[&[&str]] = &[
     &["error", "id", "unit", "secret", "clock", "keytext", "failpoint"],
     &["policy", "stream", "record"],
-    &["store", "bucket", "exec"],
+    &["store", "bucket", "exec", "metrics"],
     &["plugin", "catalog"],
     &["run", "progress", "audit"],
     &["config", "cli", "main", "lib"],
@@ -27,6 +27,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("wasmtime", &["plugin"]),
     ("wasmtime_wasi", &["plugin"]),
     ("aws_sdk_s3", &["store"]),
+    ("promql_parser", &["metrics"]),
     ("clap", &["cli", "config"]),
 ];
 

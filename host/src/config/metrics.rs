@@ -120,3 +120,48 @@ fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::Config;
+    use crate::config::mistake::Mistakes;
+    use std::path::Path;
+
+    /// Everything that is wrong with these lines of `[metrics]`.
+    fn wrong(lines: &str) -> String {
+        let error = Config::parse(&format!("[metrics]\n{lines}\n"), Path::new("s.toml"), Path::new("/etc")).unwrap_err();
+        let mistakes = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Mistakes>());
+        let placed = mistakes.unwrap().placed();
+        placed.iter().map(|mistake| mistake.message.clone()).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn what_nobody_reads_or_gives_credentials_away_is_refused() {
+        for (lines, says) in [
+            ("textfile = \"strongroom.txt\"", "does not end in .prom"),
+            ("pushgateway = \"gateway:9091\"", "metrics.pushgateway is not a URL"),
+            ("pushgateway = \"ftp://gateway\"", "is not a URL"),
+            ("prometheus = \"http://u:hunter2@p\"", "holds a user or a password"),
+            ("prometheus = \"http://p/?x=1\"", "has a query"),
+            ("prometheus = { url = \"http://p\", token = { env = \"T\" } }", "would send its credentials unencrypted"),
+            ("prometheus = { url = \"https://p\", username = \"u\" }", "half of a user and a password"),
+            (
+                "prometheus = { url = \"https://p\", username = \"u\", password = { env = \"P\" }, token = { env = \"T\" } }",
+                "a token and a password",
+            ),
+            ("prometheus = { token = { env = \"T\" } }", "metrics.prometheus.url is missing"),
+        ] {
+            let found = wrong(lines);
+            assert!(found.contains(says), "{lines}: {found}");
+        }
+    }
+
+    #[test]
+    fn credentials_may_go_over_tls_and_to_this_machine() {
+        for url in ["https://p:9090/prefix", "http://127.0.0.1:9090", "http://[::1]:9090", "http://localhost"] {
+            let text = format!("[metrics]\nprometheus = {{ url = \"{url}\", token = {{ env = \"T\" }} }}\n");
+            let config = Config::parse(&text, Path::new("s.toml"), Path::new("/etc")).unwrap();
+            assert_eq!(config.metrics.prometheus.unwrap().url, url);
+        }
+    }
+}

@@ -289,6 +289,7 @@ verbs = ["backup", "diagnose"]
         plugin.p.grant.bucket.data: may: list
         plugin.p.grant.bucket.data: may: write, delete
         plugin.p.grant.artifacts: inspect
+        plugin.q.grant.metrics: verbs: diagnose
 
         [plugin.p.grant.artifacts]
 
@@ -306,6 +307,15 @@ verbs = ["backup", "diagnose"]
         may = ["read"]
         verbs = ["backup"]
         effect = "reads"
+
+        [plugin.q.grant.exec.all]
+        program = "/bin/all"
+        verbs = ["backup"]
+        effect = "reads"
+
+        [plugin.q.grant.metrics]
+        prefix = "q_"
+        verbs = ["backup"]
         "#);
     }
 

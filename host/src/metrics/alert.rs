@@ -21,6 +21,9 @@ pub const RESTORE_EVERY: Duration = Duration::from_secs(92 * 24 * 3600);
 /// How long a backup may take.
 pub const LONGEST_RUN: Duration = Duration::from_secs(3600);
 
+/// How long a failure is told of.
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// Names by which on-call knows the overdue backups of a component, by the label of its plugin.
 const OVERDUE: [(&str, &str); 2] = [("postgres", "PostgreSQLBackupFailure"), ("bucket", "MinIOBackupFailure")];
 
@@ -184,11 +187,8 @@ fn of_job(subject: &Subject) -> Group {
             "BackupFailure",
             Severity::Critical,
             None,
-            // A counter that appears with its first failure did not increase for Prometheus.
-            format!(
-                "sum by ({JOB}) (increase({0}[24h])) > 0 or sum by ({JOB}) ({0} unless {0} offset 24h) > 0",
-                of("backup_failure_total")
-            ),
+            // Not the increase of a counter: Prometheus sees none in one that appears with a failure.
+            format!("time() - {} < {}", newest("backup_last_failure_timestamp_seconds"), A_DAY.as_secs()),
             format!("A backup of {job} failed within a day"),
             format!("It may have succeeded since: strongroom list {job}. {diagnose}"),
         ),

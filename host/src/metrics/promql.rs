@@ -189,12 +189,19 @@ fn restrict(expr: &mut Expr, fixed: &[Matcher]) {
         }
         Expr::Paren(paren) => restrict(&mut paren.expr, fixed),
         Expr::Subquery(subquery) => restrict(&mut subquery.expr, fixed),
-        Expr::VectorSelector(selector) => selector.matchers.matchers.extend_from_slice(fixed),
-        Expr::MatrixSelector(matrix) => matrix.vs.matchers.matchers.extend_from_slice(fixed),
+        Expr::VectorSelector(selector) => add_to(selector, fixed),
+        Expr::MatrixSelector(matrix) => add_to(&mut matrix.vs, fixed),
         Expr::Call(call) => call.args.args.iter_mut().for_each(|argument| restrict(argument, fixed)),
         // The walk refused extensions.
         Expr::NumberLiteral(_) | Expr::StringLiteral(_) | Expr::Extension(_) => {}
     }
+}
+
+fn add_to(selector: &mut VectorSelector, fixed: &[Matcher]) {
+    let matchers = &mut selector.matchers.matchers;
+    matchers.extend_from_slice(fixed);
+    // As they are printed: what is read again is then equal.
+    matchers.sort_by_cached_key(ToString::to_string);
 }
 
 #[cfg(test)]

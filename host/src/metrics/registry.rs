@@ -211,8 +211,8 @@ impl Registry {
         let line = |(key, kept): (&Key, &Kept)| Line { key: key.clone(), kept: kept.clone() };
         let page = Page { format: FORMAT, series: series.iter().map(line).collect() };
         let bytes = serde_json::to_vec(&page).map_err(|e| Error::failed("could not write the metrics").because(e))?;
-        replace(&self.file(), &bytes, 0o600, Point::MetricsWritten)?;
-        failpoint::reach(Point::MetricsMerged);
+        replace(&self.file(), &bytes, 0o600, Point::RegistryWritten)?;
+        failpoint::reach(Point::RegistryMerged);
         Ok(())
     }
 
@@ -308,7 +308,7 @@ fn forget(series: &mut BTreeMap<Key, Kept>, changes: &Changes, limit: usize, now
 
 /// The file for the textfile collector: readable for everybody, since the collector is somebody else.
 fn write_textfile(path: &Path, text: &str) -> Result<()> {
-    replace(path, text.as_bytes(), 0o644, Point::MetricsTextfile)
+    replace(path, text.as_bytes(), 0o644, Point::RegistryTextfile)
 }
 
 /// Replaces a file: what is there is the old one or the new one, whole, also after a power failure.
@@ -375,7 +375,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let registry = Registry::new(state.path());
         let textfile = state.path().join("s.prom");
-        let mut merge = |changes: &Changes, second| {
+        let merge = |changes: &Changes, second| {
             let merged = registry.merge(changes, 100, at(second), Some(&textfile)).unwrap();
             assert_eq!(std::fs::read_to_string(&textfile).unwrap(), merged.text);
             assert!(merged.warnings.is_empty(), "{:?}", merged.warnings);

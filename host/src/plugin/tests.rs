@@ -100,6 +100,7 @@ pub(super) fn all_grants() -> Grants {
             vec![bucket(read, Effect::Reads), bucket(write, Effect::Changes)],
         )]),
         artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()], requested: None }),
+        metrics: None,
         ceilings: Vec::new(),
     }
 }

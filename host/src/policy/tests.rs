@@ -60,6 +60,7 @@ fn policy(when: &When, occasion: Occasion) -> Policy {
             exec: [("x".to_owned(), exec)].into(),
             buckets: [("b".to_owned(), vec![bucket])].into(),
             artifacts: Some(ArtifactGrant::default()),
+            metrics: None,
             ceilings: Vec::new(),
         },
         occasion,

@@ -17,6 +17,7 @@ struct Settings {
     flood: u32,
     #[serde(default)]
     fail: bool,
+    skip: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -105,6 +106,9 @@ impl Plugin for Meter {
         let mut report = Report::new();
         for (name, answer) in answers(&request.settings) {
             report = report.fact(name, answer);
+        }
+        if let Some(skip) = &request.settings.skip {
+            report = report.skipped(skip, "it was told to skip it");
         }
         if request.settings.fail {
             return Err(Error::Failed("it was told to fail".to_owned()));
