@@ -12,6 +12,7 @@ pub mod documents;
 pub mod durable;
 pub mod fixture;
 pub mod hostile;
+pub mod kube;
 pub mod meter;
 pub mod object_lock;
 pub mod postgres;

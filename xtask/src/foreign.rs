@@ -76,7 +76,15 @@ fn javascript(workspace: &Workspace, folder: &Path, scratch: &Path) -> Result<Pa
         .arg(folder.join("app.js"))
         .arg("-w")
         .arg(workspace.root.join("wit"))
-        .args(["-n", "commands", "--backend", "quickjs", "--backend-qjs-disable-async", "--backend-qjs-stub-wasi", "-o"])
+        .args([
+            "-n",
+            "commands",
+            "--backend",
+            "quickjs",
+            "--backend-qjs-disable-async",
+            "--backend-qjs-stub-wasi",
+            "-o",
+        ])
         .arg(scratch)
         .dir(&tool)
         .read()?;

@@ -12,6 +12,7 @@
 
 pub mod bench;
 pub mod cache;
+pub mod cluster;
 pub mod command;
 pub mod fixture;
 pub mod foreign;

@@ -32,6 +32,7 @@ pub const PACKAGES: &[Package] = &[
     program("b3sum", "b3sum"),
     program("jq", "jq"),
     program("minisign", "minisign"),
+    program("openssl", "openssl"),
     program("podman", "podman"),
     program("strace", "strace"),
     program("runc", "runc"),

@@ -2,7 +2,8 @@
 //! the cache in a fixed version.
 
 use crate::cache::Cache;
-use crate::command::{self, on_path};
+use crate::cluster;
+use crate::command::{self, Run, on_path};
 use crate::package;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,8 @@ const PIECES: &[Piece] = &[
     Piece { name: "componentize-py", version: "0.25.1", build: componentize_py },
     // 8 s
     Piece { name: "jco", version: "1.35.0+componentize-js-0.23.0", build: jco },
+    // 3 s
+    Piece { name: "prometheus", version: "debian", build: prometheus },
     // 230 s
     Piece { name: "bin/cargo-deny", version: "0.20.2", build: cargo_deny },
 ];
@@ -44,6 +47,7 @@ const PIECES: &[Piece] = &[
 pub fn ensure() -> Result<()> {
     package::ensure()?;
     get(SERVERS)?;
+    get(cluster::PIECES)?;
     get(PIECES)
 }
 
@@ -76,25 +80,48 @@ fn minio(dir: &Path, version: &str) -> Result<PathBuf> {
 /// Builds one program of a Go module, through a module of our own that requires it: `go install` refuses
 /// modules with replacements.
 pub(crate) fn go_build(dir: &Path, module: &str, version: &str, package: &str) -> Result<PathBuf> {
+    let source = dir.join("source");
+    std::fs::create_dir_all(&source)?;
+    let program = dir.join("program");
+    go()?.dir(&source).args(["mod", "init", "strongroom.test/server"]).read()?;
+    go()?.dir(&source).args(["mod", "edit", &format!("-require={module}@{version}")]).read()?;
+    let build = go()?.dir(&source).args(["build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o"]);
+    build.arg(&program).arg(package).read()?;
+    Ok(program)
+}
+
+/// The `go` command for programs that run anywhere: newer toolchains than the machine's are fetched by it.
+pub(crate) fn go() -> Result<Run> {
     if on_path("go").is_none() {
         bail!(
             "servers for the tests and peers of the benchmark are built with Go 1.21 or newer, and there is no `go` on PATH"
         );
     }
-    let source = dir.join("source");
-    std::fs::create_dir_all(&source)?;
-    let program = dir.join("program");
-    let go = || command::run("go").dir(&source).env_remove("GOFLAGS").env("CGO_ENABLED", "0");
-    go().args(["mod", "init", "strongroom.test/server"]).read()?;
-    go().args(["mod", "edit", &format!("-require={module}@{version}")]).read()?;
-    go().args(["build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&program).arg(package).read()?;
-    Ok(program)
+    Ok(command::run("go").env_remove("GOFLAGS").env("CGO_ENABLED", "0"))
 }
 
-/// Debian's server and client programs, unpacked: they run from any place, and nothing is installed.
+/// Debian's server and client programs.
 fn postgres_15(dir: &Path, _version: &str) -> Result<PathBuf> {
-    let download =
-        || command::run("apt-get").dir(dir).args(["download", "-q", "postgresql-15", "postgresql-client-15"]);
+    let made = debian(dir, &["postgresql-15", "postgresql-client-15"])?;
+    std::os::unix::fs::symlink("usr/lib/postgresql/15/bin", made.join("bin"))?;
+    starts(&made.join("bin/postgres"))?;
+    starts(&made.join("bin/pg_dump"))?;
+    Ok(made)
+}
+
+/// Debian's Prometheus, promtool, Alertmanager and amtool.
+fn prometheus(dir: &Path, _version: &str) -> Result<PathBuf> {
+    let made = debian(dir, &["prometheus", "prometheus-alertmanager"])?;
+    std::os::unix::fs::symlink("usr/bin", made.join("bin"))?;
+    for program in ["prometheus", "promtool", "prometheus-alertmanager", "amtool"] {
+        starts(&made.join("bin").join(program))?;
+    }
+    Ok(made)
+}
+
+/// Packages of Debian, unpacked: their programs run from any place, and nothing is installed or started.
+fn debian(dir: &Path, packages: &[&str]) -> Result<PathBuf> {
+    let download = || command::run("apt-get").dir(dir).args(["download", "-q"]).args(packages);
     // A list of packages that is too old names files that are gone.
     if download().read().is_err() {
         package::refresh()?;
@@ -107,9 +134,6 @@ fn postgres_15(dir: &Path, _version: &str) -> Result<PathBuf> {
             command::run("dpkg").arg("-x").arg(&path).arg(&made).read()?;
         }
     }
-    std::os::unix::fs::symlink("usr/lib/postgresql/15/bin", made.join("bin"))?;
-    starts(&made.join("bin/postgres"))?;
-    starts(&made.join("bin/pg_dump"))?;
     Ok(made)
 }
 
