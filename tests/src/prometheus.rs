@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A program of the packages, such as `promtool`.
 pub fn program(name: &str) -> PathBuf {
-    let folder = cached("prometheus").unwrap_or_else(|error| panic!("{error:#}"));
+    let piece = if name == "prometheus-pushgateway" { "pushgateway" } else { "prometheus" };
+    let folder = cached(piece).unwrap_or_else(|error| panic!("{error:#}"));
     folder.join("bin").join(name)
 }
 
