@@ -1,6 +1,7 @@
 //! Real Prometheus, Alertmanager and Pushgateway, unpacked from Debian's packages, on loopback; and a
 //! small HTTP server that gives out a file and keeps what it was sent.
 
+use crate::sandbox::Prepared;
 use crate::{Output, Running, Sandbox, TIMEOUT, cached, free_port, wait_until};
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,34 +30,58 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `name` with `args`, which get the port that it is to listen on, and waits until `path` of it
-    /// answers with success.
-    pub fn start(sandbox: &Sandbox, name: &str, path: &str, args: impl Fn(u16) -> Vec<String>) -> Result<Self> {
+    /// Starts `name` with `args`, which get the port that it is to listen on, and waits until `/-/ready` of
+    /// it answers with `status`.
+    pub fn start(sandbox: &Sandbox, name: &str, status: u16, args: impl Fn(u16) -> Vec<String>) -> Result<Self> {
         // Between asking for a port and listening on it somebody else may have taken it.
         let mut last = None;
-        for _ in 0..5 {
+        for _ in 0..3 {
             let port = free_port()?;
-            let running = sandbox.command(program(name), args(port)).start()?;
-            let answers = || Ok(get(port, path).is_ok_and(|(status, _)| status == 200).then_some(()));
-            match wait_until(name, TIMEOUT, answers) {
-                Ok(()) => return Ok(Self { port, _running: running }),
-                Err(error) => last = Some(error),
+            let running = Self::command(sandbox, name, args(port)).start()?;
+            let process = PathBuf::from(format!("/proc/{}", running.pid()));
+            let is_ready = || {
+                let answers = get(port, "/-/ready").is_ok_and(|(got, _)| got == status);
+                Ok(if answers { Some(true) } else { (!process.exists()).then_some(false) })
+            };
+            if wait_until(name, TIMEOUT, is_ready)? {
+                return Ok(Self { port, _running: running });
             }
+            last = Some(running.finish(TIMEOUT)?);
         }
-        Err(last.context("it was never started")?)
+        bail!("{name} ended at once: {last:?}")
+    }
+
+    /// Debian's Alertmanager reads its templates from a fixed place: they are put there for it alone.
+    fn command(sandbox: &Sandbox, name: &str, args: Vec<String>) -> Prepared {
+        let program = program(name);
+        if name != "prometheus-alertmanager" {
+            return sandbox.command(program, args);
+        }
+        let share = program.parent().and_then(Path::parent).expect("a program lies in bin").join("usr/share");
+        let script = "mount --bind \"$1\" /usr/share && shift && exec \"$@\"";
+        let begin = ["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"].map(PathBuf::from);
+        let all = begin.into_iter().chain([share, program]).chain(args.into_iter().map(PathBuf::from));
+        sandbox.command("unshare", all)
     }
 
     /// A Prometheus with this configuration, whose data lies in the sandbox.
     pub fn prometheus(sandbox: &Sandbox, config: &str) -> Result<Self> {
+        Self::prometheus_with(sandbox, config, 200, &[])
+    }
+
+    /// The same with more arguments, ready when it answers with `status`: behind TLS it answers 400 to us.
+    pub fn prometheus_with(sandbox: &Sandbox, config: &str, status: u16, more: &[String]) -> Result<Self> {
         let config = sandbox.write("prometheus/prometheus.yml", config);
         let data = sandbox.path("prometheus/data");
-        Self::start(sandbox, "prometheus", "/-/ready", |port| {
-            vec![
+        Self::start(sandbox, "prometheus", status, |port| {
+            let mut args = vec![
                 format!("--config.file={}", config.display()),
                 format!("--storage.tsdb.path={}", data.display()),
                 format!("--web.listen-address=127.0.0.1:{port}"),
                 "--log.level=warn".to_owned(),
-            ]
+            ];
+            args.extend_from_slice(more);
+            args
         })
     }
 
@@ -64,7 +89,7 @@ impl Daemon {
     pub fn alertmanager(sandbox: &Sandbox) -> Result<Self> {
         let config = sandbox.write("alertmanager/alertmanager.yml", "route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n");
         let data = sandbox.path("alertmanager/data");
-        Self::start(sandbox, "prometheus-alertmanager", "/-/ready", |port| {
+        Self::start(sandbox, "prometheus-alertmanager", 200, |port| {
             vec![
                 format!("--config.file={}", config.display()),
                 format!("--storage.path={}", data.display()),
@@ -77,7 +102,7 @@ impl Daemon {
 
     /// A Pushgateway.
     pub fn pushgateway(sandbox: &Sandbox) -> Result<Self> {
-        Self::start(sandbox, "prometheus-pushgateway", "/-/ready", |port| {
+        Self::start(sandbox, "prometheus-pushgateway", 200, |port| {
             vec![format!("--web.listen-address=127.0.0.1:{port}"), "--log.level=warn".to_owned()]
         })
     }

@@ -524,6 +524,36 @@ fn a_prometheus_that_is_not_there_or_is_something_else_fails_the_query_and_not_t
     meter.run(&["backup", "orders"]).check_error(2, &["metrics.prometheus.token"]);
 }
 
+#[test]
+fn a_server_behind_tls_is_believed_by_the_authority_that_is_named() {
+    let mut meter = Meter::new();
+    let openssl = strongroom_tests::program("openssl").unwrap();
+    for (name, subject) in [("server", "/CN=prometheus"), ("other", "/CN=other")] {
+        let key = format!("{name}.key");
+        let certificate = format!("{name}.pem");
+        let args = [
+            "req", "-x509", "-days", "2", "-subj", subject, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+            "-keyout", &key, "-out", &certificate, "-addext", "subjectAltName=IP:127.0.0.1", "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ];
+        meter.sandbox.command(&openssl, args).run().check_code(0);
+    }
+    let web = meter.sandbox.write("web.yml", "tls_server_config: { cert_file: server.pem, key_file: server.key }\n");
+    let prometheus =
+        Daemon::prometheus_with(&meter.sandbox, "global: {}\n", 400, &[format!("--web.config.file={}", web.display())]).unwrap();
+    meter.grant = "query = [\"up\"]".to_owned();
+    let url = format!("https://127.0.0.1:{}", prometheus.port);
+    for (more, says) in [(", ca = \"server.pem\"", ""), (", ca = \"other.pem\"", "Unavailable("), ("", "Unavailable(")] {
+        meter.metrics = format!("prometheus = {{ url = \"{url}\"{more} }}");
+        meter.set("orders", &calls(&[("query", "up", "")]));
+        let answers = meter.answers();
+        assert!(if says.is_empty() { answers[0].is_empty() } else { answers[0].starts_with(says) }, "{more}: {answers:?}");
+    }
+    meter.metrics = format!("prometheus = {{ url = \"{url}\", ca = \"server.key\" }}");
+    meter.configure();
+    meter.run(&["backup", "orders"]).check_error(2, &["metrics.prometheus", "holds no certificates"]);
+}
+
 /// Every secret of `[metrics]` is a reference, and every address one that can be used.
 #[test]
 fn a_configuration_that_would_lose_metrics_or_secrets_is_refused() {

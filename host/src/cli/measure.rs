@@ -110,19 +110,19 @@ impl Measure {
         }
     }
 
-    /// A machine that knows nothing of the job, because it is new or its state is lost, learns from the
-    /// store when it was backed up, verified and restored last.
+    /// A machine that knows of no success of the job, because it is new or its state is lost, learns from
+    /// the store when it was backed up, verified and restored last.
     async fn look_back(&self, session: &Session, registry: &Registry, changes: &mut Changes) {
         let known = {
             let (registry, job) = (registry.clone(), self.job.to_string());
-            tokio::task::spawn_blocking(move || registry.knows(&job)).await
+            tokio::task::spawn_blocking(move || registry.knows(LAST_SUCCESS, &job)).await
         };
         // A registry that cannot be read says so when it is merged.
         if !matches!(known, Ok(Ok(false))) {
             return;
         }
         let found = async {
-            let catalog = session.catalog(&self.store, None).await?;
+            let catalog = session.catalog_in_a_hurry(&self.store).await?;
             let backups = catalog.backups(&self.job).await?;
             let backups: Vec<_> = backups.into_iter().filter(|backup| backup.trusted().is_some()).collect();
             let good = backups.iter().filter(|backup| backup.is_good()).filter_map(|backup| backup.trusted());

@@ -130,6 +130,14 @@ impl Session {
         })
     }
 
+    /// The same for what nobody waits for: a store in trouble is given up soon.
+    pub async fn catalog_in_a_hurry(&self, store: &Label) -> Result<Catalog> {
+        let config = self.config.store(store.as_str())?.1;
+        let trust = self.trust(&self.host_key()?)?;
+        let opened = store::open_paced(self.spec(store, config)?, RetryPolicy::IN_A_HURRY, pace(config, 1)).await?;
+        Ok(Catalog::new(opened, trust))
+    }
+
     /// How patient it is with this store: never more than the verb is.
     fn patience(&self, config: &StoreConfig) -> RetryPolicy {
         let budget = config.patience.map_or(self.patience.budget, |patience| patience.min(self.patience.budget));

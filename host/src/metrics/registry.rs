@@ -142,10 +142,10 @@ impl Registry {
         Ok(text::render(&self.read()?))
     }
 
-    /// Whether any run of this job has left a series here.
-    pub fn knows(&self, job: &str) -> Result<bool> {
-        let ours = |key: &Key| key.name.starts_with(RESERVED[0]) && key.labels.get(JOB).is_some_and(|of| of == job);
-        Ok(self.read()?.keys().any(ours))
+    /// Whether there is a series of this metric about this job.
+    pub fn knows(&self, metric: &str, job: &str) -> Result<bool> {
+        let is_it = |key: &Key| key.name == metric && key.labels.get(JOB).is_some_and(|of| of == job);
+        Ok(self.read()?.keys().any(is_it))
     }
 
     fn read(&self) -> Result<BTreeMap<Key, Kept>> {
