@@ -59,7 +59,10 @@ pub fn query_range(promql: &str, from: Timestamp, to: Timestamp, step: Duration)
 
 fn samples(found: Vec<wit::Sample>) -> Vec<Sample> {
     let point = |(ms, value)| (Timestamp { ms }, value);
-    found.into_iter().map(|one| Sample { labels: one.labels, points: one.points.into_iter().map(point).collect() }).collect()
+    found
+        .into_iter()
+        .map(|one| Sample { labels: one.labels, points: one.points.into_iter().map(point).collect() })
+        .collect()
 }
 
 fn owned(labels: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -87,7 +87,8 @@ impl Daemon {
 
     /// An Alertmanager that tells nobody.
     pub fn alertmanager(sandbox: &Sandbox) -> Result<Self> {
-        let config = sandbox.write("alertmanager/alertmanager.yml", "route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n");
+        let config = sandbox
+            .write("alertmanager/alertmanager.yml", "route:\n  receiver: nobody\nreceivers:\n  - name: nobody\n");
         let data = sandbox.path("alertmanager/data");
         Self::start(sandbox, "prometheus-alertmanager", 200, |port| {
             vec![
@@ -212,7 +213,10 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<Request>>, answer: &dyn Fn() -> (&'
     reader.by_ref().take(length).read_to_string(&mut request.body)?;
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     let (status, body) = answer();
-    let head = format!("HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     let mut stream = reader.into_inner();
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())?;

@@ -32,7 +32,7 @@ fn series(name: &str, values: &str, minutes: u32) -> String {
         "backup_storage_free_bytes" | "backup_storage_size_bytes" => "store=\"main\"",
         _ => "backup_job=\"orders\",plugin=\"meter\",store=\"main\",instance=\"db1\"",
     };
-    let n = if minutes == SHORT { 2_000 } else { 14_000 };
+    let n = if minutes == SHORT { 2_000 } else { 2_400 };
     let values = values.replace("STEP", &(minutes * 60).to_string()).replace('N', &n.to_string());
     format!("      - series: '{name}{{{labels}}}'\n        values: '{values}'\n")
 }
@@ -40,7 +40,7 @@ fn series(name: &str, values: &str, minutes: u32) -> String {
 /// Minutes between two looks, for what happens within a day.
 const SHORT: u32 = 1;
 /// The same for what takes months.
-const LONG: u32 = 10;
+const LONG: u32 = 60;
 
 const SUCCESS: &str = "backup_last_success_timestamp_seconds";
 const FAILURE: &str = "backup_last_failure_timestamp_seconds";
@@ -132,12 +132,12 @@ const CASES: &[Case] = &[
         at: 61,
         quiet: &[(VERIFIED, "0xN")],
     },
-    // A month and an hour after the last time.
+    // A month and two looks after the last time.
     Case {
         alert: "BackupNotVerified",
         severity: "warning",
         fires: &[(VERIFIED, "0xN")],
-        at: 31 * 1440 + 70,
+        at: 31 * 1440 + 120,
         quiet: &[(VERIFIED, "3600xN")],
     },
     Case {
@@ -151,7 +151,7 @@ const CASES: &[Case] = &[
         alert: "DRTestOverdue",
         severity: "warning",
         fires: &[(RESTORED, "0xN")],
-        at: 92 * 1440 + 70,
+        at: 92 * 1440 + 120,
         quiet: &[(RESTORED, "3600xN")],
     },
     Case {
@@ -211,15 +211,28 @@ fn write_case(text: &mut String, groups: &Value, case: &Case, fires: bool) {
         .map(|(name, value)| format!("              {name}: {value}\n"))
         .collect();
     let alert = case.alert;
-    writeln!(text, "  - interval: {minutes}m\n    name: {alert} {}\n    input_series:\n{all}    promql_expr_test:", if fires { "fires" } else { "does not fire" }).unwrap();
+    writeln!(
+        text,
+        "  - interval: {minutes}m\n    name: {alert} {}\n    input_series:\n{all}    promql_expr_test:",
+        if fires { "fires" } else { "does not fire" }
+    )
+    .unwrap();
     // The state as a series: 1 while it fires. Its labels are the rule's and those of the expression.
     let severity = case.severity;
     let at = case.at;
-    let expr = format!("count(ALERTS{{alertname=\"{alert}\",severity=\"{severity}\",alertstate=\"firing\"}}) or vector(0)");
-    writeln!(text, "      - expr: {}\n        eval_time: {at}m\n        exp_samples:\n          - value: {}", Value::from(expr), u8::from(fires)).unwrap();
+    let expr =
+        format!("count(ALERTS{{alertname=\"{alert}\",severity=\"{severity}\",alertstate=\"firing\"}}) or vector(0)");
+    writeln!(
+        text,
+        "      - expr: {}\n        eval_time: {at}m\n        exp_samples:\n          - value: {}",
+        Value::from(expr),
+        u8::from(fires)
+    )
+    .unwrap();
     if fires {
         let by = rule["labels"].as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(", ");
-        let expr = format!("count by ({by}) (ALERTS{{alertname=\"{alert}\",severity=\"{severity}\",alertstate=\"firing\"}})");
+        let expr =
+            format!("count by ({by}) (ALERTS{{alertname=\"{alert}\",severity=\"{severity}\",alertstate=\"firing\"}})");
         let labels = labels.replace("              ", "").replace(": ", "=").trim().replace('\n', ",");
         writeln!(text, "      - expr: {}\n        eval_time: {at}m\n        exp_samples:\n          - value: 1\n            labels: '{{{labels}}}'", Value::from(expr)).unwrap();
     }
@@ -275,7 +288,12 @@ fn promtool_accepts_the_rules_as_yaml_and_as_json_whatever_jobs_are_called() {
     meter.sandbox.write("rules.json", &json.stdout);
     promtool(&meter.sandbox, &["check", "rules", "rules.json"]).check_code(0).check_stdout("SUCCESS");
     // Both say the same.
-    let n = json.json()["groups"].as_array().unwrap().iter().map(|group| group["rules"].as_array().unwrap().len()).sum::<usize>();
+    let n = json.json()["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|group| group["rules"].as_array().unwrap().len())
+        .sum::<usize>();
     let found = promtool(&meter.sandbox, &["check", "rules", "rules.yml"]);
     found.check_stdout(&format!("{n} rules found"));
     let one = meter.run(&["alerts", "a"]);
@@ -289,8 +307,14 @@ fn promtool_accepts_the_rules_as_yaml_and_as_json_whatever_jobs_are_called() {
 fn overdue_backups_of_known_components_have_the_names_that_on_call_knows() {
     let meter = meter();
     let config = std::fs::read_to_string(meter.sandbox.path("strongroom.toml")).unwrap();
-    for (plugin, alert) in [("postgres", "PostgreSQLBackupFailure"), ("bucket", "MinIOBackupFailure"), ("redis", "BackupOverdue")] {
-        meter.sandbox.config(&config.replace("plugin.meter", &format!("plugin.{plugin}")).replace("plugin = \"meter\"", &format!("plugin = \"{plugin}\"")));
+    for (plugin, alert) in
+        [("postgres", "PostgreSQLBackupFailure"), ("bucket", "MinIOBackupFailure"), ("redis", "BackupOverdue")]
+    {
+        meter.sandbox.config(
+            &config
+                .replace("plugin.meter", &format!("plugin.{plugin}"))
+                .replace("plugin = \"meter\"", &format!("plugin = \"{plugin}\"")),
+        );
         let rules = rules(&meter);
         assert!(rules.contains(&format!("alert: \"{alert}\"")), "{rules}");
         promtool(&meter.sandbox, &["check", "rules", "rules.yml"]).check_code(0);
@@ -338,7 +362,9 @@ fn of_ten_runs_two_fail_and_the_right_alerts_arrive() {
             .as_array()
             .into_iter()
             .flatten()
-            .map(|alert| format!("{} {} {}", word(alert, "alertname"), word(alert, "backup_job"), word(alert, "severity")))
+            .map(|alert| {
+                format!("{} {} {}", word(alert, "alertname"), word(alert, "backup_job"), word(alert, "severity"))
+            })
             // Whatever this machine's disk is like.
             .filter(|text| !text.starts_with("BackupStorageLow"))
             .collect())
@@ -347,9 +373,12 @@ fn of_ten_runs_two_fail_and_the_right_alerts_arrive() {
         let found = arrived()?;
         Ok((found == expected).then_some(()))
     })
-    .unwrap_or_else(|error| panic!("{error:#}: {:?} {}", arrived(), prometheus.get("/api/v1/rules").unwrap_or_default()));
+    .unwrap_or_else(|error| {
+        panic!("{error:#}: {:?} {}", arrived(), prometheus.get("/api/v1/rules").unwrap_or_default())
+    });
     // All jobs were seen, under names that Prometheus did not change.
-    let found = prometheus.json("/api/v1/query?query=count(backup_last_run_timestamp_seconds)%20by%20(backup_job)").unwrap();
+    let found =
+        prometheus.json("/api/v1/query?query=count(backup_last_run_timestamp_seconds)%20by%20(backup_job)").unwrap();
     assert_eq!(found["data"]["result"].as_array().unwrap().len(), 5, "{found}");
     // No other alert is even about to fire but for what was never done. One that was about to before the
     // first scrape is forgotten at the next look.

@@ -206,7 +206,8 @@ pub(super) fn lent(session: &Session, label: &Label, config: &JobConfig) -> Resu
         Some(server) if granted.is_some_and(|grant| !grant.query.is_empty()) => Some(server),
         _ => None,
     };
-    let prometheus = prometheus.map(|prometheus| server(session, prometheus, "prometheus").map(Arc::new)).transpose()?;
+    let prometheus =
+        prometheus.map(|prometheus| server(session, prometheus, "prometheus").map(Arc::new)).transpose()?;
     Ok(Metrics { pending: session.pending.clone(), labels: subject(label, config).plugin_labels(), prometheus })
 }
 

@@ -492,13 +492,21 @@ static METRICS_GRANT: Section = Section {
             Shape::Text,
             "What names that it writes begin with, such as \"shop_\". It writes none unless set. backup_ and strongroom_ are the host's own.",
         ),
-        may("query", Shape::List(&Shape::Text), "Names of metrics that it may ask Prometheus for, in full. None unless set."),
+        may(
+            "query",
+            Shape::List(&Shape::Text),
+            "Names of metrics that it may ask Prometheus for, in full. None unless set.",
+        ),
         may(
             "labels",
             Shape::Map(Names::Variable, &Shape::Text),
             "Labels that are added to every selector of its queries: it sees no series without them.",
         ),
-        may("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose. All unless set."),
+        may(
+            "verbs",
+            Shape::List(&VERBS),
+            "Verbs that it holds for: backup, verify, restore, diagnose. All unless set.",
+        ),
     ],
 };
 

@@ -129,7 +129,8 @@ mod tests {
 
     /// Everything that is wrong with these lines of `[metrics]`.
     fn wrong(lines: &str) -> String {
-        let error = Config::parse(&format!("[metrics]\n{lines}\n"), Path::new("s.toml"), Path::new("/etc")).unwrap_err();
+        let error =
+            Config::parse(&format!("[metrics]\n{lines}\n"), Path::new("s.toml"), Path::new("/etc")).unwrap_err();
         let mistakes = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Mistakes>());
         let placed = mistakes.unwrap().placed();
         placed.iter().map(|mistake| mistake.message.clone()).collect::<Vec<_>>().join("; ")

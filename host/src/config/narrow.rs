@@ -164,12 +164,7 @@ fn narrow_artifacts(
     }
 }
 
-fn narrow_metrics(
-    grant: &mut dyn TableLike,
-    path: &str,
-    used: &BTreeMap<String, Used>,
-    unused: &mut Vec<UnusedGrant>,
-) {
+fn narrow_metrics(grant: &mut dyn TableLike, path: &str, used: &BTreeMap<String, Used>, unused: &mut Vec<UnusedGrant>) {
     let rule = format!("{path}.metrics");
     let Some(metrics) = grant.get_mut("metrics").and_then(Item::as_table_like_mut) else { return };
     let Some(used) = used.get(&rule) else {

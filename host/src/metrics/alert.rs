@@ -151,9 +151,8 @@ fn of_job(subject: &Subject) -> Group {
     let older = |metric: &str, than: Duration| format!("time() - {} > {}", newest(metric), than.as_secs());
     let objective = subject.objective.unwrap_or(OBJECTIVE);
     let overdue = OVERDUE.iter().find(|(of, _)| of == plugin).map_or("BackupOverdue", |(_, name)| name);
-    let labels: Labels = [("plugin", plugin), ("store", store), (JOB, job)]
-        .map(|(name, value)| (name.to_owned(), value.clone()))
-        .into();
+    let labels: Labels =
+        [("plugin", plugin), ("store", store), (JOB, job)].map(|(name, value)| (name.to_owned(), value.clone())).into();
     let alert = |name: &str, severity, lasting, expr, summary: String, description: String| {
         rule(name, severity, lasting, expr, labels.clone(), summary, description)
     };
@@ -173,7 +172,9 @@ fn of_job(subject: &Subject) -> Group {
             Some("15m"),
             format!("absent({})", of(LAST_SUCCESS)),
             format!("Nothing is known of backups of {job}"),
-            format!("{job} never had a backup that is whole, or its metrics do not arrive. Look whether it runs, and at the textfile or the Pushgateway. {diagnose}"),
+            format!(
+                "{job} never had a backup that is whole, or its metrics do not arrive. Look whether it runs, and at the textfile or the Pushgateway. {diagnose}"
+            ),
         ),
         alert(
             "BackupExecutionError",
@@ -335,8 +336,12 @@ mod tests {
             }
             assert_eq!(rule.alert.is_some(), rule.labels.contains_key("severity"));
         }
-        let recorded: Vec<_> = groups.iter().flat_map(|group| &group.rules).filter_map(|r| r.record.as_deref()).collect();
-        assert!(recorded.contains(&"postgres_backup_success_total") && recorded.contains(&"_9_my_redis_backup_failure_total"));
+        let recorded: Vec<_> =
+            groups.iter().flat_map(|group| &group.rules).filter_map(|r| r.record.as_deref()).collect();
+        assert!(
+            recorded.contains(&"postgres_backup_success_total")
+                && recorded.contains(&"_9_my_redis_backup_failure_total")
+        );
     }
 
     #[test]

@@ -58,7 +58,10 @@ pub const BUILTIN: &[Builtin] = &[
     gauge("backup_stored_bytes", "Size of the last backup at rest."),
     gauge("backup_skipped_items", "What the last backup was to capture and did not."),
     gauge(VERIFIED, "When a verification of a backup passed last."),
-    gauge("backup_verification_last_failure_timestamp_seconds", "When a verification failed last, or could not be done."),
+    gauge(
+        "backup_verification_last_failure_timestamp_seconds",
+        "When a verification failed last, or could not be done.",
+    ),
     gauge("backup_verification_last_run_timestamp_seconds", "When a backup was verified last, however it ended."),
     counter("backup_verification_success_total", "Verifications that passed."),
     counter("backup_verification_failure_total", "Verifications that failed, or could not be done."),
@@ -70,7 +73,10 @@ pub const BUILTIN: &[Builtin] = &[
     counter("backup_restore_success_total", "Restores that succeeded."),
     counter("backup_restore_failure_total", "Restores that failed."),
     gauge("backup_restore_duration_seconds", "How long the last restore took."),
-    gauge("backup_prune_last_success_timestamp_seconds", "When old backups were removed last, or there were none to remove."),
+    gauge(
+        "backup_prune_last_success_timestamp_seconds",
+        "When old backups were removed last, or there were none to remove.",
+    ),
     gauge("backup_prune_last_failure_timestamp_seconds", "When a prune failed last."),
     gauge("backup_prune_last_run_timestamp_seconds", "When a prune was tried last, however it ended."),
     counter("backup_prune_success_total", "Prunes that succeeded."),
@@ -221,7 +227,6 @@ impl Subject {
         changes.set(self.key("backup_storage_size_bytes"), number(size_bytes));
     }
 }
-
 
 /// Seconds since 1970 with milliseconds.
 fn seconds(at: Timestamp) -> f64 {

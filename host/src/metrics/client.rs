@@ -356,9 +356,8 @@ fn number(text: &str) -> Result<f64> {
 
 /// A time of the API. It is rounded to a millisecond; what is no time is 0.
 fn millis(seconds: f64) -> u64 {
-    Duration::try_from_secs_f64(seconds).map_or(0, |at| {
-        u64::try_from(at.saturating_add(Duration::from_micros(500)).as_millis()).unwrap_or(u64::MAX)
-    })
+    Duration::try_from_secs_f64(seconds)
+        .map_or(0, |at| u64::try_from(at.saturating_add(Duration::from_micros(500)).as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

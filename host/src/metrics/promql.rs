@@ -42,7 +42,9 @@ impl Query {
     /// Errors: `Invalid` for what is no query, `Limit` for one that is too long or reaches too far.
     pub fn parse(text: &str) -> Result<Self> {
         let too = |what: &str, most: String, got: usize| {
-            Error::limit(format!("the query {what}")).fact("expected", format!("at most {most}")).fact("got", got.to_string())
+            Error::limit(format!("the query {what}"))
+                .fact("expected", format!("at most {most}"))
+                .fact("got", got.to_string())
         };
         if text.len() > MAX_BYTES {
             return Err(too("is too long", format!("{MAX_BYTES} bytes"), text.len()));
@@ -118,8 +120,9 @@ impl Walk {
             Expr::Subquery(subquery) => {
                 let step = subquery.step.unwrap_or(Duration::from_secs(60)).as_millis().max(1);
                 if subquery.range.as_millis() / step > MAX_STEPS {
-                    return Err(Error::limit("a sub-query has too many steps")
-                        .fact("expected", format!("at most {MAX_STEPS}")));
+                    return Err(
+                        Error::limit("a sub-query has too many steps").fact("expected", format!("at most {MAX_STEPS}"))
+                    );
                 }
                 let reach = further(reach, subquery.range, subquery.offset.as_ref(), subquery.at.as_ref())?;
                 self.expr(&subquery.expr, reach)
@@ -152,12 +155,7 @@ impl Walk {
 /// How far a part reaches with what is around it.
 ///
 /// Errors: `Limit` beyond [`MAX_REACH`], `Invalid` for a time that is written out: it reaches anywhere.
-fn further(
-    reach: Duration,
-    range: Duration,
-    offset: Option<&Offset>,
-    at: Option<&AtModifier>,
-) -> Result<Duration> {
+fn further(reach: Duration, range: Duration, offset: Option<&Offset>, at: Option<&AtModifier>) -> Result<Duration> {
     if let Some(AtModifier::At(_)) = at {
         return Err(Error::invalid("the query names a time with @")
             .hint("ask with query-range for the time that is meant, or use offset, @ start() or @ end()"));

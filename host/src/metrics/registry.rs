@@ -152,9 +152,7 @@ impl Registry {
         // Replaced by renaming: without the lock it is whole as well.
         self.load().map_err(|unreadable| match unreadable {
             Unreadable::Failed(error) => error,
-            Unreadable::Damaged(what) => {
-                Error::damaged(format!("\"{}\" is damaged: {what}", self.file().display()))
-            }
+            Unreadable::Damaged(what) => Error::damaged(format!("\"{}\" is damaged: {what}", self.file().display())),
         })
     }
 
@@ -386,7 +384,11 @@ mod tests {
         merge(&of(Kind::Histogram, "c_seconds", "two", 1, 7.0), 1);
         merge(&of(Kind::Histogram, "c_seconds", "two", 1, 8.0), 1);
         let text = merge(&of(Kind::Counter, "a_total", "one", 1, 1.5), 2);
-        for line in ["a_total{backup_job=\"one\",x=\"0\"} 4\n", "b{backup_job=\"two\",x=\"0\"} 7\n", "_sum{backup_job=\"two\",x=\"0\"} 15\n"] {
+        for line in [
+            "a_total{backup_job=\"one\",x=\"0\"} 4\n",
+            "b{backup_job=\"two\",x=\"0\"} 7\n",
+            "_sum{backup_job=\"two\",x=\"0\"} 15\n",
+        ] {
             assert!(text.contains(line), "{line} in {text}");
         }
         assert_eq!(registry.text().unwrap(), text);

@@ -118,9 +118,8 @@ fn check_label(label: &str, value: &str) -> Result<()> {
 /// Upper bounds of the buckets of a metric: sizes for names that end in `_bytes`, else from a
 /// millisecond to a day, as runs and their steps take. One bucket more holds what is above.
 pub fn bounds(name: &str) -> &'static [f64] {
-    const SECONDS: &[f64] = &[
-        0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0,
-    ];
+    const SECONDS: &[f64] =
+        &[0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
     // 1 KiB to 1 TiB, each four times the one before.
     const BYTES: &[f64] = &[
         1024.0,

@@ -270,7 +270,9 @@ fn is_granted(grants: &Grants, interface: &str, function: &str) -> bool {
         ("exec", "run") => grants.exec.values().any(|exec| exec.inspect),
         ("exec", _) => !grants.exec.is_empty(),
         ("bytes", "source.read") => inspects(),
-        ("metrics", "query" | "query-range") => grants.metrics.as_ref().is_some_and(|metrics| !metrics.query.is_empty()),
+        ("metrics", "query" | "query-range") => {
+            grants.metrics.as_ref().is_some_and(|metrics| !metrics.query.is_empty())
+        }
         ("metrics", _) => grants.metrics.as_ref().is_some_and(|metrics| metrics.prefix.is_some()),
         ("storage", "open-bucket") => !grants.buckets.is_empty(),
         ("storage", function) => match bucket_verbs_of(function) {
@@ -306,7 +308,9 @@ fn is_requested(manifest: &PluginManifest, interface: &str, function: &str) -> b
                 || request.bucket.iter().any(|bucket| bucket.inspect)
                 || request.artifacts.as_ref().is_some_and(|artifacts| !artifacts.inspect.is_empty())
         }
-        ("metrics", "query" | "query-range") => request.metrics.as_ref().is_some_and(|metrics| !metrics.query.is_empty()),
+        ("metrics", "query" | "query-range") => {
+            request.metrics.as_ref().is_some_and(|metrics| !metrics.query.is_empty())
+        }
         ("metrics", _) => request.metrics.as_ref().is_some_and(|metrics| metrics.prefix.is_some()),
         ("storage", "open-bucket") => !request.bucket.is_empty(),
         ("storage", function) => match bucket_verbs_of(function) {

@@ -106,7 +106,8 @@ pub fn missing_grants(
             toml.push_str(&format!("effect = {}\n", inline(&bucket.effect)));
         }
     }
-    if let Some(request) = manifest.request.metrics.as_ref().filter(|_| imports_metrics && effective.metrics.is_none()) {
+    if let Some(request) = manifest.request.metrics.as_ref().filter(|_| imports_metrics && effective.metrics.is_none())
+    {
         toml.push_str(&format!("[plugin.{label}.grant.metrics]\n"));
         if let Some(prefix) = &request.prefix {
             toml.push_str(&format!("prefix = {}\n", inline(prefix)));

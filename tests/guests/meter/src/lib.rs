@@ -45,7 +45,8 @@ struct Call {
 
 impl Call {
     fn make(&self) -> Result<String> {
-        let labels: Vec<(&str, &str)> = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let labels: Vec<(&str, &str)> =
+            self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let value = || self.value.parse().map_err(|_| Error::Invalid(format!("{:?} is no number", self.value)));
         let done = |()| "done".to_owned();
         match self.what.as_str() {
@@ -56,7 +57,8 @@ impl Call {
             "query-range" => {
                 let to = run::now();
                 let from = Timestamp { ms: to.ms.saturating_sub(self.range_ms) };
-                metrics::query_range(&self.name, from, to, Duration::from_millis(self.step_ms)).map(|samples| shown(&samples))
+                metrics::query_range(&self.name, from, to, Duration::from_millis(self.step_ms))
+                    .map(|samples| shown(&samples))
             }
             other => Err(Error::Invalid(format!("there is nothing called {other:?}"))),
         }
@@ -91,7 +93,10 @@ fn answers(settings: &Settings) -> Vec<(String, String)> {
 }
 
 fn checks(settings: &Settings) -> Vec<Check> {
-    answers(settings).into_iter().map(|(name, answer)| Check::passed(name, "what the host answered").evidence(answer)).collect()
+    answers(settings)
+        .into_iter()
+        .map(|(name, answer)| Check::passed(name, "what the host answered").evidence(answer))
+        .collect()
 }
 
 impl Plugin for Meter {

@@ -142,7 +142,9 @@ pub(super) fn grants(
         output.complain(&format!("\nmetrics\n{}", propose::toml(metrics)?));
         output.complain(&format!("  why, says the vendor: {}", vendor::line(reason, vendor::MAX_BYTES)));
         if !metrics.query.is_empty() {
-            output.complain("  it would see those metrics of everybody: write labels = { … } into the grant to narrow it");
+            output.complain(
+                "  it would see those metrics of everybody: write labels = { … } into the grant to narrow it",
+            );
         }
         if !yes("grant it?")? {
             grants.metrics = None;
