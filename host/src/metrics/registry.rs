@@ -190,7 +190,9 @@ impl Registry {
         match std::fs::metadata(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             Ok(about) if about.len() > MAX_BYTES => return Err(Unreadable::Damaged("it is too large".to_owned())),
-            other => drop(other.doing(doing).map_err(Unreadable::Failed)?),
+            other => {
+                other.doing(doing).map_err(Unreadable::Failed)?;
+            }
         }
         let bytes = std::fs::read(&path).doing(doing).map_err(Unreadable::Failed)?;
         let page: Page = serde_json::from_slice(&bytes).map_err(|error| Unreadable::Damaged(error.to_string()))?;
