@@ -3,6 +3,7 @@
 //! The only place that prints. A verb is one file in `cli/` with its arguments, its run and its
 //! printing; adding one is that file, one line in [`Command`] and one arm in [`run`].
 
+pub mod alerts;
 mod ask;
 pub mod audit;
 pub mod backup;
@@ -14,6 +15,7 @@ pub mod exit;
 pub mod key;
 pub mod list;
 mod lost;
+mod measure;
 pub mod output;
 pub mod plugin;
 pub mod process;
@@ -212,6 +214,8 @@ pub enum Command {
     Plugin(plugin::PluginArgs),
     /// The log of what plugins did: read it, check it, find grants that nothing uses
     Audit(audit::AuditArgs),
+    /// Prints rules for Prometheus that alert on overdue, failed and unverified backups
+    Alerts(alerts::AlertsArgs),
     /// The configuration: check it, or print its schema
     Config(config::ConfigArgs),
     /// Prints completions for a shell
@@ -258,6 +262,7 @@ pub async fn run(cli: Cli, cancel: CancellationToken) -> Exit {
         Command::Store(args) => Box::pin(store::run(args, &globals, cancel)).await,
         Command::Plugin(args) => Box::pin(plugin::run(args, &globals, cancel)).await,
         Command::Audit(args) => Box::pin(audit::run(args, &globals, cancel)).await,
+        Command::Alerts(args) => alerts::run(&args, &globals),
         Command::Config(args) => config::run(&args, &globals),
         Command::Completions(args) => completions::run(&args, &globals),
     };

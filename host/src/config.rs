@@ -14,6 +14,7 @@ pub mod file;
 mod grant;
 mod job;
 pub mod key;
+pub mod metrics;
 pub mod mistake;
 pub mod narrow;
 pub mod place;
@@ -27,6 +28,7 @@ mod store;
 mod tests;
 
 pub use cluster::{ClusterConfig, CredentialRefs, Identity};
+pub use metrics::{MetricsConfig, MetricsServer};
 pub use sections::Sections;
 pub use store::{S3Config, StoreConfig, StorePlace};
 
@@ -70,6 +72,8 @@ pub struct Config {
     pub targets: BTreeMap<Label, TargetConfig>,
     /// Jobs by label.
     pub jobs: BTreeMap<Label, JobConfig>,
+    /// `metrics`: where metrics go.
+    pub metrics: MetricsConfig,
     /// `audit.keep`: how long logs of what plugins did are kept at least.
     pub audit_keep: Duration,
     /// The text of every section, such as `job.orders`, for the audit log to compare.
@@ -91,6 +95,7 @@ impl Default for Config {
             plugins: BTreeMap::new(),
             targets: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            metrics: MetricsConfig::default(),
             audit_keep: crate::audit::KEEP,
             sections: Sections::default(),
             warnings: Mistakes::default(),
@@ -339,6 +344,9 @@ impl Meaning<'_> {
         }
         for (label, fields) in labelled(root, "job") {
             config.jobs.extend(self.job(root, fields).map(|job| (label, job)));
+        }
+        if let Some(fields) = root.table("metrics") {
+            config.metrics = self.metrics(fields);
         }
         let keep = root.table("audit").and_then(|audit| audit.duration("keep"));
         config.audit_keep = keep.unwrap_or(config.audit_keep);

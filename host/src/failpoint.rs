@@ -139,6 +139,12 @@ named! {
         BucketWritten = "bucket.written",
         /// Restore into a bucket: a file has its name.
         BucketNamed = "bucket.named",
+        /// The metrics are written under a temporary name.
+        RegistryWritten = "registry.written",
+        /// The metrics of a run are merged, and the textfile is the old one.
+        RegistryMerged = "registry.merged",
+        /// The textfile is written under a temporary name.
+        RegistryTextfile = "registry.textfile",
     }
 }
 

@@ -53,7 +53,8 @@ fn advise(code: std::ops::Range<usize>, advice: libc::c_int) {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 

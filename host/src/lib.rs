@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | 0 | `error`, `id`, `keytext`, `unit`, `secret`, `clock`, `failpoint`, `footprint` |
 //! | 1 | `policy` (pure), `stream`, `record` |
-//! | 2 | `store`, `bucket`, `cluster` (never each other) |
+//! | 2 | `store`, `bucket`, `cluster`, `metrics` (never each other) |
 //! | 3 | `exec`: commands, which may run in a pod of a cluster |
 //! | 4 | `plugin` (the only user of wasmtime), `catalog` |
 //! | 5 | `run`: the story of a backup, from top to bottom; `progress`, `audit` |
@@ -26,6 +26,7 @@ pub mod failpoint;
 pub mod footprint;
 pub mod id;
 pub mod keytext;
+pub mod metrics;
 pub mod plugin;
 pub mod policy;
 pub mod progress;

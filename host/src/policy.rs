@@ -76,6 +76,8 @@ pub struct Grants {
     pub artifacts: Option<storage::ArtifactGrant>,
     /// A private scratch directory, if granted at all.
     pub scratch: Option<scratch::ScratchGrant>,
+    /// Metrics, if granted at all.
+    pub metrics: Option<metrics::MetricsGrant>,
     /// What none of them may exceed, whoever wrote them: each ceiling takes away, none gives.
     pub ceilings: Vec<Arc<ceiling::Ceiling>>,
 }
@@ -106,6 +108,8 @@ pub enum Call<'a> {
     Scratch,
     /// A function of `kube`.
     Kube(kube::KubeCall<'a>),
+    /// A function of `metrics`.
+    Metrics(metrics::MetricsCall<'a>),
     /// `bytes.source.read` on a stream that came from `origin`; `granted` was decided where it was made.
     Read {
         /// What the bytes are, for the message.
@@ -156,6 +160,7 @@ impl Policy {
             Call::Artifact(call) => self.decide_artifact(call),
             Call::Scratch => self.decide_scratch(),
             Call::Kube(call) => self.decide_kube(call),
+            Call::Metrics(call) => self.decide_metrics(call),
             Call::Read { origin, granted } => self.decide_read(origin, *granted),
         }
     }
@@ -188,7 +193,7 @@ impl Call<'_> {
             Call::Bucket(call) => call.verb.is_some_and(storage::BucketVerb::changes),
             Call::Artifact(call) => call.verb == storage::ArtifactVerb::Put,
             Call::Kube(call) => call.verb.is_some_and(kube::KubeVerb::changes),
-            Call::Scratch | Call::Read { .. } => false,
+            Call::Scratch | Call::Metrics(_) | Call::Read { .. } => false,
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::cluster::Clusters;
 use crate::error::{Error, Result};
 use crate::exec::Place;
 use crate::id::{BackupId, Label};
+use crate::metrics::Metrics;
 use crate::plugin::Plugin;
 use crate::plugin::context::{Artifacts, Level, Reporter, RunContext, Step};
 use crate::plugin::limits::Limits;
@@ -69,6 +70,8 @@ pub struct Job {
     pub buckets: BTreeMap<String, SharedBucket>,
     /// Clusters by label.
     pub clusters: Clusters,
+    /// What its plugin may write and ask of metrics; the run that ends it merges what was written.
+    pub metrics: Metrics,
     /// Its `settings`.
     pub settings: serde_json::Value,
     /// Signs records.
@@ -134,6 +137,7 @@ impl Job {
             artifacts,
             scratch: Some(scratch.path().to_owned()),
             reporter: Arc::new(Attributed { plugin: self.plugin.label().to_owned(), progress: self.progress.clone() }),
+            metrics: self.metrics.clone(),
             limits: self.limits.clone(),
             cancel: cancel.clone(),
         };
@@ -253,6 +257,7 @@ fn host_identity() -> HostIdentity {
     HostIdentity { version: env!("CARGO_PKG_VERSION").to_owned(), machine: machine() }
 }
 
-fn machine() -> String {
+/// The name of this machine, as records and metrics have it.
+pub fn machine() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

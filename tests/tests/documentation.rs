@@ -1,11 +1,14 @@
 //! Pages that say what the code says: they are compared with it, so they cannot fall behind.
 
 use regex::Regex;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use strongroom::config::Config;
 use strongroom::config::ceiling::key::CEILING;
 use strongroom::config::key::{Key, Names, ROOT, Section, Shape};
+use strongroom::metrics::alert::{Subject, groups};
+use strongroom::metrics::builtin::{BUILTIN, Builtin};
 use strongroom::plugin::manifest::PluginManifest;
 use strongroom_tests::root;
 
@@ -145,6 +148,7 @@ const RESULTS: &[(&str, &[&str])] = &[
             "host/src/config/narrow.rs",
         ],
     ),
+    ("`alerts`", &["host/src/cli/alerts.rs", "host/src/metrics/alert.rs"]),
     ("`config check`", &["host/src/cli/config.rs"]),
     ("Errors", &["host/src/cli/report.rs", "host/src/config/mistake.rs"]),
     (
@@ -202,22 +206,26 @@ fn write_members(text: &mut String, body: &[&str], is_enum: bool) {
     writeln!(text, "{heading}").unwrap();
     let mut doc: Vec<&str> = Vec::new();
     let mut may_be_absent = "";
+    let mut renamed = None;
     for line in body.iter().map(|line| line.trim()) {
         if let Some(sentence) = line.strip_prefix("/// ") {
             doc.push(sentence);
-        } else if line.contains("skip_serializing_if") {
-            may_be_absent = ", may be absent";
+        } else if line.starts_with("#[serde(") {
+            renamed = line.split_once("rename = \"").and_then(|(_, rest)| rest.split('"').next());
+            may_be_absent = if line.contains("skip_serializing_if") { ", may be absent" } else { "" };
         } else if !line.starts_with("#[") {
             let meaning = doc.join(" ").replace('|', "\\|").replace("[`", "`").replace("`]", "`");
             let member = line.trim_start_matches("pub ").trim_end_matches(',');
             match member.split_once(": ") {
                 Some((name, kind)) => {
+                    let name = renamed.unwrap_or(name);
                     writeln!(text, "| `{name}` | {}{may_be_absent} | {meaning} |", kind_of(kind)).unwrap();
                 }
                 None => writeln!(text, "| `{}` | {meaning} |", kebab(member)).unwrap(),
             }
             doc.clear();
             may_be_absent = "";
+            renamed = None;
         }
     }
 }
@@ -237,6 +245,7 @@ fn kind_of(kind: &str) -> String {
         "bool" => "`true` or `false`".to_owned(),
         "u8" | "u32" | "u64" | "usize" | "f64" => "number".to_owned(),
         "Timestamp" => "time".to_owned(),
+        "Labels" => "texts by name".to_owned(),
         "BackupRecord" => "[record](format.md#the-record)".to_owned(),
         "RawGrants" => "[grants](configuration.md#pluginlabelgrant)".to_owned(),
         name => format!("[{name}](#{})", name.to_lowercase()),
@@ -269,6 +278,39 @@ fn the_output_page_has_every_shape_as_the_host_writes_it() {
         );
     }
     check_made("docs/output.md", BEGIN_OUTPUT, &shapes);
+}
+
+/// Between this line of `docs/metrics.md` and [`END`] lies what is made from the table of metrics and the rules.
+const BEGIN_METRICS: &str = "<!-- made from host/src/metrics/builtin.rs and host/src/metrics/alert.rs -->\n";
+
+#[test]
+fn the_metrics_page_has_every_metric_and_every_alert_as_the_host_knows_them() {
+    let mut text = "\n### Metrics\n\n| name | kind | labels | what it is |\n| --- | --- | --- | --- |\n".to_owned();
+    for Builtin { name, kind, help, labels } in BUILTIN {
+        writeln!(text, "| `{name}` | {} | {} | {help} |", kind.name(), labels.join(", ")).unwrap();
+    }
+    text.push_str("\n### Rules\n\n");
+    let subject = |job: &str, plugin: &str| Subject {
+        job: job.to_owned(),
+        plugin: plugin.to_owned(),
+        store: "main".to_owned(),
+        objective: None,
+        is_pruned: true,
+    };
+    let mut seen = BTreeSet::new();
+    text.push_str("| alert | severity | for | fires when |\n| --- | --- | --- | --- |\n");
+    for rule in groups(&[subject("orders", "redis"), subject("orders", "postgres"), subject("orders", "bucket")])
+        .iter()
+        .flat_map(|group| &group.rules)
+    {
+        let Some(alert) = &rule.alert else { continue };
+        let severity = &rule.labels["severity"];
+        if seen.insert((alert.clone(), severity.clone())) {
+            let lasting = rule.lasting.as_deref().unwrap_or("at once");
+            writeln!(text, "| `{alert}` | {severity} | {lasting} | `{}` |", rule.expr).unwrap();
+        }
+    }
+    check_made("docs/metrics.md", BEGIN_METRICS, &text);
 }
 
 /// Blocks of TOML on a page.

@@ -11,7 +11,7 @@ use strongroom_tests::{files, root};
 const LEVELS: &[&[&str]] = &[
     &["error", "id", "unit", "secret", "clock", "keytext", "failpoint", "footprint"],
     &["policy", "stream", "record"],
-    &["store", "bucket", "cluster"],
+    &["store", "bucket", "cluster", "metrics"],
     &["exec"],
     &["plugin", "catalog"],
     &["run", "progress", "audit"],
@@ -28,6 +28,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("wasmtime", &["plugin"]),
     ("wasmtime_wasi", &["plugin"]),
     ("aws_sdk_s3", &["store"]),
+    ("promql_parser", &["metrics"]),
     ("clap", &["cli", "config"]),
 ];
 

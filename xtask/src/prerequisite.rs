@@ -39,6 +39,8 @@ const PIECES: &[Piece] = &[
     Piece { name: "jco", version: "1.35.0+componentize-js-0.23.0", build: jco },
     // 3 s
     Piece { name: "prometheus", version: "debian", build: prometheus },
+    // 1 s
+    Piece { name: "pushgateway", version: "debian", build: pushgateway },
     // 230 s
     Piece { name: "bin/cargo-deny", version: "0.20.2", build: cargo_deny },
 ];
@@ -116,6 +118,14 @@ fn prometheus(dir: &Path, _version: &str) -> Result<PathBuf> {
     for program in ["prometheus", "promtool", "prometheus-alertmanager", "amtool"] {
         starts(&made.join("bin").join(program))?;
     }
+    Ok(made)
+}
+
+/// Debian's Pushgateway.
+fn pushgateway(dir: &Path, _version: &str) -> Result<PathBuf> {
+    let made = debian(dir, &["prometheus-pushgateway"])?;
+    std::os::unix::fs::symlink("usr/bin", made.join("bin"))?;
+    starts(&made.join("bin/prometheus-pushgateway"))?;
     Ok(made)
 }
 

@@ -4,6 +4,7 @@ use super::line::{Argument, MAX_TEXT_BYTES};
 use super::{Keys, PURPOSE_VALUES};
 use crate::catalog::HostKey;
 use crate::policy::kube::{KubeCall, KubeVerb};
+use crate::policy::metrics::MetricsCall;
 use crate::policy::storage::{ArtifactVerb, BucketVerb};
 use crate::policy::{Call, Policy};
 use crate::secret::{MIN_SECRET_BYTES, Redactor};
@@ -66,6 +67,11 @@ impl Summary {
                 self.push(&mut all, "bytes", &most.to_string());
             }
             Call::Kube(kube) => self.of_kube(&mut all, kube),
+            Call::Metrics(MetricsCall::Write(name)) => self.push(&mut all, "metric", name),
+            Call::Metrics(MetricsCall::Query(names)) => {
+                let names: std::collections::BTreeSet<_> = names.iter().map(|name| name.unwrap_or("(none)")).collect();
+                names.into_iter().for_each(|name| self.push(&mut all, "metric", name));
+            }
             Call::Read { origin, .. } => self.push(&mut all, "origin", &origin.to_string()),
         }
         all

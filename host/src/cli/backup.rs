@@ -1,10 +1,12 @@
 //! `strongroom backup`
 
 use super::exit::Exit;
+use super::measure::Measure;
 use super::output::Output;
 use super::session::{Needs, Session};
 use super::table::{self, Align, Table};
 use super::{Globals, vendor};
+use crate::error::Error;
 use crate::record::{BackupRecord, Outcome};
 use crate::run::backup;
 use crate::unit;
@@ -33,13 +35,34 @@ pub struct BackupArgs {
 /// Runs it.
 pub async fn run(args: BackupArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
     let session = Session::open(globals, cancel)?;
-    let mut job = session.job(&args.job, Needs::default()).await?;
-    job.new_source = args.new_source;
-    let made = if args.dry_run { backup::dry_run(&job).await } else { backup::backup(&job).await };
+    let measure = Measure::begin(&session, &args.job);
+    let made = make(&session, &args).await;
+    if let Some(measure) = measure.filter(|_| !args.dry_run) {
+        measure.backup(&session, made.as_ref().map_err(|_| ())).await;
+    }
     let next = || format!("look for the cause: strongroom diagnose {}", args.job);
-    let record = made.map_err(|error| super::report::with_next_step(error, next))?;
+    let record = match made {
+        Ok(record) => record,
+        Err(Unmade::Unready(error)) => return Err(error.into()),
+        Err(Unmade::Failed(error)) => return Err(super::report::with_next_step(error, next).into()),
+    };
     drop(session);
     Done::of(&record, args.dry_run).print(&globals.output())
+}
+
+/// Why there is no backup.
+enum Unmade {
+    /// The job could not be made ready: its error says what to do.
+    Unready(Error),
+    /// It ran.
+    Failed(Error),
+}
+
+async fn make(session: &Session, args: &BackupArgs) -> Result<BackupRecord, Unmade> {
+    let mut job = session.job(&args.job, Needs::default()).await.map_err(Unmade::Unready)?;
+    job.new_source.clone_from(&args.new_source);
+    let made = if args.dry_run { backup::dry_run(&job).await } else { backup::backup(&job).await };
+    made.map_err(Unmade::Failed)
 }
 
 /// The result of `backup` as JSON. Documented; keys are only ever added.

@@ -3,6 +3,7 @@
 use super::Globals;
 use super::check::Findings;
 use super::exit::Exit;
+use super::measure::Measure;
 use super::session::{Needs, Session};
 use crate::run::diagnose;
 use clap::Args;
@@ -22,9 +23,14 @@ pub struct DiagnoseArgs {
 /// Runs it.
 pub async fn run(args: DiagnoseArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
     let session = Session::open(globals, cancel)?.in_a_hurry();
+    let measure = Measure::begin(&session, &args.job);
     let job = session.job(&args.job, Needs::default()).await?;
     let objective = session.config.job(&args.job)?.1.objective;
-    let checks = diagnose::diagnose(&job, objective).await?;
+    let checks = diagnose::diagnose(&job, objective).await;
+    if let Some(measure) = measure {
+        measure.plugin_only(&session).await;
+    }
+    let checks = checks?;
     drop(session);
     Findings::new(&args.job, None, None, &checks).print(&globals.output())
 }

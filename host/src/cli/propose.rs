@@ -3,10 +3,11 @@
 //! Decides nothing: `plugin approve` shows it and asks, and a restore without a configuration grants
 //! it only where the operator says so.
 
-use crate::config::edit::{RawArtifacts, RawBucket, RawExec, RawGrants, RawKube, RawScratch};
+use crate::config::edit::{RawArtifacts, RawBucket, RawExec, RawGrants, RawKube, RawMetrics, RawScratch};
 use crate::error::{Error, Result};
 use crate::plugin::manifest::PluginManifest;
 use crate::policy::Verb;
+use crate::policy::metrics::MetricsGrant;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the operator said beforehand.
@@ -80,6 +81,15 @@ pub(super) fn grants(manifest: &PluginManifest, known: &Known, path: &str) -> Re
     }
     if let Some(request) = manifest.request.scratch.as_ref().filter(|request| wanted(&request.verbs)) {
         grants.scratch = Some(RawScratch { bytes: request.bytes.clone(), verbs: request.verbs.clone() });
+    }
+    if let Some(request) = manifest.request.metrics.as_ref().filter(|request| wanted(&request.verbs)) {
+        let all = request.verbs == MetricsGrant::all_verbs();
+        grants.metrics = Some(RawMetrics {
+            prefix: request.prefix.clone(),
+            query: request.query.clone(),
+            labels: BTreeMap::new(),
+            verbs: if all { BTreeSet::new() } else { request.verbs.clone() },
+        });
     }
     Ok(grants)
 }

@@ -1,6 +1,7 @@
 //! `strongroom prune`
 
 use super::exit::Exit;
+use super::measure::Measure;
 use super::output::Output;
 use super::session::Session;
 use super::table::{Align, Table};
@@ -45,8 +46,22 @@ pub struct PruneArgs {
 pub async fn run(args: PruneArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
     let output = globals.output();
     let session = Session::open(globals, cancel)?;
-    let request = request(&session, &args).await?;
-    let plan = prune::plan(&request).await?;
+    let measure = Measure::begin(&session, &args.job).filter(|_| !args.dry_run);
+    let planned = async {
+        let request = request(&session, &args).await?;
+        let plan = prune::plan(&request).await?;
+        Ok::<_, anyhow::Error>((request, plan))
+    };
+    let planned = planned.await;
+    let is_nothing = planned.as_ref().is_ok_and(|(_, plan)| plan.is_empty());
+    let measure = match measure {
+        Some(measure) if planned.is_err() || is_nothing => {
+            measure.pruned(&session, is_nothing, 0).await;
+            None
+        }
+        other => other,
+    };
+    let (request, plan) = planned?;
     let mut shown = Prune::of(&request, &plan);
     if args.dry_run || plan.is_empty() {
         shown.dry_run = args.dry_run;
@@ -59,7 +74,12 @@ pub async fn run(args: PruneArgs, globals: &Globals, cancel: CancellationToken) 
     if !args.yes {
         confirm(&args.job)?;
     }
-    let done = prune::prune(&request, &plan).await?;
+    let done = prune::prune(&request, &plan).await;
+    if let Some(measure) = measure {
+        let n_removed = done.as_ref().map_or(0, |done| done.backups.len());
+        measure.pruned(&session, done.as_ref().is_ok_and(|done| done.failed.is_none()), n_removed).await;
+    }
+    let done = done?;
     drop(session);
     shown.done(&done);
     if let Some(error) = done.failed {

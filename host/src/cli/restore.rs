@@ -1,10 +1,12 @@
 //! `strongroom restore`
 
 use super::exit::{AfterChange, Exit};
+use super::measure::Measure;
 use super::output::Output;
 use super::progress::step_line;
 use super::session::{Needs, Session};
 use super::{BareStore, Globals, lost};
+use crate::catalog::Listed;
 use crate::error::Error;
 use crate::plugin::context::{CheckOutcome, Step};
 use crate::plugin::signature::TrustedKey;
@@ -100,22 +102,14 @@ pub async fn run(args: RestoreArgs, globals: &Globals, cancel: CancellationToken
         None => Session::open(globals, cancel)?,
         Some(store) => lost::session(&args, store, globals, cancel).await?,
     };
-    let target = args.target.as_deref().map(|target| session.config.target(target)).transpose()?;
-    let mut of_target = target.map_or_else(|| serde_json::json!({}), |(_, config)| config.options.clone());
-    if of_target.is_null() {
-        of_target = serde_json::json!({});
+    // A machine that is lost measures nothing, and a plan changes nothing.
+    let is_measured = args.bare.store_url.is_none() && !args.plan;
+    let measure = Measure::begin(&session, &args.job).filter(|_| is_measured);
+    let done = carry_out(&session, &args).await;
+    if let Some(measure) = measure {
+        measure.restored(&session, done.as_ref().is_ok_and(|(_, restored)| restored.result.is_ok())).await;
     }
-    let into = target.map(|(label, _)| label.clone());
-    let needs = Needs { identity: true, target: into.clone() };
-    let mut job = session.job(&args.job, needs).await?;
-    if let Some(key) = &args.trust_signer {
-        job.catalog = job.catalog.trusting(key.parse()?);
-    }
-    let plugin = args.options_over(&of_target);
-    job.plugin.component().manifest.check_options(&plugin)?;
-    let listed = job.catalog.find(&job.name, &args.id).await?;
-    let options = restore::Options { plan_only: args.plan, allow_incomplete: args.allow_incomplete, into, plugin };
-    let restored = restore::restore(&job, &listed, options).await?;
+    let (listed, restored) = done?;
     drop(session);
     let Some(record) = listed.trusted() else {
         return Err(listed.not_believed().into());
@@ -135,6 +129,27 @@ pub async fn run(args: RestoreArgs, globals: &Globals, cancel: CancellationToken
         steps: &restored.steps,
     };
     shown.print(&globals.output())
+}
+
+/// Restores, once everything that it needs was found.
+async fn carry_out(session: &Session, args: &RestoreArgs) -> Result<(Listed, restore::Restored), Error> {
+    let target = args.target.as_deref().map(|target| session.config.target(target)).transpose()?;
+    let mut of_target = target.map_or_else(|| serde_json::json!({}), |(_, config)| config.options.clone());
+    if of_target.is_null() {
+        of_target = serde_json::json!({});
+    }
+    let into = target.map(|(label, _)| label.clone());
+    let needs = Needs { identity: true, target: into.clone() };
+    let mut job = session.job(&args.job, needs).await?;
+    if let Some(key) = &args.trust_signer {
+        job.catalog = job.catalog.trusting(key.parse()?);
+    }
+    let plugin = args.options_over(&of_target);
+    job.plugin.component().manifest.check_options(&plugin)?;
+    let listed = job.catalog.find(&job.name, &args.id).await?;
+    let options = restore::Options { plan_only: args.plan, allow_incomplete: args.allow_incomplete, into, plugin };
+    let restored = restore::restore(&job, &listed, options).await?;
+    Ok((listed, restored))
 }
 
 /// The error of a restore that stopped, after the list of what was done: exit code 6 where the

@@ -17,6 +17,7 @@ use crate::error::{Error, IoContext, Kind, Result};
 use crate::exec::{Place, Pod, RunIn, Several};
 use crate::failpoint;
 use crate::id::Label;
+use crate::metrics::Pending;
 use crate::plugin::compiler::Compiler;
 use crate::plugin::limits::Limits;
 use crate::plugin::{Approval, Cache, Plugin, component, signature};
@@ -45,6 +46,8 @@ pub struct Session {
     pub progress: Arc<dyn Progress>,
     /// Ends everything.
     pub cancel: CancellationToken,
+    /// What the run wants changed of metrics.
+    pub pending: Arc<Pending>,
     /// How patient it is with a store that does not answer.
     pub patience: RetryPolicy,
 }
@@ -68,7 +71,8 @@ impl Session {
     /// A session with a configuration that was made, or read elsewhere.
     pub fn with(globals: &Globals, config: Config, cancel: CancellationToken) -> Result<Self> {
         let (directories, progress) = (globals.directories()?, globals.progress());
-        Ok(Self { config, directories, progress, cancel, patience: RetryPolicy::default() })
+        let (pending, patience) = (Arc::default(), RetryPolicy::default());
+        Ok(Self { config, directories, progress, cancel, pending, patience })
     }
 
     /// The same, for a question that somebody waits for.
@@ -128,6 +132,14 @@ impl Session {
             Some(key) => catalog.trusting(key.parse()?),
             None => catalog,
         })
+    }
+
+    /// The same for what nobody waits for: a store in trouble is given up soon.
+    pub async fn catalog_in_a_hurry(&self, store: &Label) -> Result<Catalog> {
+        let config = self.config.store(store.as_str())?.1;
+        let trust = self.trust(&self.host_key()?)?;
+        let opened = store::open_paced(self.spec(store, config)?, RetryPolicy::IN_A_HURRY, pace(config, 1)).await?;
+        Ok(Catalog::new(opened, trust))
     }
 
     /// How patient it is with this store: never more than the verb is.
@@ -199,6 +211,7 @@ impl Session {
             place: Arc::new(self.place(name, job, &needs)?),
             buckets: self.buckets(),
             clusters: self.clusters(),
+            metrics: super::measure::lent(self, name, job)?,
             settings: job.settings.clone(),
             host_key,
             audit,

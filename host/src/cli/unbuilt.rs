@@ -10,7 +10,6 @@ const UNBUILT: &[(&str, &str)] = &[
     ("status", "use `strongroom list` and `strongroom diagnose JOB`"),
     ("copy", "use a second job with the other store, or the bucket's own replication"),
     ("serve", "call `strongroom backup JOB` from a systemd timer or a CronJob; the README has both"),
-    ("alerts", "alert on the exit code of the systemd unit or CronJob"),
     ("man", "use `strongroom help VERB`"),
     ("plugin new", "copy one of the folders in plugins/; the README says how a plugin looks"),
     ("plugin test", "use `cargo test` in the plugin's folder, and `strongroom backup JOB --dry-run`"),

@@ -2,6 +2,7 @@
 
 use super::check::Findings;
 use super::exit::Exit;
+use super::measure::Measure;
 use super::session::{Needs, Session};
 use super::{BareStore, Globals};
 use crate::config::Depth;
@@ -49,7 +50,16 @@ pub async fn run(args: VerifyArgs, globals: &Globals, cancel: CancellationToken)
             }
             stored(&session, label, &args).await?
         }
-        None => configured(&session, &args).await?,
+        None => {
+            let measure = Measure::begin(&session, &args.job);
+            let verdict = configured(&session, &args).await;
+            if let Some(measure) = measure {
+                let passed = verdict.as_ref().is_ok_and(Verdict::passed);
+                let is_restore = verdict.as_ref().is_ok_and(|verdict| verdict.depth == "restore");
+                measure.verified(&session, passed, is_restore).await;
+            }
+            verdict?
+        }
     };
     drop(session);
     let depth = Depth::from_str(verdict.depth, false).map_err(Error::failed)?;

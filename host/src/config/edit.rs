@@ -35,6 +35,9 @@ pub struct RawGrants {
     /// `grant.scratch`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scratch: Option<RawScratch>,
+    /// `grant.metrics`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RawMetrics>,
 }
 
 /// `grant.exec.x`
@@ -125,6 +128,23 @@ pub struct RawScratch {
     pub verbs: BTreeSet<Verb>,
 }
 
+/// `grant.metrics`
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RawMetrics {
+    /// What names that it writes begin with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// Names that it may query.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub query: BTreeSet<String>,
+    /// Labels that its queries get.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Verbs it holds for; none is all.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub verbs: BTreeSet<Verb>,
+}
+
 /// The document with `[plugin.<label>]` pinned to `digest` and granted exactly `grants`.
 ///
 /// What is equal to what was there stays byte for byte, so approving an equal plugin again returns
@@ -175,10 +195,10 @@ pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) ->
             write_grant(table, name, wanted, shape_within(shape_within(shape, kind), name))?;
         }
     }
-    for kind in ["artifacts", "scratch"] {
-        match desired.get(kind) {
-            None => drop(grant.remove(kind)),
-            Some(wanted) => write_grant(grant, kind, wanted, shape_within(shape, kind))?,
+    for one in ["artifacts", "scratch", "metrics"] {
+        match desired.get(one) {
+            None => drop(grant.remove(one)),
+            Some(wanted) => write_grant(grant, one, wanted, shape_within(shape, one))?,
         }
     }
     Ok(edited.to_string())

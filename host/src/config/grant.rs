@@ -2,12 +2,13 @@
 //! decided there; here each refusal gets its place in the file.
 
 use super::Meaning;
-use super::fields::Fields;
+use super::fields::{Fields, Named};
 use super::read::looks_secret;
 use crate::error::Result;
 use crate::policy::ceiling::{Ceiling, Over};
 use crate::policy::exec::{ExecGrant, StdinGrant};
 use crate::policy::kube::{KubeGrant, KubeVerb, NamePattern};
+use crate::policy::metrics::MetricsGrant;
 use crate::policy::scratch::ScratchGrant;
 use crate::policy::slot::{SlotRule, SlotText, Template};
 use crate::policy::storage::{ArtifactGrant, BucketGrant, BucketVerb};
@@ -73,6 +74,9 @@ impl Meaning<'_> {
             self.check(scratch, grant.check());
             self.under_ceilings(scratch, |ceiling| ceiling.scratch_grant(&grant));
             grants.scratch = Some(grant);
+        }
+        if let Some(metrics) = fields.table("metrics") {
+            grants.metrics = self.metrics_grant(metrics);
         }
         grants.ceilings = self.ceilings.list();
         grants
@@ -229,6 +233,28 @@ impl Meaning<'_> {
             when,
         };
         (whole && fields.has("may") && fields.has("kinds")).then_some(grant)
+    }
+
+    fn metrics_grant(&mut self, fields: &Fields) -> Option<MetricsGrant> {
+        // A part that was refused is missing: the rest would be another grant.
+        if ["prefix", "query", "labels", "verbs"].iter().any(|key| fields.is_refused(key)) {
+            return None;
+        }
+        let verbs = if fields.has("verbs") {
+            fields.texts("verbs").iter().filter_map(|(text, _)| verb(text)).collect()
+        } else {
+            MetricsGrant::all_verbs()
+        };
+        let label = |entry: &Named| Some((entry.name.clone(), entry.text()?.to_owned()));
+        let grant = MetricsGrant {
+            prefix: fields.text("prefix").map(str::to_owned),
+            query: fields.texts("query").into_iter().map(|(name, _)| name.to_owned()).collect(),
+            labels: fields.map("labels").iter().filter_map(label).collect(),
+            when: MetricsGrant::when(verbs),
+        };
+        self.check(fields, grant.check());
+        self.under_ceilings(fields, |ceiling| ceiling.metrics_grant(&grant));
+        Some(grant)
     }
 
     fn when(&mut self, fields: &Fields) -> Option<When> {

@@ -155,7 +155,7 @@ pub static ROOT: Section = Section {
         ),
         may("job", Shape::Map(Names::Label, &Shape::Table(&JOB)), "What is backed up, by label."),
         may("cluster", Shape::Map(Names::Label, &Shape::Table(&CLUSTER)), "Kubernetes clusters, by label."),
-        not_built("metrics", "read `strongroom list --output json` from your monitoring"),
+        may("metrics", Shape::Table(&METRICS), "Where metrics go, and where plugins may ask for some."),
         may("audit", Shape::Table(&AUDIT), "The log of what plugins did; `strongroom audit` reads and checks it."),
     ],
 };
@@ -168,6 +168,40 @@ static AUDIT: Section = Section {
         Shape::Duration,
         "How long the log of a run is kept at least; \"400d\" unless set. Older ones are removed once the record of a backup anchors them.",
     )],
+};
+
+static METRICS: Section = Section {
+    name: "metrics",
+    doc: "Where metrics go. They are kept in the directory `metrics` of the state directory in any case.",
+    keys: &[
+        may(
+            "textfile",
+            Shape::Text,
+            "A file for the textfile collector of node_exporter, relative to this file; its name ends in .prom.",
+        ),
+        may(
+            "pushgateway",
+            Shape::Union(&[Shape::Text, Shape::Table(&METRICS_SERVER)]),
+            "URL of a Pushgateway that gets the metrics after each run, or a table with credentials.",
+        ),
+        may(
+            "prometheus",
+            Shape::Union(&[Shape::Text, Shape::Table(&METRICS_SERVER)]),
+            "URL of the Prometheus that plugins may query where they are granted it, or a table with credentials.",
+        ),
+    ],
+};
+
+static METRICS_SERVER: Section = Section {
+    name: "server of metrics",
+    doc: "A server, and how to say who we are. No redirect is followed, and no proxy is used.",
+    keys: &[
+        must("url", Shape::Text, "Its URL, such as \"https://prometheus.example.org\"; never with a password in it."),
+        may("token", Shape::Secret, "A bearer token."),
+        may("username", Shape::Text, "A user, with `password`."),
+        may("password", Shape::Secret, "The user's password."),
+        may("ca", Shape::Text, "A PEM file with the only authorities that are believed; the system's unless set."),
+    ],
 };
 
 static STORE_TYPES: Words = Words {
@@ -400,7 +434,7 @@ static GRANT: Section = Section {
             Shape::Map(Names::Label, &Shape::Tables(&KUBE_GRANT)),
             "Resources of clusters, by label; one grant or several, such as one to read and one to restore.",
         ),
-        not_built("metrics", "let the plugin ask the component itself through `exec`"),
+        may("metrics", Shape::Table(&METRICS_GRANT), "Metrics: what it may write, and what it may ask Prometheus for."),
     ],
 };
 
@@ -569,6 +603,33 @@ static SCRATCH: Section = Section {
             "What its files may hold together, such as \"64MiB\"; limits.scratch_files bounds how many there are.",
         ),
         must("verbs", Shape::List(&VERBS), "Verbs that it holds for: backup, verify, restore, diagnose."),
+    ],
+};
+
+static METRICS_GRANT: Section = Section {
+    name: "metrics grant",
+    doc: "Metrics: names that the plugin may write, and names that it may query.",
+    keys: &[
+        may(
+            "prefix",
+            Shape::Text,
+            "What names that it writes begin with, such as \"shop_\". It writes none unless set. backup_ and strongroom_ are the host's own.",
+        ),
+        may(
+            "query",
+            Shape::List(&Shape::Text),
+            "Names of metrics that it may ask Prometheus for, in full. None unless set.",
+        ),
+        may(
+            "labels",
+            Shape::Map(Names::Variable, &Shape::Text),
+            "Labels that are added to every selector of its queries: it sees no series without them.",
+        ),
+        may(
+            "verbs",
+            Shape::List(&VERBS),
+            "Verbs that it holds for: backup, verify, restore, diagnose. All unless set.",
+        ),
     ],
 };
 

@@ -47,6 +47,7 @@ pub fn narrow(document: &str, used: &BTreeMap<String, Used>) -> Result<Narrowed>
         each(grant, "kube", &path, used, &mut narrowed.unused, narrow_kube);
         narrow_artifacts(grant, &path, used, &mut narrowed.unused);
         narrow_scratch(grant, &path, used, &mut narrowed.unused);
+        narrow_metrics(grant, &path, used, &mut narrowed.unused);
         if narrowed.unused.len() > before {
             let mut own = Table::new();
             own.set_implicit(true);
@@ -191,6 +192,19 @@ fn narrow_scratch(grant: &mut dyn TableLike, path: &str, used: &BTreeMap<String,
     }
 }
 
+fn narrow_metrics(grant: &mut dyn TableLike, path: &str, used: &BTreeMap<String, Used>, unused: &mut Vec<UnusedGrant>) {
+    let rule = format!("{path}.metrics");
+    let Some(metrics) = grant.get_mut("metrics").and_then(Item::as_table_like_mut) else { return };
+    let Some(used) = used.get(&rule) else {
+        grant.remove("metrics");
+        unused.push(UnusedGrant { rule, what: "all of it".to_owned() });
+        return;
+    };
+    let mut cut = Vec::new();
+    keep_verbs(metrics, used, &mut cut);
+    unused.extend(cut.into_iter().map(|what| UnusedGrant { rule: rule.clone(), what }));
+}
+
 fn keep_verbs(table: &mut dyn TableLike, used: &Used, cut: &mut Vec<String>) -> bool {
     keep(table, "verbs", &used.verbs.iter().map(|verb: &Verb| verb.name()).collect::<Vec<_>>(), cut)
 }
@@ -270,6 +284,10 @@ effect = "changes"
 program = "/bin/all"
 verbs = ["backup"]
 effect = "reads"
+
+[plugin.q.grant.metrics]
+prefix = "q_"
+verbs = ["backup", "diagnose"]
 "#;
 
     fn used(verbs: &[Verb], bucket: &[BucketVerb], inspected: bool) -> Used {
@@ -289,6 +307,7 @@ effect = "reads"
             ("plugin.p.grant.exec.ask".to_owned(), used(&[Verb::Verify], &[], false)),
             ("plugin.p.grant.bucket.data".to_owned(), used(&[Verb::Backup], &[BucketVerb::Read], false)),
             ("plugin.q.grant.exec.all".to_owned(), used(&[Verb::Backup], &[], false)),
+            ("plugin.q.grant.metrics".to_owned(), used(&[Verb::Backup], &[], false)),
         ]);
         let narrowed = narrow(DOCUMENT, &rules).unwrap();
         let said: Vec<_> = narrowed.unused.iter().map(|unused| format!("{}: {}", unused.rule, unused.what)).collect();
@@ -299,6 +318,7 @@ effect = "reads"
         plugin.p.grant.bucket.data: may: list
         plugin.p.grant.bucket.data: may: write, delete
         plugin.p.grant.artifacts: inspect
+        plugin.q.grant.metrics: verbs: diagnose
 
         [plugin.p.grant.artifacts]
 
@@ -316,6 +336,15 @@ effect = "reads"
         may = ["read"]
         verbs = ["backup"]
         effect = "reads"
+
+        [plugin.q.grant.exec.all]
+        program = "/bin/all"
+        verbs = ["backup"]
+        effect = "reads"
+
+        [plugin.q.grant.metrics]
+        prefix = "q_"
+        verbs = ["backup"]
         "#);
     }
 
@@ -348,6 +377,7 @@ effect = "reads"
             "p.grant.exec.load",
             "p.grant.bucket.data",
             "q.grant.exec.all",
+            "q.grant.metrics",
         ];
         let rules = names.into_iter().map(|name| (format!("plugin.{name}"), all.clone())).collect();
         let narrowed = narrow(DOCUMENT, &rules).unwrap();
@@ -357,7 +387,7 @@ effect = "reads"
     #[test]
     fn what_is_left_is_a_configuration_that_the_host_accepts() {
         let narrowed = narrow(DOCUMENT, &BTreeMap::new()).unwrap();
-        assert_eq!(narrowed.unused.len(), 6);
+        assert_eq!(narrowed.unused.len(), 7);
         assert!(narrowed.toml.parse::<DocumentMut>().is_ok(), "{}", narrowed.toml);
     }
 }

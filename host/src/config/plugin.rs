@@ -41,7 +41,8 @@ impl Meaning<'_> {
                 || !grants.buckets.is_empty()
                 || !grants.kube.is_empty()
                 || grants.artifacts.is_some()
-                || grants.scratch.is_some();
+                || grants.scratch.is_some()
+                || grants.metrics.is_some();
             if granted && !fields.has("sha256") {
                 self.warnings
                     .add(fields.span.clone(), format!("{} has grants and no sha256", fields.path), "it will not run")

@@ -29,7 +29,6 @@ pub(crate) enum Limit {
     EntryPath,
     CallBytes,
     LogBytes,
-    #[allow(dead_code, reason = "it is enforced where metrics are written")]
     MetricSeries,
     Stack,
     ScratchFiles,

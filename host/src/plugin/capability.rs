@@ -9,6 +9,7 @@ pub(super) mod bytes;
 pub(super) mod exec;
 #[allow(unreachable_pub, reason = "generated code names the handles of the guest as its own")]
 pub(super) mod kube;
+pub(super) mod metrics;
 pub(super) mod run;
 #[allow(unreachable_pub, reason = "generated code names the handles of the guest as its own")]
 pub(super) mod storage;

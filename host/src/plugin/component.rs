@@ -332,6 +332,7 @@ fn check_requests(manifest: &PluginManifest, imports: &BTreeMap<String, Import>)
         ("exec", !request.exec.is_empty(), "[[request.exec]]"),
         ("kube", !request.kube.is_empty(), "[[request.kube]]"),
         ("storage", storage, "[request.artifacts] or [[request.bucket]]"),
+        ("metrics", request.metrics.is_some(), "[request.metrics]"),
     ] {
         match (imported(interface), requested) {
             (true, false) => {

@@ -8,6 +8,7 @@ use crate::cluster::Cluster;
 use crate::error::Result;
 use crate::exec::Place;
 use crate::id::ArtifactName;
+use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::record::ArtifactRecord;
 use crate::stream::Source;
@@ -37,6 +38,8 @@ pub struct RunContext {
     pub guest_dir: Option<PathBuf>,
     /// Where progress, log lines and steps go.
     pub reporter: Arc<dyn Reporter>,
+    /// Where the metrics go that it writes, and whom it may ask.
+    pub metrics: Metrics,
     /// What it may use.
     pub limits: Limits,
     /// Ends everything.

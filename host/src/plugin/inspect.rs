@@ -163,7 +163,7 @@ pub struct Surroundings<'a> {
 /// Something that the plugin asks for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Request {
-    /// `exec`, `bucket`, `kube`, `artifacts` or `scratch`.
+    /// `exec`, `bucket`, `kube`, `artifacts`, `scratch` or `metrics`.
     pub kind: &'static str,
     /// Name of the command, or the setting that names the bucket or cluster.
     pub name: String,
@@ -188,7 +188,7 @@ pub struct Request {
 /// Something that the plugin may do under given grants.
 #[derive(Clone, Debug, Serialize)]
 pub struct Effective {
-    /// `exec`, `bucket`, `kube`, `artifacts` or `scratch`.
+    /// `exec`, `bucket`, `kube`, `artifacts`, `scratch` or `metrics`.
     pub kind: &'static str,
     /// Label of the grant.
     pub name: String,
@@ -290,6 +290,10 @@ fn is_granted(grants: &Grants, interface: &str, function: &str) -> bool {
         ("exec", _) => !grants.exec.is_empty(),
         ("bytes", "source.read") => inspects() || grants.kube.values().flatten().any(|kube| kube.inspect),
         ("kube", function) => kube::covers(function, grants.kube.values().flatten()),
+        ("metrics", "query" | "query-range") => {
+            grants.metrics.as_ref().is_some_and(|metrics| !metrics.query.is_empty())
+        }
+        ("metrics", _) => grants.metrics.as_ref().is_some_and(|metrics| metrics.prefix.is_some()),
         ("storage", "open-bucket") => !grants.buckets.is_empty(),
         ("storage", function) => match bucket_verbs_of(function) {
             Some(verbs) => may(verbs),
@@ -329,6 +333,10 @@ fn is_requested(manifest: &PluginManifest, interface: &str, function: &str) -> b
             let asked: Vec<_> = request.kube.iter().map(KubeRequest::as_grant).collect();
             kube::covers(function, asked.iter())
         }
+        ("metrics", "query" | "query-range") => {
+            request.metrics.as_ref().is_some_and(|metrics| !metrics.query.is_empty())
+        }
+        ("metrics", _) => request.metrics.as_ref().is_some_and(|metrics| metrics.prefix.is_some()),
         ("storage", "open-bucket") => !request.bucket.is_empty(),
         ("storage", function) => match bucket_verbs_of(function) {
             Some(verbs) => may(verbs),
@@ -408,7 +416,20 @@ fn requests(manifest: &PluginManifest) -> Vec<Request> {
         scratch: false,
         inspect: false,
     });
-    exec.chain(buckets).chain(request.kube.iter().map(kube::request)).chain(artifacts).chain(scratch).collect()
+    let metrics = request.metrics.iter().map(|metrics| Request {
+        kind: "metrics",
+        name: "metrics".to_owned(),
+        reason: line(&metrics.reason),
+        what: metrics_what(metrics.prefix.as_deref(), &metrics.query),
+        slots: Vec::new(),
+        secrets: Vec::new(),
+        verbs: metrics.verbs.iter().copied().collect(),
+        effect: Effect::Reads,
+        scratch: false,
+        inspect: !metrics.query.is_empty(),
+    });
+    let clusters = request.kube.iter().map(kube::request);
+    exec.chain(buckets).chain(clusters).chain(artifacts).chain(scratch).chain(metrics).collect()
 }
 
 /// What a scratch directory is, in words.
@@ -433,6 +454,13 @@ fn artifact_what(inspect: &[String]) -> String {
     } else {
         whole(&format!("stores and reads back its own artifacts; reads the bytes of {}", inspect.join(", ")))
     }
+}
+
+fn metrics_what(prefix: Option<&str>, query: &BTreeSet<String>) -> String {
+    let writes = prefix.map(|prefix| format!("writes metrics that begin with {prefix:?}"));
+    let names = || query.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let asks = (!query.is_empty()).then(|| format!("asks Prometheus for {}", names()));
+    whole(&writes.into_iter().chain(asks).collect::<Vec<_>>().join("; "))
 }
 
 fn bucket_verbs(may: &BTreeSet<BucketVerb>) -> String {
@@ -476,7 +504,18 @@ fn effective(grants: &Grants) -> Vec<Effective> {
         effect: Effect::Reads,
         inspect: false,
     });
-    exec.chain(buckets).chain(clusters).chain(artifacts).chain(scratch).collect()
+    let metrics = grants.metrics.iter().map(|grant| {
+        let labels: String = grant.labels.iter().map(|(name, value)| format!("; only with {name}={value:?}")).collect();
+        Effective {
+            kind: "metrics",
+            name: "metrics".to_owned(),
+            what: whole(&format!("{}{labels}", metrics_what(grant.prefix.as_deref(), &grant.query))),
+            verbs: grant.when.verbs.iter().copied().collect(),
+            effect: grant.when.effect,
+            inspect: !grant.query.is_empty(),
+        }
+    });
+    exec.chain(buckets).chain(clusters).chain(artifacts).chain(scratch).chain(metrics).collect()
 }
 
 fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {

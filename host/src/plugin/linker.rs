@@ -43,6 +43,9 @@ fn add(linker: &mut Linker<State>, component: &Component, grants: &Grants) -> wa
     if !grants.kube.is_empty() {
         contract::kube::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
     }
+    if grants.metrics.is_some() {
+        contract::metrics::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    }
     if component.imports_wasi() {
         add_inert_wasi(linker)?;
         if grants.scratch.is_some() {

@@ -195,8 +195,8 @@ impl Trust {
 }
 
 fn check_grants(label: &str, component: &Component, grants: &Grants) -> Result<()> {
-    let imports = |interface| component.imports_interface(interface);
-    match missing_grants(&component.manifest, label, imports("exec"), imports("storage"), imports("kube"), grants) {
+    let imports = |interface: &str| component.imports_interface(interface);
+    match missing_grants(&component.manifest, label, imports, grants) {
         None => Ok(()),
         Some(missing) => Err(Error::denied(format!("plugin \"{label}\" imports what it is granted nothing of"))
             .fact("missing", format!("\n{}", missing.trim_end()))
@@ -212,7 +212,8 @@ fn check_ceilings(label: &str, grants: &Grants) -> Result<()> {
         let exec = grants.exec.iter().map(|(name, grant)| (format!("exec.{name}"), ceiling.exec_grant(grant)));
         let artifacts = grants.artifacts.iter().map(|grant| ("artifacts".to_owned(), ceiling.artifact_grant(grant)));
         let scratch = grants.scratch.iter().map(|grant| ("scratch".to_owned(), ceiling.scratch_grant(grant)));
-        for (what, checked) in exec.chain(artifacts).chain(scratch) {
+        let metrics = grants.metrics.iter().map(|grant| ("metrics".to_owned(), ceiling.metrics_grant(grant)));
+        for (what, checked) in exec.chain(artifacts).chain(scratch).chain(metrics) {
             if let Err(over) = checked {
                 return Err(Error::denied(format!("a grant of plugin \"{label}\" is over the ceiling"))
                     .fact("grant", format!("plugin.{label}.grant.{what}"))

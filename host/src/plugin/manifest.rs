@@ -13,6 +13,7 @@ pub use effective::missing_grants;
 
 use crate::error::{Error, Result};
 use crate::policy::kube::{KubeGrant, KubeVerb};
+use crate::policy::metrics::MetricsGrant;
 use crate::policy::storage::BucketVerb;
 use crate::policy::{Effect, Verb, When};
 use serde::{Deserialize, Serialize};
@@ -115,6 +116,9 @@ pub struct Requests {
     /// A private scratch directory.
     #[serde(default)]
     pub scratch: Option<ScratchRequest>,
+    /// Metrics.
+    #[serde(default)]
+    pub metrics: Option<MetricsRequest>,
 }
 
 /// A private scratch directory, for a component that imports WASI.
@@ -316,4 +320,21 @@ pub struct ArtifactRequest {
     /// Patterns of the artifacts whose bytes it reads itself.
     #[serde(default)]
     pub inspect: Vec<String>,
+}
+
+/// Metrics that it writes, and that it asks for.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsRequest {
+    /// Why.
+    pub reason: String,
+    /// What names that it writes begin with.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// Names that it asks Prometheus for.
+    #[serde(default)]
+    pub query: BTreeSet<String>,
+    /// Verbs it is for; all unless it says so.
+    #[serde(default = "MetricsGrant::all_verbs")]
+    pub verbs: BTreeSet<Verb>,
 }

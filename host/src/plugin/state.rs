@@ -5,6 +5,7 @@ use super::budget::{Counter, Limit, MemoryLimiter, Permit};
 use super::capability::storage::ReadBack;
 use super::context::RunContext;
 use super::guard::{DENIED, Guard, Refusal, kind_for_guest, lock};
+use super::ledger::Ledger;
 use super::linker::{inert_wasi, wasi_with};
 use super::log::Log;
 use super::scratch::{Files, Scratch};
@@ -39,6 +40,8 @@ pub(crate) struct State {
     /// Entries of archives so far.
     pub(super) n_entries: u64,
     pub(super) n_steps: u64,
+    /// Counts what was written of metrics, once something was.
+    pub(super) metrics_ledger: Option<Arc<Ledger>>,
     pub(super) log: Log,
     pub(super) reaper: Reaper,
     /// What the guest has of files, if anything.
@@ -65,6 +68,7 @@ impl State {
             n_entries: 0,
             n_steps: 0,
             wasi: inert_wasi(&log),
+            metrics_ledger: None,
             log,
             reaper: Reaper::default(),
             scratch: None,

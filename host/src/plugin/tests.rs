@@ -103,6 +103,7 @@ pub(super) fn all_grants() -> Grants {
         kube: BTreeMap::new(),
         artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()], requested: None }),
         scratch: None,
+        metrics: None,
         ceilings: Vec::new(),
     }
 }
@@ -140,6 +141,7 @@ impl Bench {
 
     fn context(&self, deed: &str) -> RunContext {
         RunContext {
+            metrics: Default::default(),
             policy: Arc::new(Policy {
                 plugin: "rogue".to_owned(),
                 grants: self.grants.clone(),

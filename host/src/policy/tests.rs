@@ -63,6 +63,7 @@ fn policy(when: &When, occasion: Occasion) -> Policy {
             kube: std::collections::BTreeMap::new(),
             artifacts: Some(ArtifactGrant::default()),
             scratch: None,
+            metrics: None,
             ceilings: Vec::new(),
         },
         occasion,

@@ -142,7 +142,7 @@ impl Observer for Effects {
             }
             Call::Bucket(bucket) => bucket.verb.is_some_and(BucketVerb::changes),
             Call::Kube(kube) => kube.verb.is_some_and(KubeVerb::changes),
-            Call::Artifact(_) | Call::Scratch | Call::Read { .. } => false,
+            Call::Artifact(_) | Call::Scratch | Call::Metrics(_) | Call::Read { .. } => false,
         };
         let line = self.inner.decided(function, call, decision).await?;
         self.pending.store(decision.allowed && changes, Ordering::Release);

@@ -126,7 +126,7 @@ static KUBE: Section = Section {
 
 static METRICS: Section = Section {
     name: "metrics rule",
-    doc: "Metrics. No grant of them is built yet.",
+    doc: "Metrics.",
     keys: &[
         may("prefixes", TEXTS, "What names that are written may begin with. None unless set."),
         may("query", TEXTS, "Patterns of names that may be queried. None unless set."),

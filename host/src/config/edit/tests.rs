@@ -98,6 +98,7 @@ fn all() -> RawGrants {
         kube: BTreeMap::new(),
         artifacts: Some(RawArtifacts { inspect: vec!["globals[.]sql".to_owned()] }),
         scratch: None,
+        metrics: Some(RawMetrics { prefix: Some("postgres_".to_owned()), ..RawMetrics::default() }),
     }
 }
 
@@ -203,8 +204,9 @@ fn a_grant_replaces_and_never_adds() {
     let three = check_stable(DOCUMENT, &all());
     let two = RawGrants { bucket: BTreeMap::new(), ..all() };
     assert!(!check_stable(&three, &two).contains("grant.bucket"));
-    let one = RawGrants { artifacts: None, ..two };
-    assert!(!check_stable(&three, &one).contains("artifacts"));
+    let one = RawGrants { artifacts: None, metrics: None, ..two };
+    let none = check_stable(&three, &one);
+    assert!(!none.contains("artifacts") && !none.contains("metrics"), "{none}");
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub struct Side {
 /// One thing that is there on one side only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `import`, `exec`, `bucket`, `kube`, `artifacts` or `scratch`.
+    /// `import`, `exec`, `bucket`, `kube`, `artifacts`, `scratch` or `metrics`.
     pub kind: &'static str,
     /// The function, or the name of the request.
     pub name: String,
@@ -150,6 +150,17 @@ fn asked(component: &Component) -> Vec<Asked> {
         };
         let (verbs, bytes) = (scratch.verbs.clone(), scratch.max_bytes());
         all.push(Asked { change, body: String::new(), verbs, powers: BTreeSet::new(), bytes });
+    }
+    if let Some(metrics) = &request.metrics {
+        let change = Change {
+            kind: "metrics",
+            name: "metrics".to_owned(),
+            what: super::metrics_what(metrics.prefix.as_deref(), &metrics.query),
+            reason: line(&metrics.reason),
+        };
+        let queries = metrics.query.iter().map(|name| format!("query {name}"));
+        let powers = queries.chain(metrics.prefix.iter().map(|prefix| format!("write {prefix}"))).collect();
+        all.push(Asked { change, body: String::new(), verbs: metrics.verbs.clone(), powers, bytes: 0 });
     }
     all
 }

@@ -3,14 +3,15 @@
 //! Unknown keys are looked for here and not by serde: it cannot refuse them in flattened tables,
 //! and it stops at the first.
 
-use super::{MAX_BYTES, PluginManifest, Requests};
+use super::{MAX_BYTES, MetricsRequest, PluginManifest, Requests};
 use crate::error::{Error, Result};
 use crate::id::Label;
 use crate::plugin::speech::is_harmless;
 use crate::policy::exec::SCRATCH;
+use crate::policy::metrics::MetricsGrant;
 use crate::policy::scratch::{MAX_BYTES as MAX_SCRATCH_BYTES, MIN_BYTES};
 use crate::policy::slot::{SlotRule, SlotText, Template};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use toml::{Table, Value};
 
 /// The longest reason or summary, in bytes: it is shown to a person who decides.
@@ -26,7 +27,7 @@ const TOP: Keys = Keys {
     known: &["name", "version", "summary", "licence", "component", "minimum_host", "settings", "options", "request"],
     required: &["name", "version", "summary", "licence", "component"],
 };
-const REQUEST: Keys = Keys { known: &["exec", "bucket", "kube", "artifacts", "scratch"], required: &[] };
+const REQUEST: Keys = Keys { known: &["exec", "bucket", "kube", "artifacts", "scratch", "metrics"], required: &[] };
 const EXEC: Keys = Keys {
     known: &[
         "name",
@@ -59,6 +60,7 @@ const KUBE: Keys = Keys {
     known: &["setting", "reason", "may", "kinds", "inspect", "secret_data", "verbs", "effect", "scratch"],
     required: &["setting", "reason", "may", "kinds", "verbs", "effect"],
 };
+const METRICS: Keys = Keys { known: &["reason", "prefix", "query", "verbs"], required: &["reason"] };
 const ARTIFACTS: Keys = Keys { known: &["reason", "inspect"], required: &["reason"] };
 const SCRATCH_DIRECTORY: Keys = Keys { known: &["reason", "bytes", "verbs"], required: &["reason", "bytes", "verbs"] };
 
@@ -199,6 +201,9 @@ fn check_shape(top: &Table, mistakes: &mut Mistakes) {
     if let Some(scratch) = table_at(request.get("scratch"), "request.scratch", mistakes) {
         mistakes.keys("request.scratch", scratch, &SCRATCH_DIRECTORY);
     }
+    if let Some(metrics) = table_at(request.get("metrics"), "request.metrics", mistakes) {
+        mistakes.keys("request.metrics", metrics, &METRICS);
+    }
 }
 
 fn check_stdin_shape(at: &str, stdin: Option<&Value>, mistakes: &mut Mistakes) {
@@ -299,7 +304,7 @@ pub(super) fn version_numbers(text: &str) -> Option<[u32; 3]> {
 }
 
 fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
-    let Requests { exec, bucket, kube, artifacts, scratch } = &manifest.request;
+    let Requests { exec, bucket, kube, artifacts, scratch, metrics } = &manifest.request;
     let mut names = BTreeSet::new();
     for request in exec {
         let at = format!("request.exec \"{}\"", request.name.escape_debug());
@@ -363,6 +368,26 @@ fn check_requests(manifest: &PluginManifest, mistakes: &mut Mistakes) {
                 mistakes.add("request.artifacts.inspect", said(&error));
             }
         }
+    }
+    if let Some(request) = metrics {
+        check_metrics(request, mistakes);
+    }
+}
+
+fn check_metrics(request: &MetricsRequest, mistakes: &mut Mistakes) {
+    check_line("request.metrics.reason", &request.reason, mistakes);
+    if request.prefix.is_none() && request.query.is_empty() {
+        mistakes.add("request.metrics", "asks for nothing: write \"prefix\", \"query\" or both");
+    }
+    // What could never be granted is a mistake of the manifest.
+    let grant = MetricsGrant {
+        prefix: request.prefix.clone(),
+        query: request.query.clone(),
+        labels: BTreeMap::new(),
+        when: MetricsGrant::when(request.verbs.clone()),
+    };
+    for mistake in grant.check() {
+        mistakes.add(&format!("request.metrics.{}", mistake.key), mistake.message);
     }
 }
 

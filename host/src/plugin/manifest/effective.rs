@@ -3,6 +3,7 @@
 use super::{ExecRequest, PluginManifest, RawExecGrant};
 use crate::exec;
 use crate::policy::kube::{KubeGrant, is_powerful};
+use crate::policy::metrics::MetricsGrant;
 use crate::policy::slot::SlotRule;
 use crate::policy::storage::BucketGrant;
 use crate::policy::{Grants, exec::ExecGrant};
@@ -48,8 +49,25 @@ impl PluginManifest {
                 granted.bytes = granted.bytes.min(request.max_bytes());
                 (!granted.verbs.is_empty()).then_some(granted)
             }),
+            metrics: self.narrow_metrics(grants.metrics.as_ref()),
             ceilings: grants.ceilings.clone(),
         }
+    }
+
+    /// No name is written or queried that the manifest did not ask for.
+    fn narrow_metrics(&self, granted: Option<&MetricsGrant>) -> Option<MetricsGrant> {
+        let request = self.request.metrics.as_ref()?;
+        let mut grant = granted?.clone();
+        grant.when.verbs.retain(|verb| request.verbs.contains(verb));
+        grant.query.retain(|name| request.query.contains(name));
+        grant.prefix = match (grant.prefix, &request.prefix) {
+            // The longer of two prefixes covers less.
+            (Some(granted), Some(asked)) if granted.starts_with(asked.as_str()) => Some(granted),
+            (Some(granted), Some(asked)) if asked.starts_with(&granted) => Some(asked.clone()),
+            _ => None,
+        };
+        let is_empty = grant.when.verbs.is_empty() || (grant.prefix.is_none() && grant.query.is_empty());
+        (!is_empty).then_some(grant)
     }
 
     /// A bucket's label is the operator's, so a grant is held against all bucket requests together.
@@ -100,19 +118,17 @@ fn narrow_exec(granted: &ExecGrant, request: &RawExecGrant) -> ExecGrant {
 pub fn missing_grants(
     manifest: &PluginManifest,
     label: &str,
-    imports_exec: bool,
-    imports_storage: bool,
-    imports_kube: bool,
+    imports: impl Fn(&str) -> bool,
     grants: &Grants,
 ) -> Option<String> {
     let effective = manifest.effective(grants);
     let mut toml = String::new();
-    if imports_exec && effective.exec.is_empty() {
+    if imports("exec") && effective.exec.is_empty() {
         for request in &manifest.request.exec {
             toml.push_str(&exec_toml(label, request));
         }
     }
-    if imports_storage && effective.artifacts.is_none() && effective.buckets.is_empty() {
+    if imports("storage") && effective.artifacts.is_none() && effective.buckets.is_empty() {
         if let Some(artifacts) = &manifest.request.artifacts {
             toml.push_str(&format!("[plugin.{label}.grant.artifacts]\n"));
             if !artifacts.inspect.is_empty() {
@@ -125,11 +141,24 @@ pub fn missing_grants(
             toml.push_str(&format!("effect = {}\n", inline(&bucket.effect)));
         }
     }
-    if imports_kube && effective.kube.is_empty() {
+    if imports("kube") && effective.kube.is_empty() {
         for kube in &manifest.request.kube {
             toml.push_str(&format!("[[plugin.{label}.grant.kube.LABEL]]\n"));
             toml.push_str(&format!("may = {}\nkinds = {}\n", inline(&kube.may), inline(&kube.kinds)));
             toml.push_str(&format!("verbs = {}\neffect = {}\n", inline(&kube.verbs), inline(&kube.effect)));
+        }
+    }
+    if let Some(request) = manifest.request.metrics.as_ref().filter(|_| imports("metrics") && effective.metrics.is_none())
+    {
+        toml.push_str(&format!("[plugin.{label}.grant.metrics]\n"));
+        if let Some(prefix) = &request.prefix {
+            toml.push_str(&format!("prefix = {}\n", inline(prefix)));
+        }
+        if !request.query.is_empty() {
+            toml.push_str(&format!("query = {}\n", inline(&request.query)));
+        }
+        if request.verbs != MetricsGrant::all_verbs() {
+            toml.push_str(&format!("verbs = {}\n", inline(&request.verbs)));
         }
     }
     (!toml.is_empty()).then_some(toml)

@@ -233,6 +233,7 @@ fn clusters_and_metrics_are_known_to_a_ceiling() {
     let metrics = |prefix: &str, query: &str| MetricsGrant {
         prefix: Some(prefix.to_owned()),
         query: [query.to_owned()].into(),
+        labels: Default::default(),
         when: when.clone(),
     };
     assert_eq!(ceiling.metrics_grant(&metrics("shop_orders", "up")), Ok(()));

@@ -203,6 +203,19 @@ pub(super) fn grants(
             grants.scratch = None;
         }
     }
+    if let Some(metrics) = &mut grants.metrics {
+        let reason = manifest.request.metrics.as_ref().map(|request| request.reason.as_str()).unwrap_or_default();
+        output.complain(&format!("\nmetrics\n{}", propose::toml(metrics)?));
+        output.complain(&format!("  why, says the vendor: {}", vendor::line(reason, vendor::MAX_BYTES)));
+        if !metrics.query.is_empty() {
+            output.complain(
+                "  it would see those metrics of everybody: write labels = { … } into the grant to narrow it",
+            );
+        }
+        if !yes("grant it?")? {
+            grants.metrics = None;
+        }
+    }
     Ok(grants)
 }
 
