@@ -35,6 +35,11 @@ const PING: Duration = Duration::from_secs(30);
 /// How long the server may take to close the connection once it has sent the status, before it is left.
 const CLOSING: Duration = Duration::from_secs(5);
 
+/// Output that is held until the first word of the wrapper is there: the channels overtake one another, and
+/// nobody reads output of a program that is not known to run. The wrapper speaks first, so that this is
+/// much more than what ever comes before.
+const EARLY_BYTES: usize = 16 << 20;
+
 type Incoming = Pin<Box<dyn Stream<Item = Result<Message, SocketError>> + Send>>;
 type Outgoing = Pin<Box<dyn Sink<Message, Error = SocketError> + Send>>;
 
@@ -191,33 +196,43 @@ fn message(channel: u8, bytes: &[u8]) -> Message {
 async fn read(mut from: Incoming, stdout: pipe::Sender, stderr: pipe::Sender, place: &str) -> Outcome {
     let (mut stdout, mut stderr) = (Some(stdout), Some(stderr));
     let mut outcome = None;
-    loop {
+    let mut early = Some(BytesMut::new());
+    let broken = loop {
         let next = match &outcome {
             None => from.next().await,
             Some(_) => tokio::time::timeout(CLOSING, from.next()).await.unwrap_or(None),
         };
         let bytes = match next {
             Some(Ok(Message::Binary(bytes))) => bytes,
-            Some(Ok(Message::Close(_))) | None => break,
+            Some(Ok(Message::Close(_))) | None => break None,
             Some(Ok(_)) => continue,
-            Some(Err(error)) => {
-                return outcome.unwrap_or_else(|| {
-                    Outcome::Lost(lost(place).fact("expected", "the status of the command").because(error))
-                });
-            }
+            Some(Err(error)) => break Some(error),
         };
-        match bytes.split_first() {
-            Some((&STDOUT, data)) => pass(&mut stdout, data).await,
-            Some((&STDERR, data)) => pass(&mut stderr, data).await,
-            Some((&STATUS, data)) => outcome = Some(status(data, place)),
+        match (bytes.split_first(), &mut early) {
+            (Some((&STDOUT, data)), Some(held)) if held.len() + data.len() <= EARLY_BYTES => held.put_slice(data),
+            (Some((&STDOUT, data)), _) => {
+                pass(&mut stdout, &early.take().unwrap_or_default()).await;
+                pass(&mut stdout, data).await;
+            }
+            (Some((&STDERR, data)), _) => {
+                pass(&mut stderr, data).await;
+                pass(&mut stdout, &early.take().unwrap_or_default()).await;
+            }
+            (Some((&STATUS, data)), _) => outcome = Some(status(data, place)),
             _ => {}
         }
+    };
+    if let (Some(held), Some(stdout)) = (early, &stdout) {
+        // Nobody waits for what came without a word; as much as fits is shown.
+        let _ = stdout.try_write(&held);
     }
     outcome.unwrap_or_else(|| {
+        let lost = lost(place).fact("expected", "the status of the command");
+        if let Some(error) = broken {
+            return Outcome::Lost(lost.because(error));
+        }
         Outcome::Lost(
-            lost(place)
-                .fact("expected", "the status of the command")
-                .fact("got", "an end of the connection without it")
+            lost.fact("got", "an end of the connection without it")
                 .hint("run it again; if it stays so, look at what lies between here and the node: proxies, the API server, the kubelet"),
         )
     })
