@@ -93,6 +93,7 @@ mod time;
 
 pub mod bytes;
 pub mod exec;
+pub mod kube;
 pub mod log;
 pub mod report;
 pub mod request;
@@ -110,7 +111,7 @@ use serde::de::DeserializeOwned;
 pub mod prelude {
     pub use crate::{
         BackupRequest, Check, Depth, DiagnoseRequest, Error, Made, Outcome, Plugin, Report, RestoreRequest, Result,
-        Step, Timestamp, VerifyRequest, bytes, exec, log, run, storage,
+        Step, Timestamp, VerifyRequest, bytes, exec, kube, log, run, storage,
     };
 }
 

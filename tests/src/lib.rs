@@ -10,6 +10,7 @@ pub mod container;
 pub mod documented;
 pub mod documents;
 pub mod durable;
+pub mod estate;
 pub mod fixture;
 pub mod hostile;
 pub mod kube;
