@@ -22,8 +22,8 @@ mod write;
 
 pub use access::Question;
 pub use discovery::{Discovery, Kind};
-pub use list::{Admit, Listed, Listing, Page, Scope, Selection};
-pub use object::{Labels, MAX_OBJECT_BYTES, Moved, Object, is_secret};
+pub use list::{Admit, Listed, Listing, Page, Scope, Selection, Shown};
+pub use object::{Labels, MAX_OBJECT_BYTES, Moved, Object, is_secret, labels_in};
 pub use probe::{Health, ProbeStep, StepOutcome};
 pub use write::{Change, MayTouch, WriteMode, WriteOptions, Written};
 

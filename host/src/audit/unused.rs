@@ -4,6 +4,7 @@ use super::line::{Event, Line, Verdict};
 use super::show::{self, Filter};
 use crate::error::Result;
 use crate::policy::Verb;
+use crate::policy::kube::KubeVerb;
 use crate::policy::storage::BucketVerb;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,8 @@ pub struct Used {
     pub verbs: BTreeSet<Verb>,
     /// Of a bucket: what was done.
     pub bucket_verbs: BTreeSet<BucketVerb>,
+    /// Of a cluster: what was done.
+    pub kube_verbs: BTreeSet<KubeVerb>,
     /// Whether bytes were read by the plugin itself.
     pub inspected: bool,
 }
@@ -67,10 +70,19 @@ impl Usage {
                 "storage.bucket.objects" => drop(used.bucket_verbs.insert(BucketVerb::List)),
                 "storage.bucket.attributes" | "storage.bucket.read" => drop(used.bucket_verbs.insert(BucketVerb::Read)),
                 "storage.bucket.read-config" => drop(used.bucket_verbs.insert(BucketVerb::ReadConfig)),
+                "kube.cluster.objects" => drop(used.kube_verbs.insert(KubeVerb::List)),
+                "kube.cluster.get" | "kube.cluster.body" | "kube.cluster.wait" => {
+                    used.kube_verbs.insert(KubeVerb::Get);
+                }
+                "kube.cluster.logs" => drop(used.kube_verbs.insert(KubeVerb::Logs)),
                 "exec.run" | "bytes.source.read" => used.inspected = true,
                 _ => {}
             }
         }
+        // What was only tried is counted on the handle, and stands nowhere else.
+        let tried = line.calls.iter().any(|call| call.function.starts_with("kube.cluster.apply"));
+        used.kube_verbs.extend(tried.then_some(KubeVerb::DryRun));
+        used.kube_verbs.extend(named.and_then(KubeVerb::parse).filter(|verb| verb.changes()));
         let changes = [
             BucketVerb::Write,
             BucketVerb::Overwrite,

@@ -3,7 +3,7 @@
 //! Decides nothing: `plugin approve` shows it and asks, and a restore without a configuration grants
 //! it only where the operator says so.
 
-use crate::config::edit::{RawArtifacts, RawBucket, RawExec, RawGrants};
+use crate::config::edit::{RawArtifacts, RawBucket, RawExec, RawGrants, RawKube};
 use crate::error::{Error, Result};
 use crate::plugin::manifest::PluginManifest;
 use crate::policy::Verb;
@@ -16,13 +16,18 @@ pub(super) struct Known {
     pub(super) programs: BTreeMap<String, String>,
     /// Labels of buckets by the setting or option that names them.
     pub(super) buckets: BTreeMap<String, BTreeSet<String>>,
+    /// Labels of clusters by the setting or option that names them.
+    pub(super) clusters: BTreeMap<String, BTreeSet<String>>,
+    /// Namespaces by the cluster's label; `*` is all of them, and what lies in none.
+    pub(super) namespaces: BTreeMap<String, BTreeSet<String>>,
     /// Only requests that hold for this verb.
     pub(super) only: Option<Verb>,
 }
 
 /// The grants that cover what the manifest asks for.
 ///
-/// Errors: `NotFound` for a program that is not on this machine, with the flag that names it.
+/// Errors: `NotFound` for a program that is not on this machine, with the flag that names it; `Invalid`
+/// for a cluster of which nobody has said which namespaces are meant.
 pub(super) fn grants(manifest: &PluginManifest, known: &Known, path: &str) -> Result<RawGrants> {
     let wanted = |verbs: &BTreeSet<Verb>| known.only.is_none_or(|only| verbs.contains(&only));
     let mut grants = RawGrants::default();
@@ -49,6 +54,25 @@ pub(super) fn grants(manifest: &PluginManifest, known: &Known, path: &str) -> Re
             });
         }
     }
+    for request in manifest.request.kube.iter().filter(|request| wanted(&request.verbs)) {
+        for label in known.clusters.get(&request.setting).into_iter().flatten() {
+            let namespaces = known.namespaces.get(label).filter(|named| !named.is_empty()).ok_or_else(|| {
+                Error::invalid(format!("nobody has said which namespaces of cluster \"{label}\" are meant"))
+                    .fact("asked for by", format!("setting \"{}\": {}", request.setting, request.reason))
+                    .hint(format!("name them: --namespace {label}=NAME, or --namespace '{label}=*' for all, and what lies in none"))
+            })?;
+            grants.kube.entry(label.clone()).or_default().push(RawKube {
+                may: request.may.clone(),
+                kinds: request.kinds.clone(),
+                namespaces: if namespaces.contains("*") { Vec::new() } else { namespaces.iter().cloned().collect() },
+                inspect: request.inspect,
+                secret_data: request.secret_data,
+                verbs: request.verbs.clone(),
+                effect: request.effect,
+                scratch: request.scratch,
+            });
+        }
+    }
     if let Some(request) = &manifest.request.artifacts {
         grants.artifacts = Some(RawArtifacts { inspect: request.inspect.clone() });
     }
@@ -61,13 +85,31 @@ pub(super) fn buckets_named(
     table: &serde_json::Value,
     into: &mut BTreeMap<String, BTreeSet<String>>,
 ) {
-    for request in &manifest.request.bucket {
-        let labels: Vec<&str> = match &table[&request.setting] {
+    named(manifest.request.bucket.iter().map(|request| &request.setting), table, into);
+}
+
+/// The same for requests of clusters.
+pub(super) fn clusters_named(
+    manifest: &PluginManifest,
+    table: &serde_json::Value,
+    into: &mut BTreeMap<String, BTreeSet<String>>,
+) {
+    named(manifest.request.kube.iter().map(|request| &request.setting), table, into);
+}
+
+fn named<'a>(
+    settings: impl Iterator<Item = &'a String>,
+    table: &serde_json::Value,
+    into: &mut BTreeMap<String, BTreeSet<String>>,
+) {
+    for setting in settings {
+        let labels: Vec<&str> = match &table[setting] {
             serde_json::Value::String(label) => vec![label],
             serde_json::Value::Array(list) => list.iter().filter_map(serde_json::Value::as_str).collect(),
+            serde_json::Value::Object(map) => map.values().filter_map(serde_json::Value::as_str).collect(),
             _ => Vec::new(),
         };
-        into.entry(request.setting.clone()).or_default().extend(labels.into_iter().map(str::to_owned));
+        into.entry(setting.clone()).or_default().extend(labels.into_iter().map(str::to_owned));
     }
 }
 

@@ -27,8 +27,19 @@ const MAX_PAGE_BYTES: usize = 64 << 20;
 /// A list that expires more often than this is read slower than the cluster forgets.
 const MAX_RESTARTS: u32 = 20;
 
-/// Whether an object may be handed out: its namespace, its name, and its labels on demand.
-pub type Admit = Arc<dyn Fn(Option<&str>, &str, &dyn Fn() -> Labels) -> bool + Send + Sync>;
+/// How an object is handed out, by its namespace, its name, and its labels on demand.
+pub type Admit = Arc<dyn Fn(Option<&str>, &str, &dyn Fn() -> Labels) -> Shown + Send + Sync>;
+
+/// How an object of a list is handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Not at all.
+    Not,
+    /// Where it is a Secret, without its values.
+    Blotted,
+    /// As it is.
+    Whole,
+}
 
 /// What is listed.
 #[derive(Clone)]
@@ -41,10 +52,8 @@ pub struct Selection {
     pub label_selector: Option<String>,
     /// In the server's words.
     pub field_selector: Option<String>,
-    /// What of it is handed out.
+    /// What of it is handed out, and how.
     pub admit: Admit,
-    /// Whether the values of Secrets are.
-    pub secret_data: bool,
 }
 
 /// A place to list: all of it, a namespace, or one name.
@@ -64,7 +73,6 @@ pub struct Page {
     /// Whether the list expired and was begun anew behind the last object handed out: then it is not
     /// of one moment.
     pub restarted: bool,
-    shows_secrets: bool,
     is_secret: bool,
 }
 
@@ -76,6 +84,7 @@ pub struct Listed {
     span: Range<usize>,
     namespace: Option<String>,
     name: String,
+    is_blotted: bool,
 }
 
 /// A list in progress.
@@ -136,7 +145,8 @@ impl Page {
         let text = |place: usize| {
             let whole = self.whole(place).unwrap_or_default();
             let whole = String::from_utf8(whole.into()).map_err(|_| Error::failed("a list is not text"))?;
-            if self.is_secret && !self.shows_secrets { blotted(&whole) } else { Ok(whole) }
+            let is_blotted = self.is_secret && self.objects.get(place).is_none_or(|object| object.is_blotted);
+            if is_blotted { blotted(&whole) } else { Ok(whole) }
         };
         (0..self.len()).map(text).collect()
     }
@@ -330,7 +340,11 @@ fn read(cluster: &Cluster, selection: &Selection, cursor: &mut Cursor, body: Byt
                 for item in split::elements(items)? {
                     let item = item?;
                     let head = Head::of(item).ok_or_else(odd)?;
-                    if !cursor.take(&head) || !(selection.admit)(head.namespace.as_deref(), &head.name, &|| labels_of(item)) {
+                    if !cursor.take(&head) {
+                        continue;
+                    }
+                    let shown = (selection.admit)(head.namespace.as_deref(), &head.name, &|| labels_of(item));
+                    if shown == Shown::Not {
                         continue;
                     }
                     let begin = offset_of(item);
@@ -340,14 +354,16 @@ fn read(cluster: &Cluster, selection: &Selection, cursor: &mut Cursor, body: Byt
                     } else {
                         (opening.clone(), begin + 1, begin + item.len())
                     };
-                    objects.push(Listed { opening, span: begin..end, namespace: head.namespace, name: head.name });
+                    let Head { namespace, name, .. } = head;
+                    let is_blotted = shown == Shown::Blotted;
+                    objects.push(Listed { opening, span: begin..end, namespace, name, is_blotted });
                 }
             }
             _ => {}
         }
     }
     let is_secret = is_secret(&selection.kind.group, &selection.kind.kind);
-    let page = Page { body, objects, restarted: false, shows_secrets: selection.secret_data, is_secret };
+    let page = Page { body, objects, restarted: false, is_secret };
     Ok((page, token))
 }
 
@@ -407,8 +423,7 @@ impl Cluster {
             scopes: vec![Scope::default()],
             label_selector: None,
             field_selector: None,
-            admit: Arc::new(|_, _, _| true),
-            secret_data: false,
+            admit: Arc::new(|_, _, _| Shown::Blotted),
         };
         let mut listing = Listing::new(self.clone(), selection);
         let mut names = Vec::new();
@@ -452,13 +467,17 @@ mod tests {
             scopes: vec![Scope::default()],
             label_selector: None,
             field_selector: None,
-            admit: Arc::new(|_, name, labels| name != "hidden" && !labels().contains_key("secret")),
-            secret_data: false,
+            admit: Arc::new(|_, name, labels| match name {
+                "hidden" => Shown::Not,
+                "open" => Shown::Whole,
+                _ if labels().contains_key("secret") => Shown::Not,
+                _ => Shown::Blotted,
+            }),
         }
     }
 
     fn begin(selection: &Selection) -> Cursor {
-        Listing::new(cluster(), selection.clone()).at.unwrap()
+        Listing::new(cluster(), selection.clone()).at.clone().unwrap()
     }
 
     fn items(names: &[(&str, &str)]) -> String {
@@ -489,14 +508,12 @@ mod tests {
 
     #[test]
     fn the_text_of_a_secret_is_blotted_and_its_body_is_whole() {
-        let mut selection = selection("Secret");
-        let list = items(&[("n", "db")]);
-        let (page, _) = read(&cluster(), &selection, &mut begin(&selection), list.clone().into()).unwrap();
-        assert!(!page.texts().unwrap()[0].contains("dg=="));
-        assert!(String::from_utf8(page.whole(0).unwrap().into()).unwrap().contains("dg=="));
-        selection.secret_data = true;
+        let selection = selection("Secret");
+        let list = items(&[("n", "db"), ("n", "open")]);
         let (page, _) = read(&cluster(), &selection, &mut begin(&selection), list.into()).unwrap();
-        assert!(page.texts().unwrap()[0].contains("dg=="));
+        let texts = page.texts().unwrap();
+        assert!(!texts[0].contains("dg==") && texts[1].contains("dg=="));
+        assert!(String::from_utf8(page.whole(0).unwrap().into()).unwrap().contains("dg=="));
     }
 
     #[test]

@@ -158,6 +158,13 @@ impl Object {
         owner::rebuild(metadata, &moved.owners);
     }
 
+    /// Forgets who managed its fields, for modes in which the server knows better.
+    pub fn forget_managers(&mut self) {
+        if let Some(metadata) = self.metadata_mut() {
+            metadata.remove("managedFields");
+        }
+    }
+
     /// The text of it, without a Secret's values unless they are granted, and without the managers of
     /// its fields, which are half of many an object.
     pub(super) fn shown(mut self, secret_data: bool) -> String {
@@ -237,6 +244,11 @@ impl Cluster {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Labels in the body of an object; none where they cannot be read.
+pub fn labels_in(body: &[u8]) -> Labels {
+    std::str::from_utf8(body).map(labels_of).unwrap_or_default()
 }
 
 /// Labels in the text of an object.

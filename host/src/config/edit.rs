@@ -6,8 +6,9 @@
 use super::key::{ROOT, Section, Shape};
 use crate::error::{Error, Result};
 use crate::plugin::manifest::RawExecGrant;
+use crate::policy::kube::{KubeGrant, KubeVerb, NamePattern};
 use crate::policy::storage::BucketVerb;
-use crate::policy::{Effect, Verb};
+use crate::policy::{Effect, Verb, When};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,9 @@ pub struct RawGrants {
     /// `grant.bucket.*`
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bucket: BTreeMap<String, Vec<RawBucket>>,
+    /// `grant.kube.*`
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub kube: BTreeMap<String, Vec<RawKube>>,
     /// `grant.artifacts`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub artifacts: Option<RawArtifacts>,
@@ -58,6 +62,47 @@ pub struct RawBucket {
     /// Changes only scratch places.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub scratch: bool,
+}
+
+/// `grant.kube.x`, or one of them.
+#[derive(Clone, Debug, Serialize)]
+pub struct RawKube {
+    /// What may be done.
+    pub may: BTreeSet<KubeVerb>,
+    /// With which kinds.
+    pub kinds: BTreeSet<String>,
+    /// Namespaces; none is all of them, and what lies in none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+    /// Whether the plugin may read bodies itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub inspect: bool,
+    /// Whether it sees the values of Secrets.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub secret_data: bool,
+    /// Verbs it holds for.
+    pub verbs: BTreeSet<Verb>,
+    /// Whether it changes something.
+    pub effect: Effect,
+    /// Changes only scratch places.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub scratch: bool,
+}
+
+impl RawKube {
+    /// The grant that it is once it is written.
+    pub fn as_grant(&self) -> KubeGrant {
+        KubeGrant {
+            may: self.may.clone(),
+            kinds: self.kinds.clone(),
+            namespaces: self.namespaces.iter().map(NamePattern::new).collect(),
+            names: Vec::new(),
+            labels: BTreeMap::new(),
+            inspect: self.inspect,
+            secret_data: self.secret_data,
+            when: When { verbs: self.verbs.clone(), effect: self.effect, scratch: self.scratch },
+        }
+    }
 }
 
 /// `grant.artifacts`
@@ -101,7 +146,7 @@ pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) ->
         some => shape_within(some, name),
     });
     let grant = child(plugin, "grant", &format!("plugin.{label}.grant"))?;
-    for kind in ["exec", "bucket"] {
+    for kind in ["exec", "bucket", "kube"] {
         let wanted = desired.get(kind).and_then(Json::as_object).unwrap_or(&none);
         if wanted.is_empty() {
             grant.remove(kind);

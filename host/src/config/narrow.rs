@@ -5,7 +5,7 @@
 use crate::audit::unused::Used;
 use crate::error::{Error, Result};
 use crate::policy::Verb;
-use crate::policy::storage::BucketVerb;
+use crate::policy::kube::KubeVerb;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use toml_edit::{Array, DocumentMut, Item, Table, TableLike};
@@ -44,6 +44,7 @@ pub fn narrow(document: &str, used: &BTreeMap<String, Used>) -> Result<Narrowed>
         let before = narrowed.unused.len();
         each(grant, "exec", &path, used, &mut narrowed.unused, narrow_exec);
         each(grant, "bucket", &path, used, &mut narrowed.unused, narrow_bucket);
+        each(grant, "kube", &path, used, &mut narrowed.unused, narrow_kube);
         narrow_artifacts(grant, &path, used, &mut narrowed.unused);
         if narrowed.unused.len() > before {
             let mut own = Table::new();
@@ -105,10 +106,23 @@ fn narrow_exec(item: &mut Item, used: &Used) -> Cut {
 }
 
 fn narrow_bucket(item: &mut Item, used: &Used) -> Cut {
+    narrow_place(item, used, &used.bucket_verbs.iter().map(|verb| verb.name()).collect::<Vec<_>>())
+}
+
+fn narrow_kube(item: &mut Item, used: &Used) -> Cut {
+    let mut words: Vec<&str> = used.kube_verbs.iter().map(|verb| verb.name()).collect();
+    // A plan is a dry run of what is granted to be applied.
+    if used.kube_verbs.contains(&KubeVerb::DryRun) && !used.kube_verbs.contains(&KubeVerb::Apply) {
+        words.push(KubeVerb::Apply.name());
+    }
+    narrow_place(item, used, &words)
+}
+
+/// A grant for a bucket or a cluster, of which there may be several; `words` are what was done.
+fn narrow_place(item: &mut Item, used: &Used, words: &[&str]) -> Cut {
     let mut cut = Vec::new();
     let mut one = |table: &mut dyn TableLike| {
-        let words = |verb: &BucketVerb| verb.name();
-        let has_may = keep(table, "may", &used.bucket_verbs.iter().map(words).collect::<Vec<_>>(), &mut cut);
+        let has_may = keep(table, "may", words, &mut cut);
         if !has_may || !keep_verbs(table, used, &mut cut) {
             return false;
         }
@@ -119,7 +133,7 @@ fn narrow_bucket(item: &mut Item, used: &Used) -> Cut {
         let is_left = one(table);
         return (is_left, cut);
     }
-    // Several grants for one bucket, as tables or as a list.
+    // Several grants for one place, as tables or as a list.
     let n_left = if let Some(tables) = item.as_array_of_tables_mut() {
         let left: Vec<bool> = tables.iter_mut().map(|table| one(table)).collect();
         let mut left = left.into_iter();
@@ -199,6 +213,7 @@ fn drop_inspect(table: &mut dyn TableLike, used: &Used, cut: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::storage::BucketVerb;
     use std::collections::BTreeSet;
 
     const DOCUMENT: &str = r#"
@@ -244,7 +259,12 @@ effect = "reads"
 "#;
 
     fn used(verbs: &[Verb], bucket: &[BucketVerb], inspected: bool) -> Used {
-        Used { verbs: verbs.iter().copied().collect(), bucket_verbs: bucket.iter().copied().collect(), inspected }
+        Used {
+            verbs: verbs.iter().copied().collect(),
+            bucket_verbs: bucket.iter().copied().collect(),
+            inspected,
+            ..Used::default()
+        }
     }
 
     #[test]
@@ -289,7 +309,7 @@ effect = "reads"
     fn what_is_used_in_full_needs_no_other_text() {
         let verbs: BTreeSet<Verb> = [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose].into();
         let bucket = [BucketVerb::List, BucketVerb::Read, BucketVerb::Write, BucketVerb::Delete].into();
-        let all = Used { verbs, bucket_verbs: bucket, inspected: true };
+        let all = Used { verbs, bucket_verbs: bucket, inspected: true, ..Used::default() };
         let names = [
             "p.grant.artifacts",
             "p.grant.exec.dump",

@@ -11,6 +11,8 @@ wasmtime::component::bindgen!({
         "strongroom:plugin/bytes.source": crate::plugin::capability::bytes::GuestSource,
         "strongroom:plugin/bytes.sink": crate::plugin::capability::bytes::GuestSink,
         "strongroom:plugin/exec.process": crate::plugin::capability::exec::GuestProcess,
+        "strongroom:plugin/kube.cluster": crate::plugin::capability::kube::GuestCluster,
+        "strongroom:plugin/kube.listing": crate::plugin::capability::kube::GuestListing,
         "strongroom:plugin/storage.transfer": crate::plugin::capability::storage::GuestTransfer,
         "strongroom:plugin/storage.archive": crate::plugin::capability::storage::GuestArchive,
         "strongroom:plugin/storage.archive-reader": crate::plugin::capability::storage::GuestArchiveReader,

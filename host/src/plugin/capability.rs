@@ -7,6 +7,8 @@
 pub(super) mod bytes;
 #[allow(unreachable_pub, reason = "generated code names the handles of the guest as its own")]
 pub(super) mod exec;
+#[allow(unreachable_pub, reason = "generated code names the handles of the guest as its own")]
+pub(super) mod kube;
 pub(super) mod run;
 #[allow(unreachable_pub, reason = "generated code names the handles of the guest as its own")]
 pub(super) mod storage;

@@ -4,6 +4,7 @@
 
 mod concern;
 pub mod diff;
+mod kube;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -12,7 +13,7 @@ pub use concern::Concern;
 
 use super::capability::{CAPABILITIES, Risk};
 use super::component::{Component, Import};
-use super::manifest::{ExecRequest, PluginManifest, RawSlot, RawStdin};
+use super::manifest::{ExecRequest, KubeRequest, PluginManifest, RawSlot, RawStdin};
 use super::speech::{line, whole};
 use crate::policy::exec::StdinGrant;
 use crate::policy::storage::BucketVerb;
@@ -159,9 +160,9 @@ pub struct Surroundings<'a> {
 /// Something that the plugin asks for.
 #[derive(Clone, Debug, Serialize)]
 pub struct Request {
-    /// `exec`, `bucket` or `artifacts`.
+    /// `exec`, `bucket`, `kube` or `artifacts`.
     pub kind: &'static str,
-    /// Name of the command, or the setting that names the bucket.
+    /// Name of the command, or the setting that names the bucket or cluster.
     pub name: String,
     /// Why, as the vendor says.
     pub reason: String,
@@ -184,7 +185,7 @@ pub struct Request {
 /// Something that the plugin may do under given grants.
 #[derive(Clone, Debug, Serialize)]
 pub struct Effective {
-    /// `exec`, `bucket` or `artifacts`.
+    /// `exec`, `bucket`, `kube` or `artifacts`.
     pub kind: &'static str,
     /// Label of the grant.
     pub name: String,
@@ -269,7 +270,8 @@ fn is_granted(grants: &Grants, interface: &str, function: &str) -> bool {
     match (interface, function) {
         ("exec", "run") => grants.exec.values().any(|exec| exec.inspect),
         ("exec", _) => !grants.exec.is_empty(),
-        ("bytes", "source.read") => inspects(),
+        ("bytes", "source.read") => inspects() || grants.kube.values().flatten().any(|kube| kube.inspect),
+        ("kube", function) => kube::covers(function, grants.kube.values().flatten()),
         ("storage", "open-bucket") => !grants.buckets.is_empty(),
         ("storage", function) => match bucket_verbs_of(function) {
             Some(verbs) => may(verbs),
@@ -302,7 +304,12 @@ fn is_requested(manifest: &PluginManifest, interface: &str, function: &str) -> b
         ("bytes", "source.read") => {
             request.exec.iter().any(|exec| exec.grant.inspect)
                 || request.bucket.iter().any(|bucket| bucket.inspect)
+                || request.kube.iter().any(|kube| kube.inspect)
                 || request.artifacts.as_ref().is_some_and(|artifacts| !artifacts.inspect.is_empty())
+        }
+        ("kube", function) => {
+            let asked: Vec<_> = request.kube.iter().map(KubeRequest::as_grant).collect();
+            kube::covers(function, asked.iter())
         }
         ("storage", "open-bucket") => !request.bucket.is_empty(),
         ("storage", function) => match bucket_verbs_of(function) {
@@ -365,7 +372,7 @@ fn requests(manifest: &PluginManifest) -> Vec<Request> {
         scratch: false,
         inspect: !artifacts.inspect.is_empty(),
     });
-    exec.chain(buckets).chain(artifacts).collect()
+    exec.chain(buckets).chain(request.kube.iter().map(kube::request)).chain(artifacts).collect()
 }
 
 /// What a slot admits, in words.
@@ -418,7 +425,8 @@ fn effective(grants: &Grants) -> Vec<Effective> {
         effect: Effect::Reads,
         inspect: !grant.inspect.is_empty(),
     });
-    exec.chain(buckets).chain(artifacts).collect()
+    let clusters = grants.kube.iter().flat_map(|(label, grants)| grants.iter().map(|grant| kube::effective(label, grant)));
+    exec.chain(buckets).chain(clusters).chain(artifacts).collect()
 }
 
 fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {

@@ -39,6 +39,9 @@ fn add(linker: &mut Linker<State>, component: &Component, grants: &Grants) -> wa
     if !grants.exec.is_empty() {
         contract::exec::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
     }
+    if !grants.kube.is_empty() {
+        contract::kube::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
+    }
     if component.imports_wasi() {
         add_inert_wasi(linker)?;
     }

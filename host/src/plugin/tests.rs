@@ -99,6 +99,7 @@ pub(super) fn all_grants() -> Grants {
             "data".to_owned(),
             vec![bucket(read, Effect::Reads), bucket(write, Effect::Changes)],
         )]),
+        kube: BTreeMap::new(),
         artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()], requested: None }),
         ceilings: Vec::new(),
     }
@@ -149,6 +150,7 @@ impl Bench {
                 secrets: BTreeMap::new(),
             }),
             buckets: BTreeMap::from([("data".to_owned(), Arc::clone(&self.drawer) as SharedBucket)]),
+            clusters: BTreeMap::new(),
             artifacts: Arc::clone(&self.shelf) as _,
             scratch: None,
             reporter: Arc::clone(&self.notes) as _,

@@ -59,6 +59,7 @@ fn policy(when: &When, occasion: Occasion) -> Policy {
         grants: Grants {
             exec: [("x".to_owned(), exec)].into(),
             buckets: [("b".to_owned(), vec![bucket])].into(),
+            kube: std::collections::BTreeMap::new(),
             artifacts: Some(ArtifactGrant::default()),
             ceilings: Vec::new(),
         },

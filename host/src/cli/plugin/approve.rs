@@ -39,6 +39,12 @@ pub struct ApproveArgs {
     /// A bucket besides those that jobs and targets name, by the setting or option that names it
     #[arg(long = "bucket", value_name = "SETTING=LABEL", value_parser = super::super::restore::parse_pair)]
     pub buckets: Vec<(String, String)>,
+    /// A cluster besides those that jobs and targets name, by the setting or option that names it
+    #[arg(long = "cluster", value_name = "SETTING=LABEL", value_parser = super::super::restore::parse_pair)]
+    pub clusters: Vec<(String, String)>,
+    /// A namespace of a cluster that it may use, where * stands for any characters; `*` alone is all of them, and what lies in none
+    #[arg(long = "namespace", value_name = "CLUSTER=NAME", value_parser = super::super::restore::parse_pair)]
+    pub namespaces: Vec<(String, String)>,
 }
 
 /// `NAME=PATH`, as `--program` takes it.
@@ -104,6 +110,7 @@ pub(super) fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<E
         };
         output.complain(&inspect_in(&component, surroundings).to_string());
         ask::buckets(&component.manifest, &config, &mut known, &output)?;
+        ask::clusters(&component.manifest, &config, &mut known, &output)?;
     }
     let search = environment::process("PATH").and_then(|path| path.into_string().ok()).unwrap_or_default();
     let mut grants = propose::grants(&component.manifest, &known, &search)?;
@@ -172,7 +179,16 @@ fn known(args: &ApproveArgs, config: &Config, label: &Label, component: &Compone
     let mut known = propose::Known { programs: args.programs.iter().cloned().collect(), ..propose::Known::default() };
     let jobs = config.jobs.values().filter(|job| job.plugin == *label).map(|job| &job.settings);
     let targets = config.targets.values().map(|target| &target.options);
-    jobs.chain(targets).for_each(|table| propose::buckets_named(&component.manifest, table, &mut known.buckets));
+    for table in jobs.chain(targets) {
+        propose::buckets_named(&component.manifest, table, &mut known.buckets);
+        propose::clusters_named(&component.manifest, table, &mut known.clusters);
+    }
+    for (setting, cluster) in &args.clusters {
+        known.clusters.entry(setting.clone()).or_default().insert(cluster.clone());
+    }
+    for (cluster, namespace) in &args.namespaces {
+        known.namespaces.entry(cluster.clone()).or_default().insert(namespace.clone());
+    }
     for (setting, bucket) in &args.buckets {
         known.buckets.entry(setting.clone()).or_default().insert(bucket.clone());
     }

@@ -3,6 +3,7 @@
 use super::{ApprovalState, Component, Inspection, SignatureState};
 use crate::plugin::manifest::RawStdin;
 use crate::policy::exec::StdinGrant;
+use crate::policy::kube::KubeGrant;
 use crate::policy::{Effect, Grants};
 use serde::Serialize;
 
@@ -21,6 +22,8 @@ pub enum Concern {
     Changes,
     /// Commands of it get secrets.
     Secrets,
+    /// It is the administrator of a cluster, or reads every Secret of one.
+    ClusterAdministrator,
     /// It imports functions that no request covers.
     NeverAllowed,
     /// It imports WASI, which is inert.
@@ -35,12 +38,13 @@ pub enum Concern {
 
 impl Concern {
     /// All of them, in order.
-    pub const ALL: [Concern; 10] = [
+    pub const ALL: [Concern; 11] = [
         Concern::Exec,
         Concern::StdinFromPlugin,
         Concern::Inspect,
         Concern::Changes,
         Concern::Secrets,
+        Concern::ClusterAdministrator,
         Concern::NeverAllowed,
         Concern::Wasi,
         Concern::Unsigned,
@@ -56,6 +60,7 @@ impl Concern {
             Concern::Inspect => "inspect",
             Concern::Changes => "changes",
             Concern::Secrets => "secrets",
+            Concern::ClusterAdministrator => "cluster-administrator",
             Concern::NeverAllowed => "never-allowed",
             Concern::Wasi => "wasi",
             Concern::Unsigned => "unsigned",
@@ -90,6 +95,12 @@ pub(super) fn of(inspection: &Inspection, component: &Component, grants: Option<
         },
         (Concern::Secrets, None) => request.exec.iter().any(|exec| !exec.grant.secrets.is_empty()),
         (Concern::Secrets, Some(grants)) => grants.exec.values().any(|exec| !exec.secrets.is_empty()),
+        (Concern::ClusterAdministrator, None) => {
+            request.kube.iter().any(|kube| kube.as_grant().is_administrator())
+        }
+        (Concern::ClusterAdministrator, Some(grants)) => {
+            grants.kube.values().flatten().any(KubeGrant::is_administrator)
+        }
         (Concern::NeverAllowed, _) => {
             inspection.imports.iter().flat_map(|import| &import.functions).any(|function| !function.requested)
         }

@@ -4,7 +4,7 @@
 //! less. A command line that is not the same is another command, whatever it is called.
 
 use crate::plugin::component::Component;
-use crate::plugin::manifest::{BucketRequest, ExecRequest};
+use crate::plugin::manifest::{BucketRequest, ExecRequest, KubeRequest};
 use crate::plugin::speech::line;
 use crate::policy::{Effect, Verb};
 use serde::Serialize;
@@ -45,7 +45,7 @@ pub struct Side {
 /// One thing that is there on one side only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// `import`, `exec`, `bucket` or `artifacts`.
+    /// `import`, `exec`, `bucket`, `kube` or `artifacts`.
     pub kind: &'static str,
     /// The function, or the name of the request.
     pub name: String,
@@ -125,6 +125,7 @@ fn asked(component: &Component) -> Vec<Asked> {
         .collect();
     all.extend(request.exec.iter().map(exec));
     all.extend(request.bucket.iter().map(bucket));
+    all.extend(request.kube.iter().map(kube));
     if let Some(artifacts) = &request.artifacts {
         let change = Change {
             kind: "artifacts",
@@ -168,6 +169,20 @@ fn bucket(request: &BucketRequest) -> Asked {
         what: format!("{}; {when}", super::bucket_verbs(&request.may)),
         reason: line(&request.reason),
     };
+    Asked { change, body: request.setting.clone(), verbs: request.verbs.clone(), powers }
+}
+
+fn kube(request: &KubeRequest) -> Asked {
+    let mut powers = powers(request.inspect, request.effect, request.scratch);
+    powers.extend(request.may.iter().map(|verb| verb.name().to_owned()));
+    powers.extend(request.kinds.iter().map(|kind| format!("kind {kind}")));
+    if request.secret_data {
+        powers.insert("values of Secrets".to_owned());
+    }
+    let shown = super::kube::request(request);
+    let when = super::text::when(&shown.verbs, request.effect, request.scratch, request.inspect);
+    let what = format!("{}; {when}", shown.what);
+    let change = Change { kind: "kube", name: shown.name, what, reason: shown.reason };
     Asked { change, body: request.setting.clone(), verbs: request.verbs.clone(), powers }
 }
 

@@ -196,8 +196,9 @@ fn clusters_and_metrics_are_known_to_a_ceiling() {
     let grant = |kind: &str, namespace: &str| KubeGrant {
         may: [KubeVerb::Get].into(),
         kinds: [kind.to_owned()].into(),
-        namespaces: (!namespace.is_empty()).then(|| namespace.to_owned()).into_iter().collect(),
-        names: BTreeSet::new(),
+        namespaces: (!namespace.is_empty()).then(|| NamePattern::new(namespace)).into_iter().collect(),
+        names: Vec::new(),
+        labels: BTreeMap::new(),
         inspect: false,
         secret_data: false,
         when: when.clone(),
@@ -205,11 +206,20 @@ fn clusters_and_metrics_are_known_to_a_ceiling() {
     let server = "https://prod.example.org";
     assert_eq!(ceiling.kube_grant(server, &grant("/ConfigMap", "shop-a")), Ok(()));
     assert_eq!(ceiling.kube_grant(server, &grant("/Pod", "shop-a")), Ok(()), "it is named");
+    for covered in ["shop-*", "shop-eu-*", "shop-*-test"] {
+        assert_eq!(ceiling.kube_grant(server, &grant("/ConfigMap", covered)), Ok(()), "{covered}");
+    }
+    let shows = KubeGrant { secret_data: true, ..grant("/Pod", "shop-a") };
+    assert_eq!(ceiling.kube_grant(server, &shows).unwrap_err().key, "inspect", "values of Secrets are bytes as well");
     for (server, kind, namespace, key) in [
         ("https://prod.example.org.evil", "/ConfigMap", "shop-a", "cluster"),
         (server, "/Secret", "shop-a", "kinds"),
         (server, "/ConfigMap", "kube-system", "namespaces"),
         (server, "/ConfigMap", "", "namespaces"),
+        // What could stand for another namespace is not covered.
+        (server, "/ConfigMap", "*", "namespaces"),
+        (server, "/ConfigMap", "sho*", "namespaces"),
+        (server, "/ConfigMap", "*shop-a", "namespaces"),
     ] {
         assert_eq!(ceiling.kube_grant(server, &grant(kind, namespace)).unwrap_err().key, key, "{kind} {namespace}");
     }

@@ -49,15 +49,61 @@ pub(super) fn buckets(
     known: &mut propose::Known,
     output: &Output,
 ) -> Result<()> {
-    let settings: BTreeSet<&String> = manifest.request.bucket.iter().map(|request| &request.setting).collect();
+    let asked = manifest.request.bucket.iter().map(|request| (&request.setting, &request.reason)).collect();
+    let configured = config.buckets.keys().map(Label::as_str).collect();
+    places("bucket", &asked, &configured, &mut known.buckets, output)
+}
+
+/// Asks which clusters are meant, and which namespaces of each: there is no default.
+pub(super) fn clusters(
+    manifest: &PluginManifest,
+    config: &Config,
+    known: &mut propose::Known,
+    output: &Output,
+) -> Result<()> {
+    let asked = manifest.request.kube.iter().map(|request| (&request.setting, &request.reason)).collect();
+    let configured = config.clusters.keys().map(Label::as_str).collect();
+    places("cluster", &asked, &configured, &mut known.clusters, output)?;
+    let labels: BTreeSet<String> = known.clusters.values().flatten().cloned().collect();
+    for label in labels {
+        let given: Vec<String> = known.namespaces.get(&label).into_iter().flatten().cloned().collect();
+        output.complain(&format!("\nwhich namespaces of cluster \"{}\"?", vendor::line(&label, 64)));
+        let question = if given.is_empty() {
+            "names, where * stands for any characters; * alone for all and what lies in none; or nothing for none:"
+                .to_owned()
+        } else {
+            format!("y for {}, other names, or nothing for none:", given.join(", "))
+        };
+        let answer = answer(&question)?;
+        let chosen: BTreeSet<String> = match answer.as_str() {
+            "y" | "Y" | "yes" => given.into_iter().collect(),
+            other => other.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        };
+        if chosen.is_empty() {
+            known.clusters.values_mut().for_each(|labels| labels.retain(|one| *one != label));
+        }
+        known.namespaces.insert(label, chosen);
+    }
+    Ok(())
+}
+
+/// Asks which buckets or clusters are meant by each setting that names one.
+fn places(
+    what: &str,
+    asked: &Vec<(&String, &String)>,
+    configured: &BTreeSet<&str>,
+    known: &mut BTreeMap<String, BTreeSet<String>>,
+    output: &Output,
+) -> Result<()> {
+    let settings: BTreeSet<&String> = asked.iter().map(|(setting, _)| *setting).collect();
     for setting in settings {
-        let offered: Vec<String> = known.buckets.get(setting).into_iter().flatten().cloned().collect();
-        output.complain(&format!("\nwhich bucket is \"{}\"?", vendor::line(setting, 128)));
-        for request in manifest.request.bucket.iter().filter(|request| request.setting == *setting) {
-            output.complain(&format!("  why, says the vendor: {}", vendor::line(&request.reason, vendor::MAX_BYTES)));
+        let offered: Vec<String> = known.get(setting).into_iter().flatten().cloned().collect();
+        output.complain(&format!("\nwhich {what} is \"{}\"?", vendor::line(setting, 128)));
+        for (_, reason) in asked.iter().filter(|(name, _)| *name == setting) {
+            output.complain(&format!("  why, says the vendor: {}", vendor::line(reason, vendor::MAX_BYTES)));
         }
         let question = if offered.is_empty() {
-            "label(s) of buckets, or nothing for none:".to_owned()
+            format!("label(s) of {what}s, or nothing for none:")
         } else {
             format!("y for {}, other label(s), or nothing for none:", offered.join(", "))
         };
@@ -67,12 +113,12 @@ pub(super) fn buckets(
             other => other.split([',', ' ']).filter(|label| !label.is_empty()).map(str::to_owned).collect(),
         };
         for label in &chosen {
-            if !config.buckets.keys().any(|bucket| bucket.as_str() == label) {
-                return Err(Error::invalid(format!("there is no bucket \"{}\"", vendor::line(label, 64)))
+            if !configured.contains(label.as_str()) {
+                return Err(Error::invalid(format!("there is no {what} \"{}\"", vendor::line(label, 64)))
                     .hint("add it to the configuration first, or name another one"));
             }
         }
-        known.buckets.insert(setting.clone(), chosen);
+        known.insert(setting.clone(), chosen);
     }
     Ok(())
 }
@@ -128,6 +174,19 @@ pub(super) fn grants(
         }
     }
     without.iter().for_each(|label| drop(grants.bucket.remove(label)));
+    without.clear();
+    for (label, several) in &grants.kube {
+        for grant in several {
+            output.complain(&format!("\ncluster \"{label}\"\n{}", propose::toml(grant)?));
+            if grant.as_grant().is_administrator() {
+                output.complain("  whoever holds this is the cluster's administrator");
+            }
+        }
+        if !yes("grant it?")? {
+            without.push(label.clone());
+        }
+    }
+    without.iter().for_each(|label| drop(grants.kube.remove(label)));
     if let Some(artifacts) = &grants.artifacts {
         if !artifacts.inspect.is_empty() {
             output
