@@ -7,6 +7,7 @@
 //!
 //! The audit log of the API server holds every request for exec with its arguments, and nothing else.
 
+pub mod front;
 pub mod keeper;
 mod pki;
 pub mod user;

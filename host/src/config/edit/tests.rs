@@ -95,6 +95,7 @@ fn all() -> RawGrants {
             ("two".to_owned(), vec![bucket(Verb::Backup, Effect::Reads), bucket(Verb::Restore, Effect::Changes)]),
         ]
         .into(),
+        kube: BTreeMap::new(),
         artifacts: Some(RawArtifacts { inspect: vec!["globals[.]sql".to_owned()] }),
     }
 }

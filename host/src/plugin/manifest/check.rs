@@ -25,7 +25,7 @@ const TOP: Keys = Keys {
     known: &["name", "version", "summary", "licence", "component", "minimum_host", "settings", "options", "request"],
     required: &["name", "version", "summary", "licence", "component"],
 };
-const REQUEST: Keys = Keys { known: &["exec", "bucket", "artifacts"], required: &[] };
+const REQUEST: Keys = Keys { known: &["exec", "bucket", "kube", "artifacts"], required: &[] };
 const EXEC: Keys = Keys {
     known: &[
         "name",
@@ -52,6 +52,10 @@ const SLOT: Keys = Keys { known: &["pattern", "glob", "setting", "max_bytes", "m
 const BUCKET: Keys = Keys {
     known: &["setting", "reason", "may", "inspect", "verbs", "effect", "scratch"],
     required: &["setting", "reason", "may", "verbs", "effect"],
+};
+const KUBE: Keys = Keys {
+    known: &["setting", "reason", "may", "kinds", "inspect", "secret_data", "verbs", "effect", "scratch"],
+    required: &["setting", "reason", "may", "kinds", "verbs", "effect"],
 };
 const ARTIFACTS: Keys = Keys { known: &["reason", "inspect"], required: &["reason"] };
 
@@ -182,6 +186,9 @@ fn check_shape(top: &Table, mistakes: &mut Mistakes) {
     }
     for (at, bucket) in tables_at(request.get("bucket"), "request.bucket", mistakes) {
         mistakes.keys(&at, bucket, &BUCKET);
+    }
+    for (at, kube) in tables_at(request.get("kube"), "request.kube", mistakes) {
+        mistakes.keys(&at, kube, &KUBE);
     }
     if let Some(artifacts) = table_at(request.get("artifacts"), "request.artifacts", mistakes) {
         mistakes.keys("request.artifacts", artifacts, &ARTIFACTS);
