@@ -7,7 +7,7 @@ pub use objects::{KINDS, LABEL, custom, objects};
 
 use crate::kube::Cluster;
 use crate::relay::{private, sha256};
-use crate::{Output, Sandbox, plugin};
+use crate::{Output, Sandbox, plugin, root};
 use age::secrecy::ExposeSecret;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -15,35 +15,13 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::Stdio;
 
-/// Kinds that give power over a cluster, and are granted by name only.
-const POWERFUL: &[&str] = &[
-    "*",
-    "/Pod",
-    "/PodTemplate",
-    "/ReplicationController",
-    "/Secret",
-    "/ServiceAccount",
-    "/PersistentVolume",
-    "/Namespace",
-    "apps/DaemonSet",
-    "apps/Deployment",
-    "apps/ReplicaSet",
-    "apps/StatefulSet",
-    "batch/CronJob",
-    "batch/Job",
-    "rbac.authorization.k8s.io/Role",
-    "rbac.authorization.k8s.io/RoleBinding",
-    "rbac.authorization.k8s.io/ClusterRole",
-    "rbac.authorization.k8s.io/ClusterRoleBinding",
-    "admissionregistration.k8s.io/ValidatingWebhookConfiguration",
-    "admissionregistration.k8s.io/MutatingWebhookConfiguration",
-    "admissionregistration.k8s.io/ValidatingAdmissionPolicy",
-    "admissionregistration.k8s.io/ValidatingAdmissionPolicyBinding",
-    "admissionregistration.k8s.io/MutatingAdmissionPolicy",
-    "admissionregistration.k8s.io/MutatingAdmissionPolicyBinding",
-    "apiextensions.k8s.io/CustomResourceDefinition",
-    "apiregistration.k8s.io/APIService",
-];
+/// The kinds that the plugin asks for, as its manifest lists them.
+fn requested_kinds() -> Vec<String> {
+    let text = std::fs::read_to_string(root().join("plugins/kubernetes/plugin.toml")).expect("the plugin's manifest");
+    let manifest: toml::Table = text.parse().expect("a manifest is TOML");
+    let kinds = manifest["request"]["kube"][0]["kinds"].as_array().expect("a request names kinds");
+    kinds.iter().map(|kind| kind.as_str().expect("a kind is text").to_owned()).collect()
+}
 
 /// A sandbox with the job `clusters`.
 #[derive(Debug)]
@@ -98,6 +76,7 @@ store = "main"
 "#,
             source = component.display(),
         );
+        let kinds = requested_kinds();
         for (label, place) in clusters {
             config.push_str(&format!("[cluster.{label}]\n{place}\n"));
             for (may, verbs, effect, scratch) in [
@@ -107,7 +86,7 @@ store = "main"
                 ("\"apply\", \"delete\"", "\"verify\"", "changes", true),
             ] {
                 config.push_str(&format!(
-                    "[[plugin.kubernetes.grant.kube.{label}]]\nmay = [{may}]\nkinds = {POWERFUL:?}\nverbs = [{verbs}]\n\
+                    "[[plugin.kubernetes.grant.kube.{label}]]\nmay = [{may}]\nkinds = {kinds:?}\nverbs = [{verbs}]\n\
                      effect = \"{effect}\"\nscratch = {scratch}\n"
                 ));
             }
