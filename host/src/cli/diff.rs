@@ -53,7 +53,7 @@ pub async fn run(args: DiffArgs, globals: &Globals, cancel: CancellationToken) -
         .prefix("strongroom-diff-")
         .tempdir()
         .doing(|| "make a directory for one side of a comparison".to_owned())?;
-    let lent = lend::lend(&mut session, &args.job, scratch.path(), true)?;
+    let lent = lend::lend(&mut session, &args.job, scratch.path())?;
     let job = session.job(&args.job, Needs { identity: true, target: None }).await?;
     let manifest = &job.plugin.component().manifest;
     lend::check_knows(manifest, "diff", "compare")?;

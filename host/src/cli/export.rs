@@ -55,7 +55,7 @@ pub async fn run(args: ExportArgs, globals: &Globals, cancel: CancellationToken)
     let mut session = Session::open(globals, cancel)?;
     session.config.job(&args.job)?;
     std::fs::create_dir_all(&args.to).doing(|| format!("make \"{}\"", args.to.display()))?;
-    let bucket = lend::lend(&mut session, &args.job, &args.to, true)?;
+    let bucket = lend::lend(&mut session, &args.job, &args.to)?;
     let mut job = session.job(&args.job, Needs { identity: true, target: None }).await?;
     if let Some(key) = &args.trust_signer {
         job.catalog = job.catalog.trusting(key.parse()?);

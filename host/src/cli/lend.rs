@@ -14,33 +14,29 @@ use std::path::Path;
 /// The option by which a plugin is told where it restores to, and what it can do there.
 pub(super) const TO: &str = "to";
 
-/// Lends `dir` to the plugin of a job, for restores, to read or to write. The label is one that no
-/// bucket of the configuration has.
+/// Lends `dir` to the plugin of a job, for restores: to read, and to write where it is no plan. The
+/// label is one that no bucket of the configuration has.
 ///
 /// Errors: `Invalid` for a job that is none, and for a directory that cannot be one.
-pub(super) fn lend(session: &mut Session, job: &str, dir: &Path, writes: bool) -> Result<Label> {
+pub(super) fn lend(session: &mut Session, job: &str, dir: &Path) -> Result<Label> {
     let plugin = session.config.job(job)?.1.plugin.clone();
     let path = std::path::absolute(dir).doing(|| format!("find \"{}\"", dir.display()))?;
     let free = |n: &u32| !session.config.buckets.keys().any(|label| label.as_str() == name(*n));
     let label: Label = name((0..).find(free).unwrap_or_default()).parse()?;
-    let may = if writes {
-        vec![BucketVerb::List, BucketVerb::Read, BucketVerb::Write, BucketVerb::Overwrite, BucketVerb::Delete]
-    } else {
-        vec![BucketVerb::List, BucketVerb::Read]
-    };
-    let grant = BucketGrant {
-        may: may.into_iter().collect(),
+    let grant = |may: &[BucketVerb], effect: Effect| BucketGrant {
+        may: may.iter().copied().collect(),
         prefixes: vec![String::new()],
-        inspect: true,
-        when: When {
-            verbs: [Verb::Restore].into(),
-            effect: if writes { Effect::Changes } else { Effect::Reads },
-            scratch: false,
-        },
+        inspect: effect == Effect::Reads,
+        when: When { verbs: [Verb::Restore].into(), effect, scratch: false },
     };
+    // Two of them: a plan withholds what changes something, and may still read.
+    let grants = [
+        grant(&[BucketVerb::List, BucketVerb::Read], Effect::Reads),
+        grant(&[BucketVerb::Write, BucketVerb::Overwrite, BucketVerb::Delete], Effect::Changes),
+    ];
     session.config.buckets.insert(label.clone(), BucketConfig::Local { path });
     if let Some(config) = session.config.plugins.get_mut(&plugin) {
-        config.grants.buckets.entry(label.to_string()).or_default().push(grant);
+        config.grants.buckets.entry(label.to_string()).or_default().extend(grants);
     }
     Ok(label)
 }

@@ -154,35 +154,35 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn check(from: Value, to: Value, expected: &[&str]) {
-        let found: Vec<_> = differences(&from, &to).iter().map(ToString::to_string).collect();
+    fn check(from: &Value, to: &Value, expected: &[&str]) {
+        let found: Vec<_> = differences(from, to).iter().map(ToString::to_string).collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn every_field_that_differs_is_named() {
-        check(json!({"a": 1}), json!({"a": 1}), &[]);
-        check(json!({"spec": {"replicas": 3}}), json!({"spec": {"replicas": 5}}), &["spec.replicas 3 -> 5"]);
-        check(json!({"a": {"b": "x"}}), json!({"a": {}}), &["a.b - \"x\""]);
-        check(json!({}), json!({"a": {"b": 1, "c": 2}}), &["a + {2 fields}"]);
-        check(json!({"a": null}), json!({"a": false}), &["a null -> false"]);
+        check(&json!({"a": 1}), &json!({"a": 1}), &[]);
+        check(&json!({"spec": {"replicas": 3}}), &json!({"spec": {"replicas": 5}}), &["spec.replicas 3 -> 5"]);
+        check(&json!({"a": {"b": "x"}}), &json!({"a": {}}), &["a.b - \"x\""]);
+        check(&json!({}), &json!({"a": {"b": 1, "c": 2}}), &["a + {2 fields}"]);
+        check(&json!({"a": null}), &json!({"a": false}), &["a null -> false"]);
         check(
-            json!({"metadata": {"labels": {"a.b/c": "1"}}}),
-            json!({"metadata": {"labels": {"a.b/c": "2"}}}),
+            &json!({"metadata": {"labels": {"a.b/c": "1"}}}),
+            &json!({"metadata": {"labels": {"a.b/c": "2"}}}),
             &["metadata.labels[\"a.b/c\"] \"1\" -> \"2\""],
         );
-        check(json!({"a": [1, 2]}), json!({"a": [1, 3, 4]}), &["a[1] 2 -> 3", "a[2] + 4"]);
+        check(&json!({"a": [1, 2]}), &json!({"a": [1, 3, 4]}), &["a[1] 2 -> 3", "a[2] + 4"]);
         check(
-            json!({"c": [{"name": "web", "image": "a"}, {"name": "log"}]}),
-            json!({"c": [{"name": "new"}, {"name": "web", "image": "b"}]}),
+            &json!({"c": [{"name": "web", "image": "a"}, {"name": "log"}]}),
+            &json!({"c": [{"name": "new"}, {"name": "web", "image": "b"}]}),
             &["c[web].image \"a\" -> \"b\"", "c[log] - {1 fields}", "c[new] + {1 fields}"],
         );
         check(
-            json!([{"name": "a"}, {"name": "b"}]),
-            json!([{"name": "b"}, {"name": "a"}]),
+            &json!([{"name": "a"}, {"name": "b"}]),
+            &json!([{"name": "b"}, {"name": "a"}]),
             &[" (order) a, b -> b, a"],
         );
-        check(json!([{"port": 80}]), json!([{"port": 80, "x": 1}]), &["[80/TCP].x + 1"]);
+        check(&json!([{"port": 80}]), &json!([{"port": 80, "x": 1}]), &["[80/TCP].x + 1"]);
         let long = differences(&json!({"a": "x".repeat(500)}), &json!({}));
         assert!(show(&long).len() < 200 && show(&long).contains("502 bytes"), "{}", show(&long));
         let many: Value = (0..20).map(|n| (format!("f{n}"), n.into())).collect::<serde_json::Map<_, _>>().into();

@@ -47,7 +47,8 @@ pub(crate) fn obstacle(error: &Error) -> Obstacle {
         return Obstacle::Terminating;
     }
     match error {
-        Error::Conflict(_) if has("manager") || has("conflict with") => Obstacle::OwnedByOthers(text.to_owned()),
+        Error::Conflict(_) if has("conflict with \"") => Obstacle::OwnedByOthers(text.to_owned()),
+        Error::Conflict(_) if has("has been modified") => Obstacle::Other,
         Error::Conflict(_) => Obstacle::Exists,
         Error::Denied(_) => Obstacle::NotGranted,
         Error::NotFound(_) if has("namespaces \"") => Obstacle::NoNamespace,
@@ -105,6 +106,8 @@ mod tests {
     fn the_answer_of_a_server_says_what_stood_in_the_way() {
         for (error, expected) in [
             (Error::Conflict("configmaps \"a\" already exists".into()), Obstacle::Exists),
+            (Error::Conflict("roles \"kube-controller-manager\" already exists".into()), Obstacle::Exists),
+            (Error::Conflict("the object has been modified; please apply your changes to the latest version".into()), Obstacle::Other),
             (
                 Error::Failed("pods \"a\" is forbidden: exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1".into()),
                 Obstacle::Quota("small".into()),
@@ -136,7 +139,7 @@ mod tests {
         ] {
             assert!(matches!(obstacle(&immutable), Obstacle::Immutable(_)));
         }
-        let owned = Error::Conflict("conflict with manager \"kubectl\": .spec.replicas".into());
+        let owned = Error::Conflict("conflict with \"kubectl\" using apps/v1 over .spec.replicas".into());
         assert!(matches!(obstacle(&owned), Obstacle::OwnedByOthers(_)));
         assert!(obstacle(&owned).advice().contains("force"));
     }

@@ -126,7 +126,8 @@ impl Export<'_> {
                 continue;
             }
             if let Some(why) = left_out(&kind, &object) {
-                let path = recorded.path.trim_end_matches(".json").trim_start_matches("_/");
+                let path = recorded.path.strip_suffix(".json").unwrap_or(&recorded.path);
+                let path = path.strip_prefix("_/").unwrap_or(path);
                 self.left_out.push(format!("{label}: {kind} {path}: {why}"));
                 continue;
             }

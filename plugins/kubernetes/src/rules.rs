@@ -60,7 +60,16 @@ pub(crate) fn refuses(kind: &Kind, object: &Value, keep: Keep) -> Option<&'stati
             }
             _ => None,
         },
-        ("", "ConfigMap") if text(object, &["metadata", "name"]) == Some("kube-root-ca.crt") => {
+        ("", "ConfigMap")
+            if matches!(
+                text(object, &["metadata", "name"]),
+                Some(
+                    "kube-root-ca.crt"
+                        | "extension-apiserver-authentication"
+                        | "kube-apiserver-legacy-service-account-token-tracking"
+                )
+            ) =>
+        {
             Some("the cluster writes its own authority into it")
         }
         ("discovery.k8s.io", "EndpointSlice")

@@ -235,3 +235,30 @@ impl Default for Options {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Options, Settings};
+    use serde_json::{Map, Value, json};
+
+    /// What the manifest says a setting or option is unless given.
+    fn defaults(section: &str) -> Map<String, Value> {
+        let manifest: toml::Table = include_str!("../plugin.toml").parse().unwrap();
+        let properties = manifest[section]["properties"].as_table().unwrap().clone();
+        let default = |(name, property): (String, toml::Value)| {
+            Some((name, serde_json::to_value(property.get("default")?).unwrap()))
+        };
+        properties.into_iter().filter_map(default).collect()
+    }
+
+    #[test]
+    fn the_manifest_says_the_defaults_that_the_code_has() {
+        let mut written = defaults("settings");
+        assert!(written.len() > 10);
+        written.insert("clusters".into(), json!(["prod"]));
+        let written: Settings = serde_json::from_value(written.into()).unwrap();
+        assert_eq!(written, serde_json::from_value::<Settings>(json!({"clusters": ["prod"]})).unwrap());
+        let written: Options = serde_json::from_value(defaults("options").into()).unwrap();
+        assert_eq!(written, Options::default());
+    }
+}

@@ -157,7 +157,7 @@ fn within(namespace: &str) -> Vec<Value> {
     let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "other"});
     let port = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
     let nowhere = json!({"metadata": {"labels": labels}, "spec": {"nodeSelector": {"nowhere": "yes"}, "containers": [{"name": "main", "image": "x"}]}});
-    let pending = json!({"schedulerName": "nobody", "containers": [{"name": "main", "image": "old.example.org/shop:1"}]});
+    let pending = json!({"schedulerName": "nobody", "serviceAccountName": "robot", "containers": [{"name": "main", "image": "old.example.org/shop:1"}]});
     let rule = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]);
     let reader = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"});
     let robot = json!([{"kind": "ServiceAccount", "name": "robot", "namespace": namespace}]);
@@ -167,7 +167,7 @@ fn within(namespace: &str) -> Vec<Value> {
         here("v1", "ServiceAccount", "robot", json!({})),
         here("rbac.authorization.k8s.io/v1", "Role", "reader", json!({"rules": rule})),
         here("rbac.authorization.k8s.io/v1", "RoleBinding", "reader", json!({"roleRef": reader, "subjects": robot})),
-        here("v1", "LimitRange", "limits", json!({"spec": {"limits": [{"type": "Pod", "max": {"cpu": "8"}}]}})),
+        here("v1", "LimitRange", "limits", json!({"spec": {"limits": [{"type": "PersistentVolumeClaim", "max": {"storage": "9Gi"}}]}})),
         here("v1", "PersistentVolumeClaim", "data", json!({"spec": claim})),
         here("v1", "Service", "plain", json!({"spec": {"selector": labels, "ports": port}})),
         here("v1", "Service", "headless", json!({"spec": {"clusterIP": "None", "selector": labels, "ports": port}})),

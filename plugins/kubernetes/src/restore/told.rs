@@ -101,7 +101,7 @@ impl Told {
                 Deed::Left => Step::skipped("leave alone", target).note(format!("{objects} exist already")),
                 Deed::NotMeant => Step::skipped("leave out", target).note(format!("{objects} that are not restored")),
                 Deed::Refused => {
-                    Step::failed("restore", target).note(format!("{objects} were refused, and are named above"))
+                    Step::failed("restore", target).note(format!("{objects} refused, named above"))
                 }
             };
             step.report();
