@@ -345,8 +345,11 @@ impl Cluster {
     /// The same for stored objects that stay unseen.
     pub fn apply_unseen(&self, objects: Vec<Unseen>, write: Write) -> Result<Vec<Result<Written>>> {
         let expected = objects.len();
-        let objects =
-            objects.into_iter().map(|Unseen { body, namespace, owners }| wit::Unseen { body: body.0, namespace, owners });
+        let objects = objects.into_iter().map(|Unseen { body, namespace, owners }| wit::Unseen {
+            body: body.0,
+            namespace,
+            owners,
+        });
         let written = self.inner.apply_unseen(objects.collect(), write.to_wit());
         each(written.map_err(|error| self.error(error, "write stored objects"))?, expected)
     }
@@ -391,7 +394,10 @@ impl Cluster {
 }
 
 /// The results of a call that answers for each object; the host owes as many as it was given.
-fn each(written: Vec<std::result::Result<wit::Written, types::Error>>, expected: usize) -> Result<Vec<Result<Written>>> {
+fn each(
+    written: Vec<std::result::Result<wit::Written, types::Error>>,
+    expected: usize,
+) -> Result<Vec<Result<Written>>> {
     if written.len() != expected {
         return Err(Error::failed("the host answered for another number of objects than it was given"));
     }
@@ -455,9 +461,11 @@ mod tests {
 
     #[test]
     fn a_kind_is_named_as_in_grants_and_as_in_objects() {
-        for (group, version, name, api_version) in
-            [("", "v1", "/Pod", "v1"), ("apps", "v1", "apps/Pod", "apps/v1"), ("a.b", "v2beta1", "a.b/Pod", "a.b/v2beta1")]
-        {
+        for (group, version, name, api_version) in [
+            ("", "v1", "/Pod", "v1"),
+            ("apps", "v1", "apps/Pod", "apps/v1"),
+            ("a.b", "v2beta1", "a.b/Pod", "a.b/v2beta1"),
+        ] {
             let kind = kind(group, version, "Pod");
             assert_eq!((kind.name().as_str(), kind.api_version().as_str()), (name, api_version));
             assert_eq!(kind.to_string(), name);

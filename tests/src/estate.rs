@@ -156,7 +156,13 @@ pub fn snapshot(cluster: &Cluster) -> Result<BTreeMap<String, Value>> {
     let key = |item: &Value| {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let metadata = &item["metadata"];
-        format!("{} {} {}/{}", text(&item["apiVersion"]), text(&item["kind"]), text(&metadata["namespace"]), text(&metadata["name"]))
+        format!(
+            "{} {} {}/{}",
+            text(&item["apiVersion"]),
+            text(&item["kind"]),
+            text(&metadata["namespace"]),
+            text(&metadata["name"])
+        )
     };
     // Those that the cluster makes from its Services get new names.
     let made = |item: &&Value| item["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"].is_string();

@@ -134,7 +134,11 @@ fn fixture() -> &'static Fixture {
         );
         let backup = estate.backup(0);
         let before = estate::snapshot(&a).unwrap();
-        let kinds: BTreeSet<_> = before.values().map(|object| (&object["apiVersion"], &object["kind"])).map(|kind| format!("{kind:?}")).collect();
+        let kinds: BTreeSet<_> = before
+            .values()
+            .map(|object| (&object["apiVersion"], &object["kind"]))
+            .map(|kind| format!("{kind:?}"))
+            .collect();
         assert!(kinds.len() >= estate::KINDS, "{} kinds: {kinds:#?}", kinds.len());
         Fixture { a, estate, backup, before }
     })
@@ -237,10 +241,16 @@ fn manifests_make_an_equal_cluster_whose_manifests_are_the_same_bytes() {
     for (name, bytes) in &first {
         let text = String::from_utf8_lossy(bytes);
         assert!(!text.contains("c2VjcmV0L") && !text.contains("secret-shop-"), "{name} has a secret: {text}");
-        assert!(!text.contains("\nstatus:") && !text.contains("uid:") && !text.contains("clusterIP: 10."), "{name}: {text}");
+        assert!(
+            !text.contains("\nstatus:") && !text.contains("uid:") && !text.contains("clusterIP: 10."),
+            "{name}: {text}"
+        );
     }
     let listed = String::from_utf8_lossy(&first["left-out.txt"]).into_owned();
-    assert!(listed.contains("a: /Secret shop/secret-007: a Secret of type Opaque with the keys password, user"), "{listed}");
+    assert!(
+        listed.contains("a: /Secret shop/secret-007: a Secret of type Opaque with the keys password, user"),
+        "{listed}"
+    );
     assert!(first["argocd/a.yaml"].starts_with(b"apiVersion: argoproj.io/v1alpha1\nkind: Application\n"));
 
     let built = build(&estate.sandbox.path("manifests/overlays/a"));
@@ -295,10 +305,7 @@ fn a_cluster_that_cannot_be_reached_leaves_the_others_whole_and_the_run_incomple
     let namespace = b().namespace("whole").unwrap();
     b().apply(&config_map(&namespace, "kept", "x")).unwrap();
     let there = format!("context = \"admin\"\nkubeconfig = {:?}", b().admin_kubeconfig());
-    let gone = format!(
-        "api = \"https://127.0.0.1:1\"\nca = {:?}\ntoken = {{ file = \"token\" }}",
-        b().ca_file()
-    );
+    let gone = format!("api = \"https://127.0.0.1:1\"\nca = {:?}\ntoken = {{ file = \"token\" }}", b().ca_file());
     let settings = format!("clusters = [\"gone\", \"b\"]\nnamespaces = [{namespace:?}]\ncluster_resources = false");
     let estate = Estate::at(&[("gone", gone), ("b", there)], &settings, "");
     strongroom_tests::relay::private(&estate.sandbox.write("token", "none"));
@@ -331,7 +338,8 @@ fn what_a_cluster_refuses_is_named_and_stops_nothing_else() {
     let port = json!([{"port": 80}]);
     b().apply(&json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": from}, "spec": {"ports": port}}))
         .unwrap();
-    let estate = of_namespace(&from, &format!("map_namespaces = {{ {from} = {to:?} }}\nexclude_kinds = [\"/Endpoints\"]"));
+    let estate =
+        of_namespace(&from, &format!("map_namespaces = {{ {from} = {to:?} }}\nexclude_kinds = [\"/Endpoints\"]"));
     let id = estate.backup(0);
     // One is there and is another, one does not fit the quota any more.
     b().apply(&config_map(&to, "one", "edited")).unwrap();
@@ -378,9 +386,15 @@ fn a_test_restore_into_namespaces_of_its_own_is_compared_and_removed() {
     .unwrap();
     let estate = of_namespace(&namespace, "scratch_prefix = \"try-\"");
     let id = estate.backup(0);
-    let verified = estate.run(&["verify", "clusters", &id, "--depth", "restore", "--target", "there", "--output", "json"]);
+    let verified =
+        estate.run(&["verify", "clusters", &id, "--depth", "restore", "--target", "there", "--output", "json"]);
     let checks = verified.check_code(0).json()["checks"].clone();
-    for id in ["kubernetes.archive.reads", "kubernetes.counts.match", "kubernetes.restore.accepted.b", "kubernetes.restore.compares.b"] {
+    for id in [
+        "kubernetes.archive.reads",
+        "kubernetes.counts.match",
+        "kubernetes.restore.accepted.b",
+        "kubernetes.restore.compares.b",
+    ] {
         let check = checks.as_array().unwrap().iter().find(|check| check["id"] == id);
         let check = check.unwrap_or_else(|| panic!("no check {id}: {checks:#}"));
         assert_eq!(check["outcome"], "passed", "{check:#}");
@@ -422,4 +436,44 @@ fn a_difference_between_two_backups_is_told_field_by_field() {
     }
     let none = estate.run(&["diff", "clusters", &second, "live", "--exit-code"]);
     none.check_code(0).check_stdout("no difference");
+}
+
+#[test]
+fn immutable_fields_are_explained_replacing_takes_everything_and_lost_owners_are_dropped() {
+    let (from, to) = (b().namespace("old").unwrap(), b().namespace("new").unwrap());
+    let mut fixed = config_map(&from, "fixed", "recorded");
+    fixed["immutable"] = true.into();
+    b().apply(&fixed).unwrap();
+    b().apply(&config_map(&from, "edited", "recorded")).unwrap();
+    let boss = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "boss", "namespace": from}});
+    b().apply(&boss).unwrap();
+    let uid = b().get(&["serviceaccount", "boss", "-n", &from]).unwrap()["metadata"]["uid"].clone();
+    let mut owned = config_map(&from, "owned", "x");
+    owned["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "v1", "kind": "ServiceAccount", "name": "boss", "uid": uid}]);
+    b().apply(&owned).unwrap();
+    let options =
+        format!("map_namespaces = {{ {from} = {to:?} }}\nkinds = [\"/ConfigMap\"]\nexisting = \"replace\"");
+    let estate = of_namespace(&from, &options);
+    let id = estate.backup(0);
+
+    let mut other = config_map(&to, "fixed", "edited");
+    other["immutable"] = true.into();
+    b().apply(&other).unwrap();
+    let mut edited = config_map(&to, "edited", "edited");
+    edited["data"]["more"] = "of it".into();
+    b().apply(&edited).unwrap();
+
+    let restore = ["restore", "clusters", &id, "--target", "there", "--output", "json"];
+    let plan = estate.run(&[&restore[..], &["--plan"]].concat());
+    let changes = steps(plan.check_code(0), &["change"]);
+    assert!(changes.iter().any(|step| step.contains("data.more") && step.contains("data.text")), "{changes:#?}");
+    let restored = estate.run(&restore);
+    let text = restored.check_code(6).json().to_string();
+    assert!(text.contains("immutable") && text.contains("cannot be changed in place"), "{text}");
+    assert!(text.contains("without its owner ServiceAccount boss"), "{text}");
+    let found = |name: &str| b().get(&["configmap", name, "-n", &to]).unwrap();
+    assert_eq!(found("edited")["data"], json!({"text": "recorded"}), "replaced as a whole");
+    assert_eq!(found("fixed")["data"]["text"], "edited");
+    assert_eq!(found("owned")["metadata"]["ownerReferences"], Value::Null);
 }

@@ -1,12 +1,12 @@
 //! `strongroom export`: a restore into files. What the files are is the plugin's; where they may lie is
 //! said by the command line.
 
+use super::Globals;
 use super::exit::{AfterChange, Exit};
 use super::lend;
 use super::output::Output;
 use super::progress::step_line;
 use super::session::{Needs, Session};
-use super::Globals;
 use crate::error::IoContext;
 use crate::plugin::context::{CheckOutcome, Step};
 use crate::run::restore;

@@ -70,7 +70,8 @@ mod tests {
             );
             PluginManifest::parse(&text).unwrap()
         };
-        let knows = manifest("[options]\ntype = \"object\"\n[options.properties.to]\ntype = \"string\"\nenum = [\"files\"]\n");
+        let knows =
+            manifest("[options]\ntype = \"object\"\n[options.properties.to]\ntype = \"string\"\nenum = [\"files\"]\n");
         check_knows(&knows, "export", "files").unwrap();
         assert!(check_knows(&knows, "diff", "compare").is_err());
         let error = check_knows(&manifest(""), "export", "files").unwrap_err();

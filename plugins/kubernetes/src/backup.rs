@@ -240,12 +240,8 @@ impl Walk {
     }
 
     fn begin_archive(&self, kind: &Kind) -> Result<(ArchiveWriter, Archive)> {
-        let artifact = inventory::artifact(
-            &self.inventory.label,
-            self.inventory.archives.len() + 1,
-            kind,
-            is_secret(kind),
-        );
+        let artifact =
+            inventory::artifact(&self.inventory.label, self.inventory.archives.len() + 1, kind, is_secret(kind));
         let archive = Archive {
             artifact: artifact.clone(),
             group: kind.group.clone(),

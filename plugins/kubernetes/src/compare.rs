@@ -176,10 +176,7 @@ impl Live {
     }
 
     /// The objects that `wanted` holds.
-    pub(crate) fn seen(
-        mut self,
-        wanted: impl Fn(&Kind, &str, &Value) -> bool,
-    ) -> impl Iterator<Item = Result<Seen>> {
+    pub(crate) fn seen(mut self, wanted: impl Fn(&Kind, &str, &Value) -> bool) -> impl Iterator<Item = Result<Seen>> {
         std::iter::from_fn(move || {
             loop {
                 let json = match self.next_json().transpose()? {
@@ -264,7 +261,9 @@ pub(crate) fn compare(request: &RestoreRequest<Settings, Options>) -> Result<()>
             let mut others: BTreeMap<String, String> = BTreeMap::new();
             for object in bucket.objects(&options.to_prefix) {
                 let key = object?.key;
-                if let Some(file) = key.strip_prefix(options.to_prefix.as_str()).filter(|file| parse_key(file).is_some()) {
+                if let Some(file) =
+                    key.strip_prefix(options.to_prefix.as_str()).filter(|file| parse_key(file).is_some())
+                {
                     others.insert(file.to_owned(), key.clone());
                 }
             }
@@ -304,7 +303,8 @@ pub(crate) fn compare(request: &RestoreRequest<Settings, Options>) -> Result<()>
                         Err(Error::NotFound(_)) => None,
                         Err(error) => return Err(error),
                     };
-                    let wanted = |kind: &Kind, json: &str, object: &Value| is_wanted(&policy, &selection, kind, json, object);
+                    let wanted =
+                        |kind: &Kind, json: &str, object: &Value| is_wanted(&policy, &selection, kind, json, object);
                     let right = right.into_iter().flat_map(|live| live.seen(wanted));
                     join(left.into_iter().flatten(), right, |pair| found.tell(&label, &kind, pair))?;
                 }
@@ -331,7 +331,9 @@ fn sides<'a>(archives: &'a [Archive], live: Vec<Kind>, selection: &Selection) ->
         .map(|archive| (archive.kind(), Some(archive)))
         .filter(|(kind, _)| selection.kind(kind))
         .collect();
-    sides.extend(live.into_iter().filter(|kind| !archives.iter().any(|archive| of(archive, kind))).map(|kind| (kind, None)));
+    sides.extend(
+        live.into_iter().filter(|kind| !archives.iter().any(|archive| of(archive, kind))).map(|kind| (kind, None)),
+    );
     sides
 }
 
@@ -373,7 +375,10 @@ mod tests {
 
     #[test]
     fn objects_are_brought_together_whatever_their_order() {
-        assert_eq!(joined(&[("a", 1), ("b", 1), ("c", 1)], &[("a", 1), ("b", 2), ("d", 1)]), ["a", "b n 1 -> 2", "-c", "+d"]);
+        assert_eq!(
+            joined(&[("a", 1), ("b", 1), ("c", 1)], &[("a", 1), ("b", 2), ("d", 1)]),
+            ["a", "b n 1 -> 2", "-c", "+d"]
+        );
         assert_eq!(joined(&[("a", 1), ("b", 1)], &[("b", 1), ("a", 1)]).len(), 2);
         assert_eq!(joined(&[], &[("a", 1)]), ["+a"]);
         let broken = vec![Err(Error::failed("broke"))].into_iter();
@@ -382,7 +387,8 @@ mod tests {
 
     #[test]
     fn a_secret_that_was_written_again_may_differ() {
-        let of = |uid: &str, version: &str| Seen { uid: Some(uid.into()), version: Some(version.into()), ..seen("a", 1) };
+        let of =
+            |uid: &str, version: &str| Seen { uid: Some(uid.into()), version: Some(version.into()), ..seen("a", 1) };
         assert_eq!(of("u", "1").differs(&of("u", "1")).unwrap(), None);
         assert!(of("u", "1").differs(&of("u", "2")).unwrap().unwrap().contains("1 -> 2"));
         assert_eq!(of("u", "1").differs(&of("v", "2")).unwrap(), None, "of two clusters nothing can be said");

@@ -84,7 +84,8 @@ mod tests {
         }});
         assert_eq!(service(&definition), Some(("ops".into(), "hook".into())));
         assert_eq!(converted(&definition), Some(("example.com".into(), "Shop".into())));
-        let plain = json!({"spec": {"group": "example.com", "names": {"kind": "Shop"}, "conversion": {"strategy": "None"}}});
+        let plain =
+            json!({"spec": {"group": "example.com", "names": {"kind": "Shop"}, "conversion": {"strategy": "None"}}});
         assert_eq!((service(&plain), converted(&plain)), (None, None));
         assert!(defined(&plain).is_some());
     }

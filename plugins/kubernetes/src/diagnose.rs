@@ -83,7 +83,8 @@ mod tests {
             state: String::new(),
         };
         let now = Timestamp { ms: 48 * 3_600_000 };
-        let outcomes = |last: Option<&Made>| last_backup(last, 24, now).iter().map(|check| check.outcome).collect::<Vec<_>>();
+        let outcomes =
+            |last: Option<&Made>| last_backup(last, 24, now).iter().map(|check| check.outcome).collect::<Vec<_>>();
         assert_eq!(outcomes(None), [Outcome::Warned]);
         assert_eq!(outcomes(Some(&made(30, 0))), [Outcome::Passed, Outcome::Passed]);
         assert_eq!(outcomes(Some(&made(24, 2))), [Outcome::Failed, Outcome::Warned]);

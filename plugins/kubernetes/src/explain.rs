@@ -53,7 +53,11 @@ pub(crate) fn obstacle(error: &Error) -> Obstacle {
         Error::Denied(_) => Obstacle::NotGranted,
         Error::NotFound(_) if has("namespaces \"") => Obstacle::NoNamespace,
         Error::NotFound(_) => Obstacle::NoKind,
-        _ if has("immutable") || has("may not be changed") || has("may not change once set") || has("Forbidden: updates to") => {
+        _ if has("immutable")
+            || has("may not be changed")
+            || has("may not change once set")
+            || has("Forbidden: updates to") =>
+        {
             Obstacle::Immutable(text.to_owned())
         }
         _ if has(" may not ") || has("is forbidden") || has("cannot ") && has("User ") => Obstacle::Forbidden,

@@ -308,12 +308,14 @@ mod tests {
 
     #[test]
     fn kustomizations_list_files_in_restore_order() {
-        let text = kustomization(vec![(Rank::CUSTOM, "b/x.yaml".into()), (rank("", "Namespace"), "c.yaml".into())], true);
+        let text =
+            kustomization(vec![(Rank::CUSTOM, "b/x.yaml".into()), (rank("", "Namespace"), "c.yaml".into())], true);
         assert_eq!(
             text,
             "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n  - \"../../base\"\n  - c.yaml\n  - b/x.yaml\n"
         );
-        let options = Options { repository: "https://git.test/x.git".into(), path: "k8s/".into(), ..Options::default() };
+        let options =
+            Options { repository: "https://git.test/x.git".into(), path: "k8s/".into(), ..Options::default() };
         assert_eq!(application("prod", &options)["spec"]["source"]["path"], "k8s/overlays/prod");
     }
 

@@ -102,7 +102,10 @@ mod tests {
         let json = r#"{"kind":"Pod","spec":{"x":[1,{"metadata":2}]},"type":{"a":1},"metadata":{"name":"web\n","namespace":"shop",
             "uid":"u","resourceVersion":"7","labels":{"app":"shop"},"ownerReferences":[{"kind":"ReplicaSet","controller":true}]}}"#;
         let head = Head::parse(json).unwrap();
-        assert_eq!((head.metadata.name.as_ref(), head.namespace(), head.label("app")), ("web\n", Some("shop"), Some("shop")));
+        assert_eq!(
+            (head.metadata.name.as_ref(), head.namespace(), head.label("app")),
+            ("web\n", Some("shop"), Some("shop"))
+        );
         assert!(matches!(head.metadata.namespace, Some(Text(Cow::Borrowed(_)))));
         assert!(head.is_controlled() && head.secret_type.unwrap().text().is_none());
         assert_eq!(uid(json).as_deref(), Some("u"));

@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn a_path_tells_namespace_and_name() {
-        for (namespace, name) in [(Some("shop"), "web"), (None, "system:node"), (Some("a"), "x.json"), (Some("a"), "b:c.d")] {
+        for (namespace, name) in
+            [(Some("shop"), "web"), (None, "system:node"), (Some("a"), "x.json"), (Some("a"), "b:c.d")]
+        {
             assert_eq!(place(&path(namespace, name)), Some((namespace, name)));
         }
         assert_eq!(place("rubbish"), None);
@@ -168,7 +170,8 @@ mod tests {
             restarted: true,
             converted: false,
         };
-        let cluster = ClusterInventory { label: "prod".into(), version: "v1.36.3".into(), uid: None, archives: vec![archive] };
+        let cluster =
+            ClusterInventory { label: "prod".into(), version: "v1.36.3".into(), uid: None, archives: vec![archive] };
         let inventory = Inventory { format: FORMAT, clusters: vec![cluster] };
         let json = String::from_utf8(inventory.to_json().unwrap()).unwrap();
         assert_eq!(Inventory::parse(&json).unwrap(), inventory);

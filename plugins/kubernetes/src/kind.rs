@@ -123,6 +123,9 @@ mod tests {
             assert!(of(first) < of(then), "{first} before {then}");
         }
         assert_eq!(of("apps/Pod"), Rank::CUSTOM, "another group is another kind");
-        assert!(Rank::CUSTOM < Rank::CONVERTED && Rank::CONVERTED < of("admissionregistration.k8s.io/ValidatingAdmissionPolicy"));
+        assert!(
+            Rank::CUSTOM < Rank::CONVERTED
+                && Rank::CONVERTED < of("admissionregistration.k8s.io/ValidatingAdmissionPolicy")
+        );
     }
 }

@@ -57,7 +57,7 @@ impl Mapping {
     }
 
     fn change_namespace(&self, value: Option<&mut Value>) {
-        if let Some(Value::String(name)) = value {
+        if let Some(name) = value.and_then(text_mut) {
             *name = self.namespace(name);
         }
     }
@@ -102,7 +102,7 @@ impl Mapping {
     }
 
     fn change_class(&self, value: Option<&mut Value>) {
-        if let Some(Value::String(name)) = value
+        if let Some(name) = value.and_then(text_mut)
             && let Some(to) = self.storage_classes.get(name.as_str())
         {
             name.clone_from(to);
@@ -144,6 +144,10 @@ impl Mapping {
             None => image.to_owned(),
         }
     }
+}
+
+fn text_mut(value: &mut Value) -> Option<&mut String> {
+    if let Value::String(text) = value { Some(text) } else { None }
 }
 
 /// Where pods are described in objects of a kind.
@@ -199,7 +203,12 @@ mod tests {
     #[test]
     fn namespaces_are_mapped_wherever_they_are_named() {
         let to = mapping(&[("shop", "shop-2")], &[], &[]);
-        check(&to, "/ConfigMap", json!({"metadata": {"namespace": "shop"}}), &json!({"metadata": {"namespace": "shop-2"}}));
+        check(
+            &to,
+            "/ConfigMap",
+            json!({"metadata": {"namespace": "shop"}}),
+            &json!({"metadata": {"namespace": "shop-2"}}),
+        );
         check(&to, "/ConfigMap", json!({"metadata": {"namespace": "db"}}), &json!({"metadata": {"namespace": "db"}}));
         check(
             &to,
@@ -227,9 +236,23 @@ mod tests {
 
     #[test]
     fn storage_classes_and_images_are_mapped() {
-        let to = mapping(&[], &[("fast", "ssd")], &[("old.test/", "new.test/mirror/"), ("old.test/x", "x.test"), ("nginx", "r.test/nginx")]);
-        check(&to, "/PersistentVolumeClaim", json!({"spec": {"storageClassName": "fast"}}), &json!({"spec": {"storageClassName": "ssd"}}));
-        check(&to, "/ConfigMap", json!({"spec": {"storageClassName": "fast"}}), &json!({"spec": {"storageClassName": "fast"}}));
+        let to = mapping(
+            &[],
+            &[("fast", "ssd")],
+            &[("old.test/", "new.test/mirror/"), ("old.test/x", "x.test"), ("nginx", "r.test/nginx")],
+        );
+        check(
+            &to,
+            "/PersistentVolumeClaim",
+            json!({"spec": {"storageClassName": "fast"}}),
+            &json!({"spec": {"storageClassName": "ssd"}}),
+        );
+        check(
+            &to,
+            "/ConfigMap",
+            json!({"spec": {"storageClassName": "fast"}}),
+            &json!({"spec": {"storageClassName": "fast"}}),
+        );
         check(
             &to,
             "apps/StatefulSet",

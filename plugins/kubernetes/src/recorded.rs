@@ -55,7 +55,8 @@ fn read(entry: Entry, mut source: Source, unseen: bool) -> Result<Recorded> {
     let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
     let (json, unseen) = if unseen {
         let seen = entry.attribute(attribute::SEEN).map(str::to_owned);
-        let json = seen.ok_or_else(|| Error::failed(format!("{:?} has no attribute {}", entry.path, attribute::SEEN)))?;
+        let json =
+            seen.ok_or_else(|| Error::failed(format!("{:?} has no attribute {}", entry.path, attribute::SEEN)))?;
         (json, Some(source))
     } else {
         let mut json = String::with_capacity(usize::try_from(entry.size).unwrap_or(0).min(4 << 20));

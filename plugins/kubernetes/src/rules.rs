@@ -100,7 +100,8 @@ pub(crate) fn refuses(kind: &Kind, object: &Value, keep: Keep) -> Option<&'stati
 fn job_is_finished(job: &Value) -> bool {
     let conditions = at(job, &["status", "conditions"]).and_then(Value::as_array);
     conditions.into_iter().flatten().any(|condition| {
-        matches!(text(condition, &["type"]), Some("Complete" | "Failed")) && text(condition, &["status"]) == Some("True")
+        matches!(text(condition, &["type"]), Some("Complete" | "Failed"))
+            && text(condition, &["status"]) == Some("True")
     })
 }
 
@@ -116,11 +117,7 @@ pub(crate) fn apply(kind: &Kind, object: &mut Value, keep: Keep) {
     match (kind.group.as_str(), kind.kind.as_str()) {
         ("", "Namespace") => remove(object, &["spec", "finalizers"]),
         ("", "Service") if !keep.addresses => service(object),
-        ("", "Pod") => {
-            if !keep.nodes {
-                remove(object, &["spec", "nodeName"]);
-            }
-        }
+        ("", "Pod") if !keep.nodes => remove(object, &["spec", "nodeName"]),
         ("", "PersistentVolumeClaim") if !keep.volumes => claim(object),
         ("", "PersistentVolume") => {
             remove(object, &["spec", "claimRef", "uid"]);
@@ -303,7 +300,8 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_kept() {
-        let keep = Keep { addresses: true, volumes: true, nodes: true, finished: true, webhooks: true, finalizers: false };
+        let keep =
+            Keep { addresses: true, volumes: true, nodes: true, finished: true, webhooks: true, finalizers: false };
         for (of, object) in [
             ("/Service", json!({"spec": {"clusterIP": "10.0.0.1", "ports": [{"nodePort": 3}]}})),
             ("/PersistentVolumeClaim", json!({"spec": {"volumeName": "pv"}})),
@@ -343,8 +341,10 @@ mod tests {
 
     #[test]
     fn equal_objects_of_two_clusters_mean_the_same() {
-        let of = |uid: &str, ip: &str| json!({"metadata": {"name": "web", "uid": uid, "resourceVersion": uid, "ownerReferences": [{"name": "o", "uid": uid}]},
-            "spec": {"clusterIP": ip, "ports": [{"port": 80}]}, "status": {"x": uid}});
+        let of = |uid: &str, ip: &str| {
+            json!({"metadata": {"name": "web", "uid": uid, "resourceVersion": uid, "ownerReferences": [{"name": "o", "uid": uid}]},
+            "spec": {"clusterIP": ip, "ports": [{"port": 80}]}, "status": {"x": uid}})
+        };
         let (mut one, mut other) = (of("a", "10.0.0.1"), of("b", "10.0.0.2"));
         intent(&kind("/Service"), &mut one);
         intent(&kind("/Service"), &mut other);
@@ -359,9 +359,18 @@ mod tests {
             ("coordination.k8s.io/Lease", json!({})),
             ("/Secret", json!({"type": "kubernetes.io/service-account-token"})),
             ("/ConfigMap", json!({"metadata": {"name": "kube-root-ca.crt"}})),
-            ("discovery.k8s.io/EndpointSlice", json!({"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}}})),
-            ("/Endpoints", json!({"metadata": {"annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "t"}}})),
-            ("apiregistration.k8s.io/APIService", json!({"metadata": {"labels": {"kube-aggregator.kubernetes.io/automanaged": "true"}}})),
+            (
+                "discovery.k8s.io/EndpointSlice",
+                json!({"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}}}),
+            ),
+            (
+                "/Endpoints",
+                json!({"metadata": {"annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "t"}}}),
+            ),
+            (
+                "apiregistration.k8s.io/APIService",
+                json!({"metadata": {"labels": {"kube-aggregator.kubernetes.io/automanaged": "true"}}}),
+            ),
             ("batch/Job", json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}})),
             ("/Pod", json!({"status": {"phase": "Succeeded"}})),
             ("/ConfigMap", json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}})),
@@ -371,7 +380,10 @@ mod tests {
         for (of, object) in [
             ("/Secret", json!({"type": "Opaque"})),
             ("example.com/Secret", json!({"type": "kubernetes.io/service-account-token"})),
-            ("discovery.k8s.io/EndpointSlice", json!({"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": "me"}}})),
+            (
+                "discovery.k8s.io/EndpointSlice",
+                json!({"metadata": {"labels": {"endpointslice.kubernetes.io/managed-by": "me"}}}),
+            ),
             ("/Endpoints", json!({"metadata": {"name": "outside"}})),
             ("batch/Job", json!({"status": {"conditions": [{"type": "Complete", "status": "False"}]}})),
             ("/Pod", json!({"status": {"phase": "Running"}})),

@@ -52,8 +52,8 @@ impl Selection {
     /// Whether the object of this place may be meant.
     pub(crate) fn place(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> bool {
         let within = namespace.or_else(|| is(kind, "", "Namespace").then_some(name));
-        let inside = within
-            .is_none_or(|within| self.namespaces.none_or_any(within) && !self.exclude_namespaces.any(within));
+        let inside =
+            within.is_none_or(|within| self.namespaces.none_or_any(within) && !self.exclude_namespaces.any(within));
         inside && self.names.none_or_any(name)
     }
 

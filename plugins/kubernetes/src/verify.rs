@@ -89,7 +89,8 @@ fn contents(inventory: &Inventory) -> Result<Contents> {
                 let place = || format!("{}: {}/{} {}", cluster.label, archive.group, archive.kind, recorded.path);
                 match Head::parse(&recorded.json) {
                     Ok(head) => {
-                        let same = head.metadata.name == recorded.name && head.namespace() == recorded.namespace.as_deref();
+                        let same =
+                            head.metadata.name == recorded.name && head.namespace() == recorded.namespace.as_deref();
                         if !same {
                             contents.wrong(format!("{} names itself otherwise", place()));
                         }
@@ -126,12 +127,20 @@ fn counts(contents: &Contents, inventory: &Inventory, backup: &Made) -> Check {
         let n: u64 = cluster.archives.iter().map(|archive| archive.objects).sum();
         let fact = backup.fact(&format!("{}.objects", cluster.label));
         if fact.and_then(|fact| fact.parse().ok()) != Some(n) {
-            wrong.push(format!("{}: {n} objects, and the signed facts say {}", cluster.label, fact.unwrap_or("nothing")));
+            wrong.push(format!(
+                "{}: {n} objects, and the signed facts say {}",
+                cluster.label,
+                fact.unwrap_or("nothing")
+            ));
         }
     }
     wrong.truncate(NAMED);
     if wrong.is_empty() {
-        Check::passed(id, title).evidence(format!("{} objects of {} clusters", contents.objects, inventory.clusters.len()))
+        Check::passed(id, title).evidence(format!(
+            "{} objects of {} clusters",
+            contents.objects,
+            inventory.clusters.len()
+        ))
     } else {
         Check::failed(id, title)
             .evidence(wrong.join("; "))

@@ -38,8 +38,15 @@ pub fn custom(namespaces: &[&str]) -> Vec<Value> {
     for namespace in namespaces {
         for kind in 0..DEFINITIONS {
             for n in 0..8 {
-                let spec = json!({"spec": {"size": n, "unknown": {"kept": [1, "two", null]}}, "status": {"ready": true}});
-                all.push(of("estate.example.org/v1", &format!("Thing{kind}"), Some(namespace), &format!("thing.{n}"), spec));
+                let spec =
+                    json!({"spec": {"size": n, "unknown": {"kept": [1, "two", null]}}, "status": {"ready": true}});
+                all.push(of(
+                    "estate.example.org/v1",
+                    &format!("Thing{kind}"),
+                    Some(namespace),
+                    &format!("thing.{n}"),
+                    spec,
+                ));
             }
         }
     }
@@ -85,7 +92,13 @@ fn cluster_wide(namespace: &str) -> Vec<Value> {
         of("storage.k8s.io/v1", "CSIDriver", None, "estate.example.org", json!({"spec": {"attachRequired": false}})),
         of("scheduling.k8s.io/v1", "PriorityClass", None, "estate", json!({"value": 7})),
         of("node.k8s.io/v1", "RuntimeClass", None, "estate", json!({"handler": "estate"})),
-        of("networking.k8s.io/v1", "IngressClass", None, "estate", json!({"spec": {"controller": "estate.example.org/none"}})),
+        of(
+            "networking.k8s.io/v1",
+            "IngressClass",
+            None,
+            "estate",
+            json!({"spec": {"controller": "estate.example.org/none"}}),
+        ),
         of("rbac.authorization.k8s.io/v1", "ClusterRole", None, "estate:reader", rule),
         of(
             "rbac.authorization.k8s.io/v1",
@@ -146,7 +159,8 @@ fn cluster_wide(namespace: &str) -> Vec<Value> {
 }
 
 fn within(namespace: &str) -> Vec<Value> {
-    let here = |api_version: &str, kind: &str, name: &str, rest: Value| of(api_version, kind, Some(namespace), name, rest);
+    let here =
+        |api_version: &str, kind: &str, name: &str, rest: Value| of(api_version, kind, Some(namespace), name, rest);
     let labels = json!({"app": "estate"});
     let pod = json!({"containers": [{"name": "main", "image": "old.example.org/shop:1"}]});
     let template = json!({"metadata": {"labels": labels}, "spec": pod});
@@ -167,21 +181,46 @@ fn within(namespace: &str) -> Vec<Value> {
         here("v1", "ServiceAccount", "robot", json!({})),
         here("rbac.authorization.k8s.io/v1", "Role", "reader", json!({"rules": rule})),
         here("rbac.authorization.k8s.io/v1", "RoleBinding", "reader", json!({"roleRef": reader, "subjects": robot})),
-        here("v1", "LimitRange", "limits", json!({"spec": {"limits": [{"type": "PersistentVolumeClaim", "max": {"storage": "9Gi"}}]}})),
+        here(
+            "v1",
+            "LimitRange",
+            "limits",
+            json!({"spec": {"limits": [{"type": "PersistentVolumeClaim", "max": {"storage": "9Gi"}}]}}),
+        ),
         here("v1", "PersistentVolumeClaim", "data", json!({"spec": claim})),
         here("v1", "Service", "plain", json!({"spec": {"selector": labels, "ports": port}})),
         here("v1", "Service", "headless", json!({"spec": {"clusterIP": "None", "selector": labels, "ports": port}})),
         here("v1", "Service", "outside", json!({"spec": {"type": "NodePort", "ports": port}})),
-        here("v1", "Endpoints", "external", json!({"subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]})),
+        here(
+            "v1",
+            "Endpoints",
+            "external",
+            json!({"subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 80}]}]}),
+        ),
         here(
             "discovery.k8s.io/v1",
             "EndpointSlice",
             "own",
             json!({"addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.7"]}], "ports": [{"port": 80}]}),
         ),
-        here("networking.k8s.io/v1", "NetworkPolicy", "none", json!({"spec": {"podSelector": {}, "policyTypes": ["Ingress"]}})),
-        here("networking.k8s.io/v1", "Ingress", "web", json!({"spec": {"ingressClassName": "estate", "defaultBackend": backend}})),
-        here("apps/v1", "Deployment", "web", json!({"spec": {"replicas": 0, "selector": selector, "template": template}})),
+        here(
+            "networking.k8s.io/v1",
+            "NetworkPolicy",
+            "none",
+            json!({"spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}),
+        ),
+        here(
+            "networking.k8s.io/v1",
+            "Ingress",
+            "web",
+            json!({"spec": {"ingressClassName": "estate", "defaultBackend": backend}}),
+        ),
+        here(
+            "apps/v1",
+            "Deployment",
+            "web",
+            json!({"spec": {"replicas": 0, "selector": selector, "template": template}}),
+        ),
         here(
             "apps/v1",
             "StatefulSet",
@@ -189,14 +228,34 @@ fn within(namespace: &str) -> Vec<Value> {
             json!({"spec": {"replicas": 0, "serviceName": "headless", "selector": selector, "template": template}}),
         ),
         here("apps/v1", "DaemonSet", "agent", json!({"spec": {"selector": selector, "template": nowhere}})),
-        here("apps/v1", "ReplicaSet", "alone", json!({"spec": {"replicas": 0, "selector": selector, "template": template}})),
+        here(
+            "apps/v1",
+            "ReplicaSet",
+            "alone",
+            json!({"spec": {"replicas": 0, "selector": selector, "template": template}}),
+        ),
         here("apps/v1", "ControllerRevision", "kept", json!({"revision": 3, "data": {"any": "thing"}})),
-        here("v1", "ReplicationController", "old", json!({"spec": {"replicas": 0, "selector": labels, "template": template}})),
+        here(
+            "v1",
+            "ReplicationController",
+            "old",
+            json!({"spec": {"replicas": 0, "selector": labels, "template": template}}),
+        ),
         here("v1", "PodTemplate", "form", json!({"template": template})),
         here("v1", "Pod", "pending", json!({"spec": pending})),
         here("batch/v1", "Job", "suspended", json!({"spec": job})),
-        here("batch/v1", "CronJob", "nightly", json!({"spec": {"schedule": "0 2 * * *", "suspend": true, "jobTemplate": {"spec": {"template": {"spec": once}}}}})),
-        here("autoscaling/v2", "HorizontalPodAutoscaler", "web", json!({"spec": {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 3}})),
+        here(
+            "batch/v1",
+            "CronJob",
+            "nightly",
+            json!({"spec": {"schedule": "0 2 * * *", "suspend": true, "jobTemplate": {"spec": {"template": {"spec": once}}}}}),
+        ),
+        here(
+            "autoscaling/v2",
+            "HorizontalPodAutoscaler",
+            "web",
+            json!({"spec": {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 3}}),
+        ),
         here("policy/v1", "PodDisruptionBudget", "web", json!({"spec": {"minAvailable": 1, "selector": selector}})),
         here("v1", "ResourceQuota", "room", json!({"spec": {"hard": {"pods": "50"}}})),
     ]

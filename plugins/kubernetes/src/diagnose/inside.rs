@@ -35,16 +35,35 @@ pub(super) fn look(label: &str, policy: &Policy, last: Option<&Made>) -> Vec<Che
         checks.push(listed(label, "quota", "quotas have room", &cluster, quotas, &mut full));
     }
     if let Some(namespaces) = find("", "Namespace") {
-        checks.push(listed(label, "namespaces", "no namespace is stuck in being deleted", &cluster, namespaces, &mut terminating));
+        checks.push(listed(
+            label,
+            "namespaces",
+            "no namespace is stuck in being deleted",
+            &cluster,
+            namespaces,
+            &mut terminating,
+        ));
     }
     if let Some(services) = find("", "Service") {
         for name in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
             if let Some(kind) = find("admissionregistration.k8s.io", name) {
-                let mut unanswered = |object: &Value| unanswered(object, &|namespace, name| {
-                    !matches!(cluster.get(&Reference::new(services, Some(namespace), name)), Err(Error::NotFound(_)))
-                });
+                let mut unanswered = |object: &Value| {
+                    unanswered(object, &|namespace, name| {
+                        !matches!(
+                            cluster.get(&Reference::new(services, Some(namespace), name)),
+                            Err(Error::NotFound(_))
+                        )
+                    })
+                };
                 let what = name.to_lowercase();
-                checks.push(listed(label, &what, "every webhook that must answer has a service", &cluster, kind, &mut unanswered));
+                checks.push(listed(
+                    label,
+                    &what,
+                    "every webhook that must answer has a service",
+                    &cluster,
+                    kind,
+                    &mut unanswered,
+                ));
             }
         }
     }
@@ -74,7 +93,8 @@ fn apis(label: &str, failed: &[(String, String)], n_kinds: usize) -> Check {
 
 /// What the job's identity may not do that a backup needs.
 fn rights(label: &str, cluster: &Cluster, policy: &Policy, wanted: &[Kind]) -> Check {
-    let (id, title) = (format!("kubernetes.rights.{label}"), format!("{label}: the job's identity may list what it backs up"));
+    let (id, title) =
+        (format!("kubernetes.rights.{label}"), format!("{label}: the job's identity may list what it backs up"));
     let namespaces = policy.literal_namespaces();
     let mut questions = Vec::new();
     for kind in wanted {
@@ -114,7 +134,8 @@ fn rights(label: &str, cluster: &Cluster, policy: &Policy, wanted: &[Kind]) -> C
 
 /// Whether what the last backup holds could go back into this cluster.
 fn versions(label: &str, kinds: &[Kind], last: &Made) -> Check {
-    let (id, title) = (format!("kubernetes.versions.{label}"), format!("{label}: the cluster serves what the last backup holds"));
+    let (id, title) =
+        (format!("kubernetes.versions.{label}"), format!("{label}: the cluster serves what the last backup holds"));
     let prefix = format!("{label}/");
     let (mut gone, mut other, mut n) = (Vec::new(), Vec::new(), 0);
     for (of, _) in last.facts_under(&prefix) {
@@ -224,9 +245,8 @@ fn unanswered(configuration: &Value, exists: &dyn Fn(&str, &str) -> bool) -> Opt
             (!exists(of("namespace")?, of("name")?)).then(|| text(webhook, &["name"]).unwrap_or_default())
         })
         .collect();
-    (!lost.is_empty()).then(|| {
-        format!("{} ({})", text(configuration, &["metadata", "name"]).unwrap_or_default(), lost.join(", "))
-    })
+    (!lost.is_empty())
+        .then(|| format!("{} ({})", text(configuration, &["metadata", "name"]).unwrap_or_default(), lost.join(", ")))
 }
 
 #[cfg(test)]
@@ -236,10 +256,12 @@ mod tests {
 
     #[test]
     fn a_quota_that_is_nearly_used_up_is_named() {
-        let quota = |used: &str| json!({
-            "metadata": {"name": "small", "namespace": "shop"},
-            "status": {"hard": {"pods": "10", "memory": "1Gi"}, "used": {"pods": used, "memory": "100Mi"}},
-        });
+        let quota = |used: &str| {
+            json!({
+                "metadata": {"name": "small", "namespace": "shop"},
+                "status": {"hard": {"pods": "10", "memory": "1Gi"}, "used": {"pods": used, "memory": "100Mi"}},
+            })
+        };
         assert_eq!(full(&quota("8")), None);
         assert_eq!(full(&quota("9")).as_deref(), Some("shop/small (pods 9 of 10)"));
         assert_eq!(full(&json!({})), None);
@@ -252,11 +274,13 @@ mod tests {
         let stuck = json!({"metadata": {"name": "old", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
         assert_eq!(terminating(&stuck).as_deref(), Some("old (since 2026-01-01T00:00:00Z)"));
         assert_eq!(terminating(&json!({"metadata": {"name": "x"}})), None);
-        let hooks = |policy: &str| json!({"metadata": {"name": "c"}, "webhooks": [
-            {"name": "a.example.com", "failurePolicy": policy, "clientConfig": {"service": {"namespace": "ops", "name": "gone"}}},
-            {"name": "b.example.com", "failurePolicy": "Fail", "clientConfig": {"url": "https://x.test"}},
-            {"name": "c.example.com", "failurePolicy": "Fail", "clientConfig": {"service": {"namespace": "ops", "name": "here"}}},
-        ]});
+        let hooks = |policy: &str| {
+            json!({"metadata": {"name": "c"}, "webhooks": [
+                {"name": "a.example.com", "failurePolicy": policy, "clientConfig": {"service": {"namespace": "ops", "name": "gone"}}},
+                {"name": "b.example.com", "failurePolicy": "Fail", "clientConfig": {"url": "https://x.test"}},
+                {"name": "c.example.com", "failurePolicy": "Fail", "clientConfig": {"service": {"namespace": "ops", "name": "here"}}},
+            ]})
+        };
         let exists = |_: &str, name: &str| name == "here";
         assert_eq!(unanswered(&hooks("Fail"), &exists).as_deref(), Some("c (a.example.com)"));
         assert_eq!(unanswered(&hooks("Ignore"), &exists), None);

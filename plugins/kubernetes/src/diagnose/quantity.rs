@@ -1,5 +1,8 @@
 //! Quantities of resources, such as `500m`, `2Gi`, `1e3`. Pure.
 
+/// What one binary unit is of the one below it.
+const BINARY: f64 = 1_024.0;
+
 /// The value of a quantity; `None` for what is none.
 pub(super) fn parse(text: &str) -> Option<f64> {
     let end = text.find(|c: char| c.is_ascii_alphabetic() && !matches!(c, 'e' | 'E')).unwrap_or(text.len());
@@ -20,12 +23,12 @@ pub(super) fn parse(text: &str) -> Option<f64> {
         "T" => 1e12,
         "P" => 1e15,
         "E" => 1e18,
-        "Ki" => 1_024.0,
-        "Mi" => 1_048_576.0,
-        "Gi" => 1_073_741_824.0,
-        "Ti" => 1_099_511_627_776.0,
-        "Pi" => 1_125_899_906_842_624.0,
-        "Ei" => 1_152_921_504_606_846_976.0,
+        "Ki" => BINARY.powi(1),
+        "Mi" => BINARY.powi(2),
+        "Gi" => BINARY.powi(3),
+        "Ti" => BINARY.powi(4),
+        "Pi" => BINARY.powi(5),
+        "Ei" => BINARY.powi(6),
         _ => return None,
     };
     let number: f64 = number.parse().ok()?;
@@ -48,7 +51,7 @@ mod tests {
             ("1e3", 1e3),
             ("1E3", 1e3),
             ("1E", 1e18),
-            ("1Ei", 1_152_921_504_606_846_976.0),
+            ("1Ei", 1_024_f64.powi(6)),
         ] {
             assert_eq!(parse(text), Some(value), "{text}");
         }

@@ -77,7 +77,8 @@ pub(super) fn steps(label: &str, health: &Health) -> Vec<Check> {
         let known = STEPS.iter().find(|step| step.name == tried.step);
         let title = format!("{label}: {}", known.map_or(tried.step.as_str(), |step| step.title));
         let evidence = format!("{} ({} ms)", tried.evidence, tried.took.as_millis());
-        let mut check = Check::new(tried.outcome, format!("kubernetes.{}.{label}", tried.step), title).evidence(evidence);
+        let mut check =
+            Check::new(tried.outcome, format!("kubernetes.{}.{label}", tried.step), title).evidence(evidence);
         if let (Outcome::Failed | Outcome::Warned, Some(step)) = (tried.outcome, known) {
             check = step.causes.iter().fold(check, |check, cause| check.cause(named(cause)));
             check = step.remedies.iter().fold(check, |check, remedy| check.remedy(named(remedy)));
@@ -102,8 +103,7 @@ pub(super) fn latency(label: &str, health: &Health, slow_ms: u64) -> Check {
         return Check::skipped(id, title).evidence("it was not reached");
     };
     let took = step.took;
-    let evidence =
-        format!("{} ms (thresholds: {slow_ms} ms, {} ms)", took.as_millis(), DEAD.as_millis());
+    let evidence = format!("{} ms (thresholds: {slow_ms} ms, {} ms)", took.as_millis(), DEAD.as_millis());
     let check = match took {
         took if took >= DEAD => Check::failed(id, title),
         took if took >= Duration::from_millis(slow_ms) => Check::warned(id, title),
@@ -154,14 +154,19 @@ pub(super) fn expiry(label: &str, health: &Health, days: u64, now: Timestamp) ->
 pub(super) fn together(n_clusters: usize, broken: &[String]) -> Option<Check> {
     let (id, title) = ("kubernetes.clusters.reachable", "the clusters can be reached");
     let first = broken.first()?;
-    let check = Check::failed(id, title)
-        .evidence(format!("{} of {n_clusters} cannot be: at {}", broken.len(), broken.join(", ")));
+    let check = Check::failed(id, title).evidence(format!(
+        "{} of {n_clusters} cannot be: at {}",
+        broken.len(),
+        broken.join(", ")
+    ));
     let all_alike = n_clusters > 1 && broken.len() == n_clusters && broken.iter().all(|step| step == first);
     Some(match first.as_str() {
-        "dns" | "tcp" if all_alike => {
-            check.cause("all of them fail at the same step: the reason is here, not there (resolver, route, firewall, proxy)")
+        "dns" | "tcp" if all_alike => check.cause(
+            "all of them fail at the same step: the reason is here, not there (resolver, route, firewall, proxy)",
+        ),
+        "authentication" if all_alike => {
+            check.cause("all tokens fail: they were made at the same time, and have ended")
         }
-        "authentication" if all_alike => check.cause("all tokens fail: they were made at the same time, and have ended"),
         "tls" if all_alike => check.cause("all certificates fail: this machine's clock, or a proxy that opens TLS"),
         _ if broken.len() == n_clusters => check.cause("every cluster has a reason of its own, named above"),
         _ => check.cause("the others are backed up, and runs are incomplete until it is mended"),
@@ -210,7 +215,9 @@ mod tests {
     #[test]
     fn certificates_and_tokens_are_held_against_days() {
         let now = Timestamp { ms: 1_000 * DAY_MS };
-        for (days, outcome) in [(31, Outcome::Passed), (30, Outcome::Passed), (29, Outcome::Warned), (0, Outcome::Failed)] {
+        for (days, outcome) in
+            [(31, Outcome::Passed), (30, Outcome::Passed), (29, Outcome::Warned), (0, Outcome::Failed)]
+        {
             let ends = Some(Timestamp { ms: now.ms + days * DAY_MS });
             let health = Health { certificate_ends: ends, credential_ends: None, steps: Vec::new() };
             let found = expiry("prod", &health, 30, now);

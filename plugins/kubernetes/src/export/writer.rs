@@ -37,7 +37,10 @@ impl Files {
             return Err(Error::invalid("options.to_bucket: name the bucket that the files are written into"));
         };
         if !options.to_prefix.is_empty() && !options.to_prefix.ends_with('/') {
-            return Err(Error::invalid(format!("options.to_prefix: {:?} does not end with a slash", options.to_prefix)));
+            return Err(Error::invalid(format!(
+                "options.to_prefix: {:?} does not end with a slash",
+                options.to_prefix
+            )));
         }
         let bucket = if plan_only { None } else { Some(storage::open_bucket(label)?) };
         Ok(Self { bucket, prefix: options.to_prefix.clone(), under_way: VecDeque::new(), written: BTreeSet::new() })
@@ -104,7 +107,9 @@ impl Files {
 /// Paths of an index. One that leads elsewhere was not written by an export, and is not touched.
 fn parse(text: &str) -> BTreeSet<String> {
     let ours = |path: &&str| {
-        !path.is_empty() && !path.starts_with('/') && !path.split('/').any(|part| part == ".." || part == "." || part.is_empty())
+        !path.is_empty()
+            && !path.starts_with('/')
+            && !path.split('/').any(|part| part == ".." || part == "." || part.is_empty())
     };
     text.lines().filter(ours).map(str::to_owned).collect()
 }

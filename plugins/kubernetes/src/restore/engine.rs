@@ -297,7 +297,9 @@ impl<'a> Engine<'a> {
         self.owners.rebuild(&mut object);
         let item = self.item(kind, &recorded, object, old_uid, note);
         self.done += 1;
-        if self.how.dry_run && (!there || item.namespace.as_ref().is_some_and(|name| self.coming_namespaces.contains(name))) {
+        if self.how.dry_run
+            && (!there || item.namespace.as_ref().is_some_and(|name| self.coming_namespaces.contains(name)))
+        {
             // The server could only say that the namespace or the kind is not there yet.
             told.count(&kind.name(), Deed::Created);
             return Ok(());
@@ -308,7 +310,14 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn item(&self, kind: &Rc<Kind>, recorded: &Recorded, mut object: Value, old_uid: Option<String>, note: String) -> Item {
+    fn item(
+        &self,
+        kind: &Rc<Kind>,
+        recorded: &Recorded,
+        mut object: Value,
+        old_uid: Option<String>,
+        note: String,
+    ) -> Item {
         let status = object.as_object_mut().and_then(|map| map.remove("status")).filter(|_| self.how.status);
         rules::apply(kind, &mut object, self.how.keep);
         self.how.mapping.apply(kind, &mut object);
@@ -429,7 +438,12 @@ impl<'a> Engine<'a> {
                     let semicolon = if advice.is_empty() { "" } else { "; " };
                     let action = if matches!(obstacle, Obstacle::OwnedByOthers(_)) { "conflict" } else { "restore" };
                     told.count(&item.kind.name(), Deed::Refused);
-                    told.name(Outcome::Failed, action, &item.reference().to_string(), format!("{error}{semicolon}{advice}"));
+                    told.name(
+                        Outcome::Failed,
+                        action,
+                        &item.reference().to_string(),
+                        format!("{error}{semicolon}{advice}"),
+                    );
                     Ok(())
                 }
             },

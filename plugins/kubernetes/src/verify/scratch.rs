@@ -31,8 +31,10 @@ pub(super) fn restore(
 ) -> Result<Vec<Check>> {
     let options = &request.options;
     let label = target(cluster, options);
-    let (id, title) =
-        (format!("kubernetes.restore.compares.{label}"), format!("a test restore into {label} gives back what was backed up"));
+    let (id, title) = (
+        format!("kubernetes.restore.compares.{label}"),
+        format!("a test restore into {label} gives back what was backed up"),
+    );
     let mut mapping = Mapping::of(options);
     mapping.namespaces.clear();
     prefix.clone_into(&mut mapping.namespace_prefix);
@@ -54,10 +56,8 @@ pub(super) fn restore(
         return Ok(vec![Check::failed(id, title).evidence(evidence).remedy("use a shorter scratch_prefix")]);
     }
     let mut engine = Engine::open(&label, cluster, &scratch_selection, &how)?;
-    let places: Vec<Reference> = names
-        .iter()
-        .map(|name| Reference::new(&namespace_kind(), None, how.mapping.namespace(name)))
-        .collect();
+    let places: Vec<Reference> =
+        names.iter().map(|name| Reference::new(&namespace_kind(), None, how.mapping.namespace(name))).collect();
     if let Some(taken) = foreign(engine.cluster(), &places)? {
         return Ok(vec![
             Check::failed(id, title)
@@ -69,7 +69,8 @@ pub(super) fn restore(
 
     let mut told = Told::silent(false);
     told.cluster(&label);
-    let compared = engine.restore(&mut told).and_then(|()| compare(engine.cluster(), cluster, &scratch_selection, &how));
+    let compared =
+        engine.restore(&mut told).and_then(|()| compare(engine.cluster(), cluster, &scratch_selection, &how));
     let removed = remove(engine.cluster(), &places, how.wait);
     let check = match compared {
         Ok((_, differing)) if !told.findings().is_empty() => {
@@ -81,7 +82,10 @@ pub(super) fn restore(
             places.len()
         )),
         Ok((n, differing)) => Check::failed(&id, &title)
-            .evidence(format!("of {n} objects: {}", differing.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ")))
+            .evidence(format!(
+                "of {n} objects: {}",
+                differing.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ")
+            ))
             .cause("something in the target changes objects as they are made: a webhook or a controller")
             .remedy("strongroom restore JOB ID --target TARGET --plan"),
         Err(error @ (Error::Denied(_) | Error::Limit(_))) => return Err(error),
@@ -176,12 +180,7 @@ fn remove(cluster: &Cluster, places: &[Reference], wait: Duration) -> Result<Vec
 }
 
 /// How many objects were compared, and what differs in them.
-fn compare(
-    live: &Cluster,
-    cluster: &ClusterInventory,
-    selection: &Selection,
-    how: &How,
-) -> Result<(u64, Vec<String>)> {
+fn compare(live: &Cluster, cluster: &ClusterInventory, selection: &Selection, how: &How) -> Result<(u64, Vec<String>)> {
     let (mut n, mut differing) = (0, Vec::new());
     for archive in cluster.archives.iter().filter(|archive| archive.namespaced) {
         let kind = archive.kind();
@@ -210,7 +209,11 @@ fn compare(
                 match pair {
                     Pair::Both(one, other) => {
                         // Owners that are not in the scratch place were dropped on the way.
-                        differing.extend(one.without_owners().differs(&other.without_owners())?.map(|fields| format!("{kind} {}: {fields}", one.key())));
+                        differing.extend(
+                            one.without_owners()
+                                .differs(&other.without_owners())?
+                                .map(|fields| format!("{kind} {}: {fields}", one.key())),
+                        );
                     }
                     Pair::Removed(one) => differing.push(format!("{kind} {} is missing", one.key())),
                     // What the cluster itself puts into every namespace.
