@@ -17,7 +17,7 @@ use crate::recorded::{self, Recorded};
 use crate::rules::{self, Keep};
 use crate::selection::Selection;
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 use strongroom_plugin::bytes::Source;
@@ -31,6 +31,10 @@ const BATCH_BYTES: usize = 4 << 20;
 
 /// The label of namespaces that a test restore made and removes again.
 pub(crate) const SCRATCH_LABEL: &str = "strongroom/scratch";
+
+/// Bytes of live objects of one kind and namespace that a plan keeps to compare with; beyond it each is
+/// asked for by itself.
+const LIVE_BYTES: usize = 48 << 20;
 
 /// How objects are written.
 #[derive(Clone, Debug)]
@@ -82,6 +86,8 @@ pub(crate) struct Engine<'a> {
     batch_bytes: usize,
     secrets: Vec<(Item, Unseen)>,
     statuses: Vec<String>,
+    /// What is there of one kind and namespace, for a plan that leaves it alone.
+    live: Option<Live>,
     /// Archive and path of objects whose owners come later.
     deferred: Vec<(usize, String)>,
     /// Namespaces and kinds that this plan would create.
@@ -92,6 +98,14 @@ pub(crate) struct Engine<'a> {
     /// Services behind which objects are converted.
     services: BTreeSet<(String, String)>,
     done: u64,
+}
+
+/// Live objects of one kind and namespace by their names; none where they are too many.
+#[derive(Debug)]
+struct Live {
+    kind: Rc<Kind>,
+    namespace: Option<String>,
+    objects: Option<HashMap<String, String>>,
 }
 
 /// What becomes of a recorded object whose owners are not all known.
@@ -128,6 +142,7 @@ impl<'a> Engine<'a> {
             batch_bytes: 0,
             secrets: Vec::new(),
             statuses: Vec::new(),
+            live: None,
             deferred: Vec::new(),
             coming_namespaces: HashSet::new(),
             coming_kinds: HashSet::new(),
@@ -304,9 +319,57 @@ impl<'a> Engine<'a> {
             told.count(&kind.name(), Deed::Created);
             return Ok(());
         }
+        if self.how.dry_run
+            && self.how.mode == Mode::Create
+            && let Some(live) = self.live(&item)?
+        {
+            return self.stays(&item, &live, told);
+        }
         match recorded.unseen {
             Some(body) => self.add_secret(item, body, owners, told),
             None => self.add(item, told),
+        }
+    }
+
+    /// The object that is there in the place of this one, where it is known without asking for it: a list
+    /// answers for five hundred objects at once.
+    fn live(&mut self, item: &Item) -> Result<Option<String>> {
+        let fits = |live: &Live| Rc::ptr_eq(&live.kind, &item.kind) && live.namespace == item.namespace;
+        if !self.live.as_ref().is_some_and(fits) {
+            let objects = self.list_live(item)?;
+            self.live = Some(Live { kind: item.kind.clone(), namespace: item.namespace.clone(), objects });
+        }
+        let known = self.live.as_mut().and_then(|live| live.objects.as_mut());
+        Ok(known.and_then(|objects| objects.remove(&item.name)))
+    }
+
+    fn list_live(&self, item: &Item) -> Result<Option<HashMap<String, String>>> {
+        let list = self.cluster.list(&item.kind);
+        let list = match &item.namespace {
+            Some(namespace) => list.namespace(namespace),
+            None => list,
+        };
+        let (mut objects, mut bytes) = (HashMap::new(), 0);
+        let listed = list.start().and_then(|mut listing| {
+            while let Some(page) = listing.next_page()? {
+                for json in page.objects {
+                    bytes += json.len();
+                    if let Ok(head) = head::Head::parse(&json) {
+                        let name = head.metadata.name.into_owned();
+                        objects.insert(name, json);
+                    }
+                }
+                if bytes > LIVE_BYTES {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        });
+        match listed {
+            Ok(all) => Ok(all.then_some(objects)),
+            Err(error @ (Error::Unavailable(_) | Error::TimedOut(_))) => Err(error),
+            // Who may not list may still ask what creating one would do.
+            Err(_) => Ok(None),
         }
     }
 
@@ -527,7 +590,13 @@ impl<'a> Engine<'a> {
                 return Ok(());
             }
         };
-        match self.differing(&item.kind, &live, &item.json)? {
+        self.stays(item, &live, told)
+    }
+
+    /// Says in what an object that stays as it is differs from what is recorded.
+    fn stays(&self, item: &Item, live: &str, told: &mut Told) -> Result<()> {
+        let kind = item.kind.name();
+        match self.differing(&item.kind, live, &item.json)? {
             None => told.count(&kind, Deed::Unchanged),
             Some(fields) => {
                 told.count(&kind, Deed::Left);
