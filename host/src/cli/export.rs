@@ -144,7 +144,7 @@ mod tests {
         let exported =
             Exported { job: "clusters", backup: "20261120T020000Z-x7k2m9qd", directory: "./manifests", steps: &steps };
         insta::assert_snapshot!(exported.text(), @r#"
-        write manifests command-line: passed (34 files)
+        write manifests command-line: done (34 files)
         write manifests command-line: skipped (2 objects are left out)
         exported 20261120T020000Z-x7k2m9qd of "clusters" to ./manifests
         "#);
