@@ -11,8 +11,11 @@ pub mod check;
 pub mod completions;
 pub mod config;
 pub mod diagnose;
+pub mod diff;
 pub mod exit;
+pub mod export;
 pub mod key;
+mod lend;
 pub mod list;
 mod lost;
 mod measure;
@@ -198,6 +201,10 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     /// Restores a backup, or shows what restoring it would do
     Restore(restore::RestoreArgs),
+    /// Writes a backup of clusters as manifests for a Git repository; Secrets are left out
+    Export(export::ExportArgs),
+    /// Compares a backup with another one, or with the system as it is
+    Diff(diff::DiffArgs),
     /// Looks for what will go wrong: the plugin's checks and the host's own
     Diagnose(diagnose::DiagnoseArgs),
     /// Lists backups
@@ -254,6 +261,8 @@ pub async fn run(cli: Cli, cancel: CancellationToken) -> Exit {
         Command::Backup(args) => Box::pin(backup::run(args, &globals, cancel)).await,
         Command::Verify(args) => Box::pin(verify::run(args, &globals, cancel)).await,
         Command::Restore(args) => Box::pin(restore::run(args, &globals, cancel)).await,
+        Command::Export(args) => Box::pin(export::run(args, &globals, cancel)).await,
+        Command::Diff(args) => Box::pin(diff::run(args, &globals, cancel)).await,
         Command::Diagnose(args) => Box::pin(diagnose::run(args, &globals, cancel)).await,
         Command::List(args) => Box::pin(list::run(args, &globals, cancel)).await,
         Command::Show(args) => Box::pin(show::run(args, &globals, cancel)).await,

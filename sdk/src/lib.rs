@@ -93,6 +93,7 @@ mod time;
 
 pub mod bytes;
 pub mod exec;
+pub mod kube;
 pub mod log;
 pub mod metrics;
 pub mod report;
@@ -111,7 +112,7 @@ use serde::de::DeserializeOwned;
 pub mod prelude {
     pub use crate::{
         BackupRequest, Check, Depth, DiagnoseRequest, Error, Made, Outcome, Plugin, Report, RestoreRequest, Result,
-        Step, Timestamp, VerifyRequest, bytes, exec, log, metrics, run, storage,
+        Step, Timestamp, VerifyRequest, bytes, exec, kube, log, metrics, run, storage,
     };
 }
 

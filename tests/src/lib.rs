@@ -13,6 +13,7 @@ pub mod documented;
 pub mod documents;
 pub mod durable;
 pub mod echo;
+pub mod estate;
 pub mod fixture;
 pub mod hostile;
 pub mod kube;

@@ -122,6 +122,8 @@ const RESULTS: &[(&str, &[&str])] = &[
     ("`backup`", &["host/src/cli/backup.rs"]),
     ("`verify`, `diagnose`", &["host/src/cli/check.rs", "host/src/plugin/context.rs"]),
     ("`restore`", &["host/src/cli/restore.rs"]),
+    ("`export`", &["host/src/cli/export.rs"]),
+    ("`diff`", &["host/src/cli/diff.rs"]),
     ("`list`", &["host/src/cli/list.rs"]),
     ("`show`", &["host/src/cli/show.rs"]),
     ("`prune`", &["host/src/cli/prune.rs"]),

@@ -86,7 +86,7 @@ impl RestoreArgs {
     }
 }
 
-fn parse_option(text: &str) -> Result<(String, serde_json::Value), String> {
+pub(super) fn parse_option(text: &str) -> Result<(String, serde_json::Value), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     if key.is_empty() {
         return Err("expected a key before =".to_owned());

@@ -1,0 +1,406 @@
+//! `backup`: every cluster is walked kind by kind, in restore order; some clusters at the same time, so
+//! that one waits for its server while another packs. One that fails leaves the others whole.
+//!
+//! Memory: one page of objects for each cluster that is being walked.
+
+use crate::conversion;
+use crate::head::Head;
+use crate::inventory::{self, Archive, ClusterInventory, Inventory, attribute};
+use crate::kind::{self, is, is_secret};
+use crate::policy::{Policy, Verdict};
+use crate::settings::Settings;
+use std::collections::{BTreeSet, VecDeque};
+use strongroom_plugin::kube::{Cluster, Kind, Listing, Page, Reference};
+use strongroom_plugin::prelude::*;
+use strongroom_plugin::storage::ArchiveWriter;
+
+/// Things that are named one by one in a report; the rest are counted.
+const MAX_SKIPPED: usize = 5_000;
+/// Kinds of one cluster that may fail to answer, one after the other, before the cluster is given up.
+const MAX_SILENT_KINDS: usize = 3;
+/// Times that the list of one kind may fail: each may be another granted namespace.
+const MAX_FAILED_LISTS: usize = 100;
+/// Bytes of facts that counts per kind may take; beyond it they are in the inventory only.
+const COUNTS_BYTES: usize = 40 << 10;
+
+/// What is left out though it was to be captured, and why.
+#[derive(Debug, Default)]
+struct Skipped {
+    named: Vec<(String, String)>,
+    unnamed: u64,
+}
+
+impl Skipped {
+    fn add(&mut self, what: String, why: impl Into<String>) {
+        if self.named.len() < MAX_SKIPPED {
+            self.named.push((what, why.into()));
+        } else {
+            self.unnamed += 1;
+        }
+    }
+}
+
+/// What concerns every cluster.
+#[derive(Debug, Default)]
+struct Totals {
+    skipped: Skipped,
+    excluded: u64,
+    claims: u64,
+    seen: u64,
+}
+
+/// One cluster on its way into archives.
+#[derive(Debug)]
+struct Walk {
+    cluster: Cluster,
+    todo: VecDeque<Kind>,
+    current: Option<Packing>,
+    inventory: ClusterInventory,
+    /// Kinds that are converted by a webhook, as their definitions say.
+    converted: BTreeSet<(String, String)>,
+    silent: usize,
+}
+
+/// One kind that is being packed.
+#[derive(Debug)]
+struct Packing {
+    kind: Kind,
+    /// Namespaces to list one by one, behind the list in progress.
+    namespaces: VecDeque<String>,
+    listing: Option<Listing>,
+    /// What went wrong with the list the last time, and how often something did.
+    failed: Option<String>,
+    failures: usize,
+    writer: Option<(ArchiveWriter, Archive)>,
+    restarted: bool,
+}
+
+pub(crate) fn backup(request: &BackupRequest<Settings>) -> Result<Report> {
+    let settings = &request.settings;
+    let policy = Policy::parse(settings)?;
+    let mut totals = Totals::default();
+    let mut waiting: VecDeque<&String> = settings.clusters.iter().collect();
+    let mut walks: VecDeque<Walk> = VecDeque::new();
+    let mut done: Vec<ClusterInventory> = Vec::new();
+    let mut last_error = None;
+    loop {
+        while walks.len() < settings.parallel_clusters.max(1)
+            && let Some(label) = waiting.pop_front()
+        {
+            match Walk::begin(label, &policy, &mut totals) {
+                Ok(walk) => walks.push_back(walk),
+                Err(error) => {
+                    log::error!(cluster = label, "the cluster could not be backed up: {error}");
+                    totals.skipped.add(format!("cluster {label}"), error.to_string());
+                    last_error = Some(error);
+                }
+            }
+        }
+        let Some(mut walk) = walks.pop_front() else { break };
+        if walk.step(&policy, &mut totals)? {
+            walks.push_back(walk);
+        } else {
+            log::info!(cluster = walk.inventory.label, objects = objects(&walk.inventory), "packed");
+            done.push(walk.inventory);
+        }
+    }
+    if let (true, Some(error)) = (done.is_empty(), last_error) {
+        return Err(error);
+    }
+    let place = |label: &String| settings.clusters.iter().position(|cluster| cluster == label);
+    done.sort_by_key(|cluster| place(&cluster.label));
+    let inventory = Inventory { clusters: done, ..Inventory::new() };
+    storage::put_bytes(inventory::NAME, "application/json", &inventory.to_json()?)?;
+    Ok(report(&inventory, totals))
+}
+
+impl Walk {
+    fn begin(label: &str, policy: &Policy, totals: &mut Totals) -> Result<Self> {
+        let cluster = kube::open(label)?;
+        let version = cluster.version()?;
+        let found = cluster.kinds()?;
+        for (group, why) in found.failed {
+            totals.skipped.add(format!("{label}: {group}"), format!("its API did not answer: {why}"));
+        }
+        let mut kinds: Vec<Kind> = found.kinds.into_iter().filter(|kind| policy.wants(kind)).collect();
+        kind::sort(&mut kinds);
+        let uid = kinds
+            .iter()
+            .find(|kind| is(kind, "", "Namespace"))
+            .and_then(|namespaces| cluster.get(&Reference::new(namespaces, None, "kube-system")).ok())
+            .and_then(|object| crate::head::uid(&object));
+        let inventory = ClusterInventory { label: label.to_owned(), version, uid, archives: Vec::new() };
+        Ok(Self { cluster, todo: kinds.into(), current: None, inventory, converted: BTreeSet::new(), silent: 0 })
+    }
+
+    /// One page. False when the cluster is done. Errors: of the store, which concern every cluster.
+    fn step(&mut self, policy: &Policy, totals: &mut Totals) -> Result<bool> {
+        let Some(mut packing) = self.current.take().or_else(|| self.next_kind(policy)) else { return Ok(false) };
+        match packing.next_page(&self.cluster) {
+            Ok(Some(page)) => {
+                self.silent = 0;
+                packing.failed = None;
+                packing.restarted |= page.restarted;
+                self.pack(&mut packing, &page, policy, totals)?;
+                self.current = Some(packing);
+            }
+            Ok(None) => self.finish(packing, totals)?,
+            Err(error) => {
+                let what = format!("{}: {}", self.inventory.label, packing.kind);
+                let text = error.to_string();
+                // The host has tried again already, and a list that failed in the same way twice is given
+                // up. Another answer is another granted namespace.
+                packing.failures += 1;
+                if packing.failed.as_ref() == Some(&text) || packing.failures > MAX_FAILED_LISTS {
+                    packing.listing = None;
+                } else {
+                    totals.skipped.add(what, text.clone());
+                    packing.failed = Some(text);
+                }
+                if error.is_retryable() {
+                    packing.listing = None;
+                    self.silent += 1;
+                }
+                if self.silent >= MAX_SILENT_KINDS && !self.todo.is_empty() {
+                    let rest = self.todo.drain(..).map(|kind| kind.to_string()).collect::<Vec<_>>().join(", ");
+                    let why = format!("the cluster no longer answers: {error}");
+                    totals.skipped.add(format!("{}: {rest}", self.inventory.label), why);
+                }
+                self.current = Some(packing);
+            }
+        }
+        Ok(true)
+    }
+
+    fn next_kind(&mut self, policy: &Policy) -> Option<Packing> {
+        let kind = self.todo.pop_front()?;
+        let mut namespaces: VecDeque<String> = VecDeque::new();
+        if let Some(literals) = policy.literal_namespaces().filter(|_| kind.namespaced) {
+            namespaces.extend(literals.into_iter().map(str::to_owned));
+        }
+        let everywhere = namespaces.is_empty();
+        let mut packing =
+            Packing { kind, namespaces, listing: None, failed: None, failures: 0, writer: None, restarted: false };
+        if everywhere {
+            // Told apart from an empty list of namespaces by its text, which no namespace has.
+            packing.namespaces.push_back(String::new());
+        }
+        Some(packing)
+    }
+
+    fn pack(&mut self, packing: &mut Packing, page: &Page, policy: &Policy, totals: &mut Totals) -> Result<()> {
+        let kind = packing.kind.clone();
+        let unseen = is_secret(&kind);
+        for (place, json) in page.objects.iter().enumerate() {
+            totals.seen += 1;
+            let head = match Head::parse(json) {
+                Ok(head) => head,
+                Err(error) => {
+                    let what = format!("{}: {kind}", self.inventory.label);
+                    totals.skipped.add(what, format!("an object of the list is none: {error}"));
+                    continue;
+                }
+            };
+            let name = head.metadata.name.as_ref();
+            match policy.judge(&kind, &head, json.len()) {
+                Verdict::Keep => {}
+                Verdict::Exclude => {
+                    totals.excluded += 1;
+                    continue;
+                }
+                Verdict::TooLarge => {
+                    let what = format!("{}: {kind} {}", self.inventory.label, shown(head.namespace(), name));
+                    totals.skipped.add(what, format!("{} bytes are more than max_object_bytes", json.len()));
+                    continue;
+                }
+            }
+            let (writer, archive) = match &mut packing.writer {
+                Some(open) => open,
+                none => none.insert(self.begin_archive(&kind)?),
+            };
+            let path = inventory::path(head.namespace(), name);
+            if unseen {
+                let attributes = [(attribute::SEEN.to_owned(), json.clone())];
+                let body = packing.listing.as_ref().map(|listing| listing.body(place)).transpose()?;
+                let Some(body) = body else { continue };
+                writer.add(&path, &attributes, body)?;
+            } else {
+                writer.add_bytes(&path, &[], json.as_bytes())?;
+            }
+            archive.objects += 1;
+            archive.bytes += json.len() as u64;
+            totals.claims += u64::from(is(&kind, "", "PersistentVolumeClaim"));
+            if is(&kind, "apiextensions.k8s.io", "CustomResourceDefinition") {
+                let definition = serde_json::from_str(json)?;
+                self.converted.extend(conversion::converted(&definition));
+            }
+        }
+        run::progress("objects", totals.seen, None);
+        Ok(())
+    }
+
+    fn begin_archive(&self, kind: &Kind) -> Result<(ArchiveWriter, Archive)> {
+        let artifact =
+            inventory::artifact(&self.inventory.label, self.inventory.archives.len() + 1, kind, is_secret(kind));
+        let archive = Archive {
+            artifact: artifact.clone(),
+            group: kind.group.clone(),
+            version: kind.version.clone(),
+            kind: kind.kind.clone(),
+            plural: kind.plural.clone(),
+            namespaced: kind.namespaced,
+            objects: 0,
+            bytes: 0,
+            restarted: false,
+            converted: self.converted.contains(&(kind.group.clone(), kind.kind.clone())),
+        };
+        Ok((storage::create_archive(artifact)?, archive))
+    }
+
+    fn finish(&mut self, packing: Packing, totals: &mut Totals) -> Result<()> {
+        let Some((writer, mut archive)) = packing.writer else { return Ok(()) };
+        let finished = writer.finish()?;
+        archive.objects = archive.objects.saturating_sub(finished.failed.len() as u64);
+        archive.restarted = packing.restarted;
+        for (path, why) in finished.failed {
+            totals.skipped.add(format!("{}: {} {path}", self.inventory.label, packing.kind), why);
+        }
+        self.inventory.archives.push(archive);
+        Ok(())
+    }
+}
+
+impl Packing {
+    /// The next page of the list in progress, or of the list of the next namespace.
+    fn next_page(&mut self, cluster: &Cluster) -> Result<Option<Page>> {
+        loop {
+            if let Some(listing) = &mut self.listing {
+                if let Some(page) = listing.next_page()? {
+                    return Ok(Some(page));
+                }
+                self.listing = None;
+            }
+            let Some(namespace) = self.namespaces.pop_front() else { return Ok(None) };
+            let list = cluster.list(&self.kind);
+            let list = if namespace.is_empty() { list } else { list.namespace(namespace) };
+            self.listing = Some(list.start()?);
+        }
+    }
+}
+
+fn shown(namespace: Option<&str>, name: &str) -> String {
+    namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
+}
+
+fn objects(cluster: &ClusterInventory) -> u64 {
+    cluster.archives.iter().map(|archive| archive.objects).sum()
+}
+
+fn report(inventory: &Inventory, totals: Totals) -> Report {
+    let mut report = Report::new();
+    let identities: Vec<String> = inventory
+        .clusters
+        .iter()
+        .map(|cluster| format!("{}={}", cluster.label, cluster.uid.as_deref().unwrap_or("unknown")))
+        .collect();
+    report = report.source_id(identities.join(","));
+    report = report.fact("clusters", inventory.clusters.len()).fact("excluded", totals.excluded);
+    for cluster in &inventory.clusters {
+        let label = &cluster.label;
+        let bytes: u64 = cluster.archives.iter().map(|archive| archive.bytes).sum();
+        report = report
+            .fact(format!("{label}.version"), &cluster.version)
+            .fact(format!("{label}.kinds"), cluster.archives.len())
+            .fact(format!("{label}.objects"), objects(cluster))
+            .fact(format!("{label}.bytes"), bytes);
+        let torn: Vec<&str> =
+            cluster.archives.iter().filter(|archive| archive.restarted).map(|archive| archive.kind.as_str()).collect();
+        if !torn.is_empty() {
+            report = report.fact(format!("{label}.not-of-one-moment"), torn.join(","));
+        }
+    }
+    let mut uncounted = 0_u64;
+    for cluster in &inventory.clusters {
+        for archive in &cluster.archives {
+            if report.facts_bytes() > COUNTS_BYTES {
+                uncounted += 1;
+                continue;
+            }
+            let of = format!("{}/{}/{}", cluster.label, archive.kind().api_version(), archive.kind);
+            report = report.fact(of, archive.objects);
+        }
+    }
+    if uncounted > 0 {
+        report = report.fact("kinds-counted-in-the-inventory-only", uncounted);
+    }
+    if totals.claims > 0 {
+        report = report.not_captured(format!("the data of {} persistent volume claims", totals.claims));
+    }
+    report = report
+        .not_captured("tokens of service accounts, which every cluster makes itself")
+        .not_captured("one moment across kinds: each kind is listed by itself");
+    for (what, why) in totals.skipped.named {
+        report = report.skipped(what, why);
+    }
+    if totals.skipped.unnamed > 0 {
+        report = report.skipped(format!("and {} more", totals.skipped.unnamed), "the run's log has more");
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(kind: &str, objects: u64) -> Archive {
+        Archive {
+            artifact: kind.to_owned(),
+            group: "apps".into(),
+            version: "v1".into(),
+            kind: kind.into(),
+            plural: "x".into(),
+            namespaced: true,
+            objects,
+            bytes: 10,
+            restarted: kind == "Torn",
+            converted: false,
+        }
+    }
+
+    #[test]
+    fn facts_stay_within_what_the_host_takes() {
+        let archives: Vec<Archive> = (0..3_000).map(|n| archive(&format!("Kind{n}"), 1)).collect();
+        let cluster = ClusterInventory { label: "prod".into(), version: "v1".into(), uid: None, archives };
+        let inventory = Inventory { clusters: vec![cluster], ..Inventory::new() };
+        let report = report(&inventory, Totals::default());
+        assert!(report.facts_bytes() < Report::MAX_FACTS_BYTES);
+        assert!(format!("{report:?}").contains("kinds-counted-in-the-inventory-only"));
+    }
+
+    #[test]
+    fn a_report_names_versions_counts_and_what_is_torn() {
+        let archives = vec![archive("Deployment", 3), archive("Torn", 4)];
+        let cluster =
+            ClusterInventory { label: "prod".into(), version: "v1.36.3".into(), uid: Some("u".into()), archives };
+        let totals = Totals { claims: 2, excluded: 5, ..Totals::default() };
+        let text = format!("{:?}", report(&Inventory { clusters: vec![cluster], ..Inventory::new() }, totals));
+        for part in [
+            "\"prod=u\"",
+            "(\"prod.version\", \"v1.36.3\")",
+            "(\"prod.objects\", \"7\")",
+            "(\"prod/apps/v1/Deployment\", \"3\")",
+            "(\"prod.not-of-one-moment\", \"Torn\")",
+            "(\"excluded\", \"5\")",
+            "the data of 2 persistent volume claims",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_skipped_is_named_up_to_a_bound() {
+        let mut skipped = Skipped::default();
+        (0..MAX_SKIPPED + 3).for_each(|n| skipped.add(n.to_string(), "x"));
+        assert_eq!((skipped.named.len(), skipped.unnamed), (MAX_SKIPPED, 3));
+    }
+}
