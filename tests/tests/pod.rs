@@ -72,7 +72,7 @@ fn place_as(cluster: &Cluster, user: &User, port: u16, spec: PodSpec, several: S
     Place {
         run_in: RunIn::Pod(spec.clone()),
         env: BTreeMap::new(),
-        secrets: BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new(SECRET.to_owned()))]),
+        secrets: BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new(SECRET.to_owned()))]).into(),
         pod: Some(Pod::new(spec, connection, several)),
     }
 }
@@ -89,6 +89,7 @@ fn line(program: &str, args: &[&str]) -> CommandLine {
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         env: Vec::new(),
         secrets: Vec::new(),
+        secret_files: BTreeMap::new(),
         stdin: StdinGrant::None,
         inspect: true,
         partial_stdin: false,

@@ -354,7 +354,7 @@ async fn no_copy_of_a_secret_is_left_in_the_host_when_its_command_has_ended() {
     // Before a command needs it nothing of it is kept.
     assert_eq!(in_memory(&complement), 0, "a reference was kept as a value");
     let run_in = RunIn::Local { user: None };
-    let place = Arc::new(Place { run_in, env: BTreeMap::new(), secrets });
+    let place = Arc::new(Place { run_in, env: BTreeMap::new(), secrets, pod: None });
     let command = CommandLine {
         label: "tool".to_owned(),
         program: "/bin/sh".to_owned(),
