@@ -35,6 +35,9 @@ const PING: Duration = Duration::from_secs(30);
 /// How long the server may take to close the connection once it has sent the status, before it is left.
 const CLOSING: Duration = Duration::from_secs(5);
 
+/// How long output without a word of the wrapper is offered to who may read it.
+const UNREAD: Duration = Duration::from_secs(1);
+
 /// Output that is held until the first word of the wrapper is there: the channels overtake one another, and
 /// nobody reads output of a program that is not known to run. The wrapper speaks first, so that this is
 /// much more than what ever comes before.
@@ -222,9 +225,9 @@ async fn read(mut from: Incoming, stdout: pipe::Sender, stderr: pipe::Sender, pl
             _ => {}
         }
     };
-    if let (Some(held), Some(stdout)) = (early, &stdout) {
-        // Nobody waits for what came without a word; as much as fits is shown.
-        let _ = stdout.try_write(&held);
+    if let Some(held) = early {
+        // Nobody waits for what came without a word; as much as fits into the pipe is shown.
+        let _ = tokio::time::timeout(UNREAD, pass(&mut stdout, &held)).await;
     }
     outcome.unwrap_or_else(|| {
         let lost = lost(place).fact("expected", "the status of the command");
