@@ -452,8 +452,7 @@ fn immutable_fields_are_explained_replacing_takes_everything_and_lost_owners_are
     owned["metadata"]["ownerReferences"] =
         json!([{"apiVersion": "v1", "kind": "ServiceAccount", "name": "boss", "uid": uid}]);
     b().apply(&owned).unwrap();
-    let options =
-        format!("map_namespaces = {{ {from} = {to:?} }}\nkinds = [\"/ConfigMap\"]\nexisting = \"replace\"");
+    let options = format!("map_namespaces = {{ {from} = {to:?} }}\nkinds = [\"/ConfigMap\"]\nexisting = \"replace\"");
     let estate = of_namespace(&from, &options);
     let id = estate.backup(0);
 

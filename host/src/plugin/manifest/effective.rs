@@ -148,7 +148,8 @@ pub fn missing_grants(
             toml.push_str(&format!("verbs = {}\neffect = {}\n", inline(&kube.verbs), inline(&kube.effect)));
         }
     }
-    if let Some(request) = manifest.request.metrics.as_ref().filter(|_| imports("metrics") && effective.metrics.is_none())
+    if let Some(request) =
+        manifest.request.metrics.as_ref().filter(|_| imports("metrics") && effective.metrics.is_none())
     {
         toml.push_str(&format!("[plugin.{label}.grant.metrics]\n"));
         if let Some(prefix) = &request.prefix {
