@@ -53,8 +53,8 @@ fn advise(code: std::ops::Range<usize>, advice: libc::c_int) {
     }
 }
 
-#[cfg(test)]
 #[cfg(target_os = "linux")]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -68,6 +68,7 @@ impl Image {
     /// what is registered after it is never reached.
     #[expect(unsafe_code, reason = "the standard library keeps copies of an environment that are not overwritten")]
     pub(super) fn install(self, child: &mut Command, files: Vec<OwnedFd>) {
+        // SAFETY: this is how POSIX declares it.
         unsafe extern "C" {
             /// `execve` of the C library, which the standard library links.
             fn execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int;

@@ -26,7 +26,7 @@ pub const CONTEXT_BYTES: usize = 6 << 20;
 /// has shown before the next one.
 pub(super) const WINDOW: u32 = 8;
 
-/// What the thread that puts frames in order waited for, while a [`WINDOW`] of them passed.
+/// What the thread that puts frames in order waited for, while a window of them passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waits {
     /// For room for another part, since those before it are not stored yet.

@@ -66,6 +66,7 @@ const KEPT_BYTES: usize = 12_347;
 /// is given back by its `post-return`, after the host has read it.
 struct Grudging;
 
+#[expect(unsafe_code, reason = "an allocator that traps is made of the one that does not")]
 // SAFETY: every call is handed on as it is to the system's allocator, but for one that does not return.
 unsafe impl std::alloc::GlobalAlloc for Grudging {
     unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
