@@ -42,10 +42,15 @@ fn sh(script: &str) -> CommandLine {
     line("/bin/sh", &["-c", script])
 }
 
+/// A mark of this run, so that nothing is looked at that another one left.
+fn own(mark: &str) -> String {
+    format!("{mark}-{}", std::process::id())
+}
+
 fn inside(container: &Container, mark: &str) -> Place {
     Place {
         run_in: RunIn::Container { name: container.name().to_owned(), client: container.client().to_vec() },
-        env: BTreeMap::from([("TEST_MARK".to_owned(), mark.to_owned())]),
+        env: BTreeMap::from([("TEST_MARK".to_owned(), own(mark))]),
         secrets: BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new(SECRET.to_owned()))]).into(),
         pod: None,
     }
@@ -90,8 +95,9 @@ fn check_error(error: &Error, kind: Kind, parts: &[&str]) {
     }
 }
 
-/// Processes in another PID namespace than ours whose environment holds `mark`.
+/// Processes in another PID namespace than ours whose environment holds this mark of ours.
 fn processes_inside(mark: &str) -> Vec<OwnedFd> {
+    let mark = format!("TEST_MARK={}", own(mark));
     let ours = std::fs::read_link("/proc/self/ns/pid").unwrap();
     let wanted = |pid: &i32| {
         let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -133,9 +139,10 @@ async fn a_command_in_a_container_passes_bytes_environment_and_exit_codes() {
         secrets: vec!["PGPASSWORD".to_owned()],
         ..line("/bin/env", &[])
     };
+    let own_mark = format!("TEST_MARK={}", own("environment"));
     let output = String::from_utf8(run(command, place).await.unwrap().stdout).unwrap();
     // The secret is there; in what the guest is given it is blotted out.
-    for expected in ["PGDATABASE=shop", "TEST_MARK=environment", "PGPASSWORD=***", "PATH=/opt/only/here:/bin"] {
+    for expected in ["PGDATABASE=shop", own_mark.as_str(), "PGPASSWORD=***", "PATH=/opt/only/here:/bin"] {
         assert!(output.lines().any(|line| line == expected), "{expected} is not in {output}");
     }
     let without = String::from_utf8(run(line("/bin/env", &[]), inside(&container, "x")).await.unwrap().stdout).unwrap();
@@ -160,7 +167,7 @@ async fn a_command_in_a_container_passes_bytes_environment_and_exit_codes() {
     let mut output = held.stdout().unwrap();
     assert_eq!(read_line(&mut output).await, "one");
     // The program, and the wrapper that waits for its end.
-    let processes = processes_inside("TEST_MARK=held");
+    let processes = processes_inside("held");
     assert_eq!(processes.len(), 2);
     drop((held, output));
     check_end(&processes);
@@ -196,7 +203,7 @@ async fn dropping_the_handles_ends_the_program_inside_with_its_children() {
     let mut process = start(sh(script), inside(&container, "dropped"), None).await.unwrap();
     let mut output = process.stdout().unwrap();
     assert_eq!(read_line(&mut output).await, "ready");
-    let processes = processes_inside("TEST_MARK=dropped");
+    let processes = processes_inside("dropped");
     assert!(processes.len() >= 4, "{} processes", processes.len());
     drop((process, output));
     check_end(&processes);
@@ -215,7 +222,7 @@ async fn a_child_that_outlives_its_parent_in_the_container_is_ended() {
     drop(output);
     let exit = process.wait().await.unwrap();
     assert_eq!(exit.code, Some(0));
-    let processes = processes_inside("TEST_MARK=orphan");
+    let processes = processes_inside("orphan");
     assert_eq!(processes.len(), 1, "the child goes on without its parent");
     drop(process);
     check_end(&processes);

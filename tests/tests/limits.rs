@@ -36,7 +36,7 @@ const LIMITS: &[(&str, &str, Beyond)] = &[
     ("stall", "\"1s\"", Rogue("store-endless")),
     ("handles", "100", Rogue("flood-handles")),
     ("open_streams", "10", Rogue("flood-pipes")),
-    ("processes", "1", Rogue("spawn-two")),
+    ("processes", "1", Rogue("spawn-two-endless")),
     ("artifacts", "1", Rogue("spawn-two")),
     ("archive_entries", "950", Rogue("many-archives-one-limit")),
     ("entry_path", "3999", Rogue("long-path")),

@@ -234,7 +234,7 @@ impl ContainerKiller {
 
     fn check_client(&self, command: &CommandLine) -> Result<()> {
         let program = self.client.first().map(String::as_str).unwrap_or_default();
-        if std::fs::metadata(program).is_err() {
+        if program.starts_with('/') && std::fs::metadata(program).is_err() {
             return Err(cannot_start(Kind::NotFound, command, format!("there is no container client {program:?}"))
                 .hint("install podman or docker, or correct `client` in run_in"));
         }
