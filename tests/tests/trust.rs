@@ -297,7 +297,7 @@ fn grants_that_are_broken_are_replaced_by_approving_again() {
         "[plugin.shop.grant.exec.produce]\nprogram = 5\n",
         "[plugin.shop.grant.exec.produce]\nprogram = \"relative\"\nverbs = [\"backup\"]\neffect = \"reads\"\n",
         "[plugin.shop.grant.exek.produce]\nprogram = \"/bin/cat\"\n",
-        "[plugin.shop.grant]\nkube = {}\n",
+        "[plugin.shop.grant]\nkube = 5\n",
     ] {
         let sandbox = sandbox("", &pinned(), broken);
         sandbox.run(["backup", "orders"]).check_code(2);

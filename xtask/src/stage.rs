@@ -164,8 +164,13 @@ pub fn target(target: &str) -> Result<()> {
     command::run("rustup").args(["target", "add", target]).read().map(drop)
 }
 
+/// Tests wait for servers and processes half of their time: with one for each core, cores stand still.
+const TESTS_PER_CORE: usize = 2;
+
 fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> {
-    let mut arguments = vec!["test", "--locked", "--workspace", "--no-fail-fast", "--"];
+    let n_threads = TESTS_PER_CORE * std::thread::available_parallelism()?.get();
+    let threads = format!("--test-threads={n_threads}");
+    let mut arguments = vec!["test", "--locked", "--workspace", "--no-fail-fast", "--", &threads];
     arguments.extend(filters.iter().map(|filter| filter.as_str()));
     let mut summary = Summary::default();
     let succeeded = cargo(workspace, &arguments)

@@ -85,7 +85,7 @@ pub async fn run(args: DiffArgs, globals: &Globals, cancel: CancellationToken) -
     let compared = restore::restore(&job, &listed, how(with("compare", !is_live)?, true)).await?;
     compared.result?;
     drop(session);
-    let differences: Vec<Difference<'_>> = compared.steps.iter().filter_map(Difference::of).collect();
+    let differences: Vec<ObjectDifference<'_>> = compared.steps.iter().filter_map(ObjectDifference::of).collect();
     let found = Drift { job: &args.job, backup: compared.id.as_str(), other: &other, differences };
     found.print(&globals.output(), args.exit_code)
 }
@@ -100,12 +100,12 @@ pub struct Drift<'a> {
     /// What it was compared with: a backup, or `live`.
     pub other: &'a str,
     /// What is different, in the order of the backup.
-    pub differences: Vec<Difference<'a>>,
+    pub differences: Vec<ObjectDifference<'a>>,
 }
 
 /// One object that is different.
 #[derive(Debug, Serialize)]
-pub struct Difference<'a> {
+pub struct ObjectDifference<'a> {
     /// `added`, `removed` or `changed`, from the backup to the other side.
     pub change: &'a str,
     /// The object.
@@ -114,7 +114,7 @@ pub struct Difference<'a> {
     pub fields: &'a str,
 }
 
-impl<'a> Difference<'a> {
+impl<'a> ObjectDifference<'a> {
     /// A step that is a difference is one to look at; the others only count.
     fn of(step: &'a Step) -> Option<Self> {
         let differs = matches!(step.outcome, CheckOutcome::Warned | CheckOutcome::Failed);
@@ -169,7 +169,7 @@ mod tests {
             job: "clusters",
             backup: "20261120T020000Z-x7k2m9qd",
             other: LIVE,
-            differences: steps.iter().filter_map(Difference::of).collect(),
+            differences: steps.iter().filter_map(ObjectDifference::of).collect(),
         };
         insta::assert_snapshot!(drift.text(), @r#"
         changed prod: apps/Deployment shop/web
