@@ -40,12 +40,12 @@ fn at(port: u16, bucket: &str) -> String {
 
 /// A relay whose store is a bucket at a port of the loopback.
 fn relay_at(port: u16, bucket: &str) -> Relay {
-    let mut relay = Relay::new(Setup {
-        produce: sh(PRODUCE),
-        place: at(port, bucket),
-        store: SMALL_PARTS.into(),
-        ..Setup::default()
-    });
+    relay_with(port, bucket, SMALL_PARTS)
+}
+
+fn relay_with(port: u16, bucket: &str, store: &str) -> Relay {
+    let mut relay =
+        Relay::new(Setup { produce: sh(PRODUCE), place: at(port, bucket), store: store.into(), ..Setup::default() });
     relay.sandbox.set_env("ACCESS_KEY", ACCESS_KEY).set_env("SECRET_KEY", SECRET_KEY);
     relay
 }
@@ -84,16 +84,22 @@ async fn check_nothing_pending(server: &S3Server) {
 #[test]
 fn a_store_that_is_not_there_is_said_with_its_address() {
     let port = free_port().unwrap();
-    let relay = relay_at(port, s3::BUCKET);
     let address = format!("127.0.0.1:{port}");
-    // Somebody waits for these: they do not try for minutes.
-    for verb in [&["list"][..], &["show", "orders", "latest"], &["store", "check", "main"], &["store", "init", "main"]]
-    {
-        check_one_error(&relay.run(verb), 1, &[&address, "nothing listens", "attempts"]);
-    }
-    // A run at night is patient, and says that it waits.
-    let backup = relay.run(&["backup", "orders"]);
-    check_one_error(&backup, 1, &[&address, "nothing listens", "the store is in trouble"]);
+    // Each waits for as long as it is patient, so they wait together.
+    let check = |verb: &[&str], waits: &str| {
+        let store = format!("{SMALL_PARTS}\npatience = \"12s\"\n");
+        check_one_error(&relay_with(port, s3::BUCKET, &store).run(verb), 1, &[&address, "nothing listens", waits]);
+    };
+    std::thread::scope(|scope| {
+        // Somebody waits for these: they do not try for minutes.
+        for verb in
+            [&["list"][..], &["show", "orders", "latest"], &["store", "check", "main"], &["store", "init", "main"]]
+        {
+            scope.spawn(move || check(verb, "attempts"));
+        }
+        // A run at night is patient, and says that it waits.
+        scope.spawn(|| check(&["backup", "orders"], "the store is in trouble"));
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
