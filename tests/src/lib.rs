@@ -29,6 +29,7 @@ pub mod s3;
 pub mod sandbox;
 pub mod snapshot;
 pub mod terminal;
+pub mod tool;
 pub mod tree;
 pub mod wait;
 pub mod wire;

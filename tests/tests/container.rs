@@ -6,41 +6,16 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
-use std::sync::Arc;
-use std::time::Duration;
 use strongroom::error::{Error, Kind, Result};
-use strongroom::exec::{Output, Place, Process, RunIn, spawn};
+use strongroom::exec::{Place, RunIn};
 use strongroom::policy::exec::{CommandLine, StdinGrant};
 use strongroom::secret::Secret;
 use strongroom::stream::source::InMemory;
 use strongroom::stream::{ByteSource, Origin, Source};
 use strongroom_tests::container::Container;
-use tokio_util::sync::CancellationToken;
+use strongroom_tests::tool::{check_error, line, read_all, read_line, run, sh, start};
 
-/// Longer than anything here takes; a test that reaches it has failed.
-const LONG: Duration = Duration::from_secs(120);
 const SECRET: &str = "correct-horse-battery";
-
-fn line(program: &str, args: &[&str]) -> CommandLine {
-    CommandLine {
-        label: "tool".to_owned(),
-        program: program.to_owned(),
-        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-        env: Vec::new(),
-        secrets: Vec::new(),
-        stdin: StdinGrant::None,
-        inspect: true,
-        partial_stdin: false,
-        detects_short_input: false,
-        timeout: None,
-        uses_scratch: false,
-        secret_files: BTreeMap::new(),
-    }
-}
-
-fn sh(script: &str) -> CommandLine {
-    line("/bin/sh", &["-c", script])
-}
 
 /// A mark of this run, so that nothing is looked at that another one left.
 fn own(mark: &str) -> String {
@@ -53,45 +28,6 @@ fn inside(container: &Container, mark: &str) -> Place {
         env: BTreeMap::from([("TEST_MARK".to_owned(), own(mark))]),
         secrets: BTreeMap::from([("PGPASSWORD".to_owned(), Secret::new(SECRET.to_owned()))]).into(),
         pod: None,
-    }
-}
-
-async fn start(line: CommandLine, place: Place, stdin: Option<Source>) -> Result<Process> {
-    spawn(line, Arc::new(place), None, stdin, LONG, CancellationToken::new()).await
-}
-
-async fn run(line: CommandLine, place: Place) -> Result<Output> {
-    start(line, place, None).await?.run_to_end(1 << 20).await
-}
-
-async fn read_all(mut source: Source) -> (Vec<u8>, Result<()>) {
-    let read = move || {
-        let mut all = Vec::new();
-        loop {
-            match source.body.next_chunk() {
-                Ok(Some(chunk)) => all.extend_from_slice(&chunk),
-                Ok(None) => return (all, Ok(())),
-                Err(error) => return (all, Err(error)),
-            }
-        }
-    };
-    tokio::task::spawn_blocking(read).await.unwrap()
-}
-
-async fn read_line(source: &mut Source) -> String {
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while tokio::task::block_in_place(|| source.body.read(&mut byte)).unwrap() == 1 && byte[0] != b'\n' {
-        line.push(byte[0]);
-    }
-    String::from_utf8(line).unwrap()
-}
-
-#[track_caller]
-fn check_error(error: &Error, kind: Kind, parts: &[&str]) {
-    assert_eq!(error.kind(), kind, "{error:?}");
-    for part in parts {
-        assert!(format!("{error:?}").contains(part), "{part:?} is not in {error:?}");
     }
 }
 

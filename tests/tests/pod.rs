@@ -5,10 +5,9 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use strongroom::cluster::{ClusterSpec, IN_FLIGHT, TIMEOUT, Way as WayTo};
 use strongroom::error::{Error, Kind, Result};
-use strongroom::exec::{Choice, Output, Place, Pod, PodSpec, Process, RunIn, Several, settled, spawn};
+use strongroom::exec::{Choice, Place, Pod, PodSpec, RunIn, Several, settled, spawn};
 use strongroom::policy::exec::{CommandLine, StdinGrant};
 use strongroom::secret::Secret;
 use strongroom::stream::source::InMemory;
@@ -17,12 +16,11 @@ use strongroom_tests::kube::{Cluster, User};
 use strongroom_tests::postgres::job::{self, Job, Setup};
 use strongroom_tests::postgres::{PASSWORD, USER, Version};
 use strongroom_tests::relay::{self, Relay, sh as sh_words};
+use strongroom_tests::tool::{LONG, check_error, line, read_all, read_line, run, sh, start};
 use strongroom_tests::wire::{Way, Wire};
 use strongroom_tests::{free_port, wait_until};
 use tokio_util::sync::CancellationToken;
 
-/// Longer than anything here takes; a test that reaches it has failed.
-const LONG: Duration = Duration::from_secs(120);
 const SECRET: &str = "correct horse 'battery' \\ \"staple\"";
 
 fn cluster() -> &'static Cluster {
@@ -82,73 +80,12 @@ fn place(cluster: &Cluster, namespace: &str) -> Place {
     place_as(cluster, cluster.admin(), cluster.port(), spec, Several::Refuse)
 }
 
-fn line(program: &str, args: &[&str]) -> CommandLine {
-    CommandLine {
-        label: "tool".to_owned(),
-        program: program.to_owned(),
-        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-        env: Vec::new(),
-        secrets: Vec::new(),
-        secret_files: BTreeMap::new(),
-        stdin: StdinGrant::None,
-        inspect: true,
-        partial_stdin: false,
-        detects_short_input: false,
-        timeout: None,
-        uses_scratch: false,
-    }
-}
-
-fn sh(script: &str) -> CommandLine {
-    line("/bin/sh", &["-c", script])
-}
-
-async fn start(line: CommandLine, place: Place, stdin: Option<Source>) -> Result<Process> {
-    spawn(line, Arc::new(place), None, stdin, LONG, CancellationToken::new()).await
-}
-
-async fn run(line: CommandLine, place: Place) -> Result<Output> {
-    start(line, place, None).await?.run_to_end(1 << 20).await
-}
-
-async fn read_all(mut source: Source) -> (Vec<u8>, Result<()>) {
-    let read = move || {
-        let mut all = Vec::new();
-        loop {
-            match source.body.next_chunk() {
-                Ok(Some(chunk)) => all.extend_from_slice(&chunk),
-                Ok(None) => return (all, Ok(())),
-                Err(error) => return (all, Err(error)),
-            }
-        }
-    };
-    tokio::task::spawn_blocking(read).await.unwrap()
-}
-
-async fn read_line(source: &mut Source) -> String {
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while tokio::task::block_in_place(|| source.body.read(&mut byte)).unwrap() == 1 && byte[0] != b'\n' {
-        line.push(byte[0]);
-    }
-    String::from_utf8(line).unwrap()
-}
-
 fn given(bytes: impl Into<bytes::Bytes>) -> Source {
     Source::new(Origin::Plugin, InMemory::new(bytes))
 }
 
 fn numbers(count: u32) -> Vec<u8> {
     (0..count).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()
-}
-
-#[track_caller]
-fn check_error(error: &Error, kind: Kind, parts: &[&str]) {
-    assert_eq!(error.kind(), kind, "{error:?}");
-    let shown = format!("{error:?}; hint: {}", error.origin().hint_text().or(error.hint_text()).unwrap_or_default());
-    for part in parts {
-        assert!(shown.contains(part), "{part:?} is not in {shown}");
-    }
 }
 
 /// Command lines of processes that run in this directory.
