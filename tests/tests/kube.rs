@@ -218,6 +218,7 @@ fn what_is_not_granted_is_refused_through_every_function() {
     refused.push(json!({"do": "probe", "cluster": "b"}));
     refused.push(json!({"do": "version", "cluster": "b"}));
     refused.push(json!({"do": "kinds", "cluster": "b"}));
+    refused.push(json!({"do": "can-i", "cluster": "b", "questions": [{"verb": "list", "kind": MAPS}]}));
     refused.push(json!({"do": "logs", "namespace": own, "name": "x"}));
     for (n, answer) in rig.backup(&refused).iter().enumerate() {
         check_case(answer, "denied", &[]);
