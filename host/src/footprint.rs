@@ -1,16 +1,17 @@
-//! What the process keeps in memory without needing it: the code that only its start used.
+//! What the process keeps in memory without needing it: code that was used once.
 //!
-//! Reading a configuration, preparing TLS and loading a plugin touches code all over the program,
-//! and the kernel maps the pages around each place along with it: some 24 MiB that a long transfer
-//! would carry from its first to its last byte. This module never touches memory that was written.
+//! Reading a configuration, preparing TLS, loading a plugin and opening a connection touches code all over the
+//! program, and the kernel maps the pages around each place along with it: some 24 MiB before the first byte, and
+//! 15 more until a store has taken the first part, which a long transfer would carry from there to its last byte.
+//! This module never touches memory that was written.
 
 /// Unmaps the pages of the program's own code and constants. Those that are used again come back from
 /// the page cache as they are needed, in neighbourhoods of 64 KiB.
 ///
-/// Called between the start of a run and its first byte. Does nothing where the kernel does not
-/// tell what is mapped.
+/// Called between the start of a run and its first byte, and then a few times while a long transfer is young. Takes
+/// less than a millisecond. Does nothing where the kernel does not tell what is mapped.
 #[cfg(target_os = "linux")]
-pub fn forget_start() {
+pub fn forget_code() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
     let Ok(program) = std::env::current_exe() else { return };
     for code in code_of(&maps, &program.to_string_lossy()) {
@@ -20,7 +21,7 @@ pub fn forget_start() {
 
 /// Nothing is known of the pages elsewhere.
 #[cfg(not(target_os = "linux"))]
-pub fn forget_start() {}
+pub fn forget_code() {}
 
 /// Where the program's code and constants are mapped: what can be executed and not be written, and the
 /// beginning of its file. Other mappings that can only be read were written by relocations before.
@@ -97,12 +98,12 @@ mod tests {
             advise(code, libc::MADV_POPULATE_READ);
         }
         let before = resident();
-        forget_start();
+        forget_code();
         let after = resident();
         assert!(after < before / 2, "{before} KiB were mapped, and {after} KiB are");
         let threads: Vec<_> = (0..4).map(|n| std::thread::spawn(move || format!("{n}").repeat(1000))).collect();
         for thread in threads {
-            forget_start();
+            forget_code();
             assert_eq!(thread.join().unwrap().len(), 1000);
         }
     }

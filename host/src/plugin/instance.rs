@@ -78,7 +78,7 @@ impl Instance {
         };
         match started {
             Ok(Ok(guest)) => {
-                crate::footprint::forget_start();
+                crate::footprint::forget_code();
                 Ok(Self { store, guest, ending })
             }
             Ok(Err(error)) => Err(ending.stopped("its own initialisation", store.data(), &error)),

@@ -18,7 +18,7 @@ use crate::store::{PendingUpload, check};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,10 +120,33 @@ pub struct Pruned {
     pub failed: Option<Error>,
 }
 
+impl Planned {
+    /// The other backups that restoring it needs.
+    fn needs(&self) -> impl Iterator<Item = &BackupId> {
+        let needs = self.listed.trusted().into_iter().flat_map(|record| &record.needs);
+        needs.filter(|id| **id != self.listed.id)
+    }
+}
+
 impl Plan {
-    /// The backups that are removed, newest first: what needs another one goes before it.
-    pub fn removed(&self) -> impl Iterator<Item = &Planned> {
-        self.backups.iter().rev().filter(|planned| !planned.verdict.is_kept())
+    /// The backups that are removed, in the order in which they go: what needs another one goes before it, whatever
+    /// the clocks said when they were made, and otherwise the newest first. A circle ends with its newest.
+    pub fn removed(&self) -> Vec<&Planned> {
+        let mut left: Vec<_> = self.backups.iter().rev().filter(|planned| !planned.verdict.is_kept()).collect();
+        let mut n_needing: BTreeMap<&BackupId, usize> = BTreeMap::new();
+        for needed in left.iter().flat_map(|planned| planned.needs()) {
+            *n_needing.entry(needed).or_default() += 1;
+        }
+        let mut ordered = Vec::with_capacity(left.len());
+        while !left.is_empty() {
+            let is_free = |planned: &&Planned| n_needing.get(&planned.listed.id).is_none_or(|n| *n == 0);
+            let next = left.remove(left.iter().position(is_free).unwrap_or(0));
+            for needed in next.needs() {
+                n_needing.entry(needed).and_modify(|n| *n -= 1);
+            }
+            ordered.push(next);
+        }
+        ordered
     }
 
     /// The folders that are removed.
@@ -138,7 +161,7 @@ impl Plan {
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.removed().next().is_none() && self.emptied().next().is_none() && self.aborted().next().is_none()
+        self.removed().is_empty() && self.emptied().next().is_none() && self.aborted().next().is_none()
     }
 }
 
@@ -321,10 +344,10 @@ async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, run: &BackupId,
 
     // What stays, for whatever reason, still needs what it needs.
     let mut needed = BTreeSet::new();
+    let was_shown: BTreeSet<_> = shown.removed().into_iter().map(|planned| &planned.listed.id).collect();
     for planned in plan.removed() {
         let id = &planned.listed.id;
-        let is_shown = shown.removed().any(|planned| planned.listed.id == *id);
-        if is_shown && !needed.contains(id) && !stopped(request, cancel, &mut done) {
+        if was_shown.contains(id) && !needed.contains(id) && !stopped(request, cancel, &mut done) {
             match catalog.remove_record(job, id, run, &request.host_key).await {
                 Ok(()) => {
                     done.backups.push(id.clone());
@@ -333,7 +356,7 @@ async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, run: &BackupId,
                 Err(error) => done.fail(error.while_doing(format!("could not remove backup {id} of job \"{job}\""))),
             }
         }
-        needed.extend(planned.listed.trusted().into_iter().flat_map(|record| record.needs.iter().cloned()));
+        needed.extend(planned.needs().cloned());
     }
     let may_be_locked = may_be_locked(request).await.unwrap_or(true);
     for left in plan.emptied() {

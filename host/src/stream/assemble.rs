@@ -7,7 +7,7 @@
 
 use super::blocking::wait_for;
 use super::budget::{Buffer, Transfer, worker_failed};
-use super::digest::{self, PieceDigest, Tree};
+use super::digest::{self, GrowingPiece, PieceDigest, Tree};
 use super::frame::FRAME_BYTES;
 use super::level::{SharedLevel, WINDOW, Waits};
 use super::seal::{self, CHUNK_BYTES, PayloadKey, Recipients, SEALED_CHUNK_BYTES};
@@ -371,13 +371,16 @@ impl<'a> OpenSegment<'a> {
 }
 
 fn seal_part(mut part: Part, key: Option<&PayloadKey>, offset: u64, is_only: bool) -> Result<SealedPart> {
+    let mut digest = GrowingPiece::begin(offset);
     for message in &part.messages {
         let Some(key) = key else { break };
         let end = message.at + message.len;
         let tag = key.seal(message.index, message.is_last, &mut part.buffer[message.at..end])?;
         part.buffer[end..end + seal::TAG_BYTES].copy_from_slice(&tag);
+        // Messages lie in the order of the part, and what is between them is sealed already.
+        digest.grown_to(&part.buffer[..end + seal::TAG_BYTES]);
     }
     let stored = &part.buffer[..part.filled];
-    let (crc64nvme, digest) = (digest::crc64nvme(stored), digest::piece(offset, stored));
+    let (crc64nvme, digest) = (digest::crc64nvme(stored), digest.finish(stored));
     Ok(SealedPart { body: part.buffer.freeze(part.filled), crc64nvme, digest, is_only })
 }

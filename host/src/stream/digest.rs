@@ -27,13 +27,49 @@ pub struct PieceDigest {
 /// All pieces but the last must have the same length, a power of two of at least 1,024, and
 /// `offset` must be a multiple of it.
 pub fn piece(offset: u64, bytes: &[u8]) -> PieceDigest {
-    let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(offset);
-    hasher.update(bytes);
-    let chaining = if bytes.is_empty() { [0; 32] } else { hasher.finalize_non_root() };
-    // A root is only defined for a stream that begins here.
-    let alone = if offset == 0 { hasher.finalize() } else { blake3::Hash::from_bytes(chaining) };
-    PieceDigest { chaining, alone }
+    let mut growing = GrowingPiece::begin(offset);
+    growing.hasher.update(bytes);
+    growing.n_hashed = bytes.len();
+    growing.finish(bytes)
+}
+
+/// What is hashed at a time of a piece that grows, in bytes: half of a small second-level cache, and
+/// a power of two, so that it is a whole subtree.
+const WINDOW_BYTES: usize = 256 << 10;
+
+/// A piece that is hashed while it is filled from its start to its end, each byte while it is still in the cache
+/// of the core that wrote it. Same rules as for [`piece`].
+pub struct GrowingPiece {
+    hasher: blake3::Hasher,
+    offset: u64,
+    n_hashed: usize,
+}
+
+impl GrowingPiece {
+    /// A piece that starts at `offset` of its stream and is empty so far.
+    pub fn begin(offset: u64) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(offset);
+        Self { hasher, offset, n_hashed: 0 }
+    }
+
+    /// `bytes` are those of the piece so far, from its start, and do not change any more. Hashes whole
+    /// windows; what is left is hashed later.
+    pub fn grown_to(&mut self, bytes: &[u8]) {
+        while let Some(window) = bytes.get(self.n_hashed..self.n_hashed + WINDOW_BYTES) {
+            self.hasher.update(window);
+            self.n_hashed += WINDOW_BYTES;
+        }
+    }
+
+    /// `bytes` are all of the piece, from its start.
+    pub fn finish(mut self, bytes: &[u8]) -> PieceDigest {
+        self.hasher.update(bytes.get(self.n_hashed..).unwrap_or_default());
+        let chaining = if bytes.is_empty() { [0; 32] } else { self.hasher.finalize_non_root() };
+        // A root is only defined for a stream that begins here.
+        let alone = if self.offset == 0 { self.hasher.finalize() } else { blake3::Hash::from_bytes(chaining) };
+        PieceDigest { chaining, alone }
+    }
 }
 
 /// Merges the pieces of a stream, pushed in order, into its BLAKE3.
@@ -145,6 +181,20 @@ mod tests {
             check_tree_of(1024, &bytes[..n * 1024]);
             check_tree_of(1024, &bytes[..n * 1024 + 1]);
             check_tree_of(4096, &bytes[..n * 1024]);
+        }
+    }
+
+    #[test]
+    fn a_piece_that_grew_in_any_steps_has_the_digest_of_one_that_was_whole() {
+        let bytes: Vec<u8> = (0..3 * WINDOW_BYTES + 5).map(|i| (i % 253) as u8).collect();
+        for len in [0, 1, WINDOW_BYTES - 1, WINDOW_BYTES, WINDOW_BYTES + 1, 2 * WINDOW_BYTES, bytes.len()] {
+            for step in [1000, WINDOW_BYTES / 2, WINDOW_BYTES, WINDOW_BYTES + 1, 3 * WINDOW_BYTES] {
+                for offset in [0, 4 << 20] {
+                    let mut growing = GrowingPiece::begin(offset);
+                    (0..len).step_by(step).for_each(|n| growing.grown_to(&bytes[..n]));
+                    assert_eq!(growing.finish(&bytes[..len]), piece(offset, &bytes[..len]), "{len} by {step}");
+                }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Writing: from a source to sealed segments, in parallel, with flat memory.
 //!
 //! ```text
-//! source -> reader thread -> workers: hash, compress -> assembler thread -> workers: seal, hash
+//! source -> reader thread: hash -> workers: compress -> assembler thread -> workers: seal, hash
 //!        -> uploads, at most K parts in flight -> all segments completed -> StoredArtifact
 //! ```
 //!
@@ -11,13 +11,14 @@
 
 use super::assemble::{Assembler, EncodedFrame, Follower, Ordered, until_cancelled};
 use super::budget::{Bench, Budget, Buffer, Transfer};
-use super::digest;
+use super::digest::{GrowingPiece, PieceDigest};
 use super::frame::{Compression, FRAME_BYTES, MAX_FRAME_STORED_BYTES};
 use super::seal::{MAX_HEADER_BYTES, Recipients};
 use super::segment::Segments;
 use super::source::{ByteSource, Source};
 use super::upload::Upload;
 use crate::error::{Error, Result};
+use crate::footprint;
 use crate::id::ArtifactName;
 use crate::record::SegmentRecord;
 use std::sync::Arc;
@@ -32,6 +33,10 @@ pub const DEFAULT_PARTS_PER_SEGMENT: u32 = 950;
 /// The least that a segment must have room for, in bytes: an age header, the largest frame with the
 /// tags of its messages, and the two closing frames.
 pub const MIN_SEGMENT_BYTES: u64 = (MAX_FRAME_STORED_BYTES + MAX_FRAME_STORED_BYTES / 4 + MAX_HEADER_BYTES) as u64;
+
+/// A transfer of this many frames is a long one: from then on, at each doubling, the code that nobody uses any more
+/// is given back. By now everything that a transfer needs has run once, and its buffers are not all full yet.
+const FRAMES_BEFORE_FORGETTING: u64 = 8;
 
 /// How one artifact is written.
 #[derive(Clone, Debug)]
@@ -156,18 +161,24 @@ impl Reader {
 
     fn read_all(&self, source: &mut dyn ByteSource, progress: &dyn Fn(u64)) -> Result<()> {
         let info = source.open()?;
-        let mut offset = 0;
+        let (mut offset, mut n_frames) = (0, 0_u64);
         loop {
             let permit = until_cancelled(&self.cancel, self.transfer.frame_permit())?;
             let mut plain = self.transfer.budget().frame_buffer().with(permit);
-            let filled = self.fill(source, &mut plain[..FRAME_BYTES], progress)?;
+            let mut digest = GrowingPiece::begin(offset);
+            let filled = self.fill(source, &mut plain[..FRAME_BYTES], &mut digest, progress)?;
             // Nothing at the very start is an empty artifact, which is one empty frame.
             if filled > 0 || offset == 0 {
-                self.hand_over(plain, filled, offset);
+                let digest = digest.finish(&plain[..filled]);
+                self.hand_over(plain, filled, digest);
             }
             offset += filled as u64;
             if filled < FRAME_BYTES {
                 break;
+            }
+            n_frames += 1;
+            if n_frames >= FRAMES_BEFORE_FORGETTING && n_frames.is_power_of_two() {
+                footprint::forget_code();
             }
         }
         match info.len {
@@ -178,8 +189,14 @@ impl Reader {
         }
     }
 
-    /// Reads until the frame is full or the source has ended.
-    fn fill(&self, source: &mut dyn ByteSource, frame: &mut [u8], progress: &dyn Fn(u64)) -> Result<usize> {
+    /// Reads until the frame is full or the source has ended, and hashes what has come while it is in the cache.
+    fn fill(
+        &self,
+        source: &mut dyn ByteSource,
+        frame: &mut [u8],
+        digest: &mut GrowingPiece,
+        progress: &dyn Fn(u64),
+    ) -> Result<usize> {
         let mut filled = 0;
         while filled < frame.len() {
             let n = source.read(&mut frame[filled..])?;
@@ -193,33 +210,33 @@ impl Reader {
                 return Err(Error::failed("the source says that it read more than there was room for"));
             }
             filled += n;
+            digest.grown_to(&frame[..filled]);
             progress(n as u64);
         }
         Ok(filled)
     }
 
-    fn hand_over(&self, plain: Buffer, len: usize, offset: u64) {
+    fn hand_over(&self, plain: Buffer, len: usize, digest: PieceDigest) {
         let budget = self.transfer.budget().clone();
         let compression = match self.compression {
             Compression::Auto => Compression::Level(budget.level().get()),
             chosen => chosen,
         };
         let encoded =
-            self.transfer.budget().submit(move |bench| encode(&budget, bench, plain, len, offset, compression));
+            self.transfer.budget().submit(move |bench| encode(&budget, bench, plain, len, digest, compression));
         let _ = self.frames.send(Ordered::Frame(encoded));
     }
 }
 
-/// A worker's job: hash and compress while the plaintext is in its cache.
+/// A worker's job: compress.
 fn encode(
     budget: &Budget,
     bench: &mut Bench,
     mut plain: Buffer,
     len: usize,
-    offset: u64,
+    digest: PieceDigest,
     compression: Compression,
 ) -> Result<EncodedFrame> {
-    let digest = digest::piece(offset, &plain[..len]);
     let mut buffer = budget.frame_buffer();
     let stored_bytes = bench.encoder.encode(&plain[..len], compression, &mut buffer)?;
     // From here on the frame is its compressed form; the plaintext's buffer is free.

@@ -45,6 +45,7 @@ fn number(value: f64, unit: &str) -> String {
         "CPU-s/GiB" => format!("{value:.2} {unit}"),
         "MiB" => format!("{value:.1} {unit}"),
         "/s" => format!("{value:.0} a second"),
+        "µs" => format!("{value:.1} {unit}"),
         _ => format!("{value:.0} {unit}"),
     }
 }
