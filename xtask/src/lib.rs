@@ -20,6 +20,7 @@ pub mod foreign;
 pub mod fuzz;
 pub mod package;
 pub mod prerequisite;
+pub mod program;
 pub mod promise;
 pub mod quickstart;
 pub mod release;

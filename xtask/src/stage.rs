@@ -8,6 +8,7 @@ use crate::cache::{self, Cache};
 use crate::command::{self, Run};
 use crate::foreign;
 use crate::prerequisite;
+use crate::program::{self, Runner};
 use crate::quickstart;
 use crate::summary::Summary;
 use crate::workspace::{Workspace, folders};
@@ -164,30 +165,48 @@ pub fn target(target: &str) -> Result<()> {
     command::run("rustup").args(["target", "add", target]).read().map(drop)
 }
 
-/// Tests wait for servers and processes half of their time: with one for each core, cores stand still.
-const TESTS_PER_CORE: usize = 2;
+/// Test programs that run at the same time, each with as many tests at a time as there are cores: they wait for
+/// servers and processes half of their time.
+const PROGRAMS_AT_ONCE: usize = 2;
 
 fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> {
-    let n_threads = TESTS_PER_CORE * std::thread::available_parallelism()?.get();
-    let threads = format!("--test-threads={n_threads}");
-    let mut arguments = vec!["test", "--locked", "--workspace", "--no-fail-fast", "--", &threads];
-    arguments.extend(filters.iter().map(|filter| filter.as_str()));
-    let mut summary = Summary::default();
-    let succeeded = cargo(workspace, &arguments)
-        .env("STRONGROOM_BIN", workspace.host())
-        .env("STRONGROOM_PLUGINS", workspace.plugins())
-        .env(cache::VARIABLE, Cache::locate()?.root())
-        // A snapshot that differs fails; nothing is rewritten beneath a test.
-        .env("INSTA_UPDATE", "no")
-        .lines(|line| {
-            summary.see(line);
-            // Programs of which no test was asked for say only noise.
-            let is_noise = line.is_empty()
-                || line == "running 0 tests"
-                || line.starts_with("test result: ok. 0 passed; 0 failed; 0 ignored");
-            if !is_noise {
-                println!("{line}");
-            }
-        })?;
-    Ok((succeeded, summary))
+    let building = ["test", "--locked", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
+    let Some(programs) = program::build(cargo(workspace, &building))? else {
+        bail!("the tests do not compile");
+    };
+    let n_threads = std::thread::available_parallelism()?.get();
+    let filters = filters.iter().map(|filter| filter.to_string());
+    let arguments: Vec<_> = std::iter::once(format!("--test-threads={n_threads}")).chain(filters).collect();
+    let documented = ["test", "--locked", "--workspace", "--no-fail-fast", "--doc", "--"].map(str::to_owned);
+    let documented: Vec<_> = documented.into_iter().chain(arguments.clone()).collect();
+    let runner = Runner {
+        n_at_once: PROGRAMS_AT_ONCE,
+        arguments,
+        environment: vec![
+            ("STRONGROOM_BIN", workspace.host().into()),
+            ("STRONGROOM_PLUGINS", workspace.plugins().into()),
+            (cache::VARIABLE, Cache::locate()?.root().into()),
+            // A snapshot that differs fails; nothing is rewritten beneath a test.
+            ("INSTA_UPDATE", "no".into()),
+        ],
+        output: workspace.target.join("test-output"),
+        seconds: workspace.target.join("test-seconds.json"),
+    };
+    let (succeeded, mut summary) = runner.run(programs, show)?;
+    let documented: Vec<_> = documented.iter().map(String::as_str).collect();
+    let is_documented = cargo(workspace, &documented).lines(|line| {
+        summary.see(line);
+        show(line);
+    })?;
+    Ok((succeeded && is_documented, summary))
+}
+
+/// Prints what a test program said, but not what those say of which no test was asked for.
+fn show(line: &str) {
+    let is_noise = line.is_empty()
+        || line == "running 0 tests"
+        || line.starts_with("test result: ok. 0 passed; 0 failed; 0 ignored");
+    if !is_noise {
+        println!("{line}");
+    }
 }
