@@ -3,6 +3,8 @@
 
 #[path = "kube/faults.rs"]
 mod faults;
+#[path = "kube/login.rs"]
+mod login;
 
 use serde_json::{Value, json};
 use std::time::Duration;
