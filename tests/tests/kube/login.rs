@@ -230,8 +230,8 @@ fn a_proxy_leads_to_servers_that_nothing_else_leads_to_and_exceptions_are_except
         });
         scope.spawn(|| {
             let proxy = Forward::start(Some("backup:open sesame"));
-            let wrong = format!("{behind}\nproxy = \"http://backup:hunter2hunter2@{}\"", proxy.address());
-            let answer = rig(&wrong, &[]).ask(list(&namespace));
+            let wrong = format!("http://backup:hunter2hunter2@{}", proxy.address());
+            let answer = rig(&behind, &[("HTTPS_PROXY", &wrong)]).ask(list(&namespace));
             check_case(&answer, "unavailable", &["the proxy did not let it through"]);
             assert!(!answer.to_string().contains("hunter2") && proxy.targets().is_empty(), "{answer}");
         });

@@ -114,7 +114,25 @@ fn two_clusters_share_a_base_and_their_overlays_are_those_clusters() {
     // The overlay of one is not the other.
     assert!(would_change(b, &build(&path("ops/overlays/a"))).contains("only-a"));
     let text = |name: &str| String::from_utf8(exported[name].clone()).unwrap();
-    insta::assert_snapshot!(text("argocd/b.yaml"), @"");
+    insta::assert_snapshot!(text("argocd/b.yaml"), @"
+    apiVersion: argoproj.io/v1alpha1
+    kind: Application
+    metadata:
+      name: b
+      namespace: argocd
+    spec:
+      destination:
+        name: b
+      project: default
+      source:
+        path: clusters/overlays/b
+        repoURL: https://git.example.org/ops.git
+        targetRevision: main
+      syncPolicy:
+        syncOptions:
+          - ServerSideApply=true
+          - RespectIgnoreDifferences=true
+    ");
     let left_out = text("left-out.txt");
     for label in ["a", "b"] {
         let line = format!("{label}: /Secret gitops/db: a Secret of type Opaque with the keys password, user");
