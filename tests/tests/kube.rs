@@ -5,6 +5,8 @@
 mod faults;
 #[path = "kube/login.rs"]
 mod login;
+#[path = "kube/mark.rs"]
+mod mark;
 
 use serde_json::{Value, json};
 use std::time::Duration;
