@@ -20,7 +20,7 @@ use crate::bucket::SharedBucket;
 use crate::catalog::lease;
 use crate::catalog::{Catalog, HostKey, Listed, Whereabouts};
 use crate::clock;
-use crate::cluster::{Clusters, PURPOSE_MARKS, Marks};
+use crate::cluster::{Clusters, Marks, PURPOSE_MARKS};
 use crate::error::{Error, Result};
 use crate::exec::Place;
 use crate::id::{BackupId, Label};

@@ -103,13 +103,15 @@ mod tests {
     #[test]
     fn a_context_says_server_authority_user_and_namespace() {
         let data = base64::engine::general_purpose::STANDARD.encode(CERTIFICATE);
-        let whole = json!({"server": "https://k:6443/x", "certificate-authority-data": data, "tls-server-name": "other"});
+        let whole =
+            json!({"server": "https://k:6443/x", "certificate-authority-data": data, "tls-server-name": "other"});
         let found = config("prod", &kubeconfig(&whole), "x", &Proxies::default()).unwrap();
         assert_eq!(found.cluster_url.to_string(), "https://k:6443/x");
         assert_eq!((found.default_namespace.as_str(), found.tls_server_name.as_deref()), ("shop", Some("other")));
         assert_eq!(found.root_cert.map(|certificates| certificates.len()), Some(1));
         assert!(found.auth_info.token.is_some() && found.proxy_url.is_none() && !found.accept_invalid_certs);
-        let nobody = config("prod", &kubeconfig(&json!({"server": "https://k"})), "nobody", &Proxies::default()).unwrap();
+        let nobody =
+            config("prod", &kubeconfig(&json!({"server": "https://k"})), "nobody", &Proxies::default()).unwrap();
         assert!(nobody.auth_info.token.is_none() && nobody.root_cert.is_none());
     }
 
@@ -134,14 +136,21 @@ mod tests {
         for (cluster, context, says) in [
             (json!({"server": "https://k"}), "nowhere", "no cluster \"absent\""),
             (json!({}), "x", "the server of \"c\" is not a URL"),
-            (json!({"server": "https://k", "certificate-authority": "/absent.pem"}), "x", "\"/absent.pem\" cannot be read"),
+            (
+                json!({"server": "https://k", "certificate-authority": "/absent.pem"}),
+                "x",
+                "\"/absent.pem\" cannot be read",
+            ),
             (json!({"server": "https://k", "certificate-authority-data": "?"}), "x", "is not base64"),
             (json!({"server": "https://k", "certificate-authority-data": "aGk="}), "x", "holds no certificates"),
             (json!({"server": "https://k", "proxy-url": "socks5://u:hunter2@p"}), "x", "proxy-url of \"c\": only http"),
         ] {
             let error = config("prod", &kubeconfig(&cluster), context, &Proxies::default()).unwrap_err();
             let said = format!("{error:?}");
-            assert!(said.contains(says) && said.contains("cluster \\\"prod\\\"") && !said.contains("hunter2"), "{said}");
+            assert!(
+                said.contains(says) && said.contains("cluster \\\"prod\\\"") && !said.contains("hunter2"),
+                "{said}"
+            );
         }
     }
 }

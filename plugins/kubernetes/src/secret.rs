@@ -92,7 +92,12 @@ mod tests {
         assert_eq!(told(&json!({"a": one, "b": one}), &json!({"a": two, "b": one})), (changed, true));
         // A key that only one side has is a difference of the objects themselves.
         assert_eq!(told(&json!({"a": one, "b": one}), &json!({"a": one})), (vec![], true));
-        for (left, right) in [(json!(one), json!(mark("other", "1"))), (json!(TEXT), json!(one)), (json!(TEXT), json!(TEXT)), (json!(7), json!(7))] {
+        for (left, right) in [
+            (json!(one), json!(mark("other", "1"))),
+            (json!(TEXT), json!(one)),
+            (json!(TEXT), json!(TEXT)),
+            (json!(7), json!(7)),
+        ] {
             assert_eq!(told(&json!({"a": left}), &json!({"a": right})), (vec![], false), "{left} {right}");
         }
         let dotted = told(&json!({"tls.crt": one}), &json!({"tls.crt": two})).0;

@@ -53,7 +53,8 @@ fn in_a_pod_the_service_accounts_files_say_who_we_are() {
     rig.sandbox.write("account/namespace", &namespace);
     rig.sandbox.write("account/ca.crt", std::fs::read(cluster.ca_file()).unwrap());
     rig.configure(&json!([list(&namespace), {"do": "probe"}]));
-    let begin = ["--user", "--map-root-user", "--mount", "sh", "-c", mount.as_str(), "sh"].map(std::path::PathBuf::from);
+    let begin =
+        ["--user", "--map-root-user", "--mount", "sh", "-c", mount.as_str(), "sh"].map(std::path::PathBuf::from);
     let program = [rig.sandbox.path("account"), host_binary().unwrap()];
     let args = ["backup", "orders", "--output", "json"].map(std::path::PathBuf::from);
     let backup = || {
@@ -265,7 +266,10 @@ fn no_more_is_asked_in_a_second_than_the_operator_allows() {
     let began = Instant::now();
     let answers = rig.backup(&vec![get; 30]);
     let took = began.elapsed();
-    assert!(answers.iter().all(|answer| answer.as_str().is_some_and(|text| text.contains("kube-root-ca"))), "{answers:?}");
+    assert!(
+        answers.iter().all(|answer| answer.as_str().is_some_and(|text| text.contains("kube-root-ca"))),
+        "{answers:?}"
+    );
     // Between the first and the last lie as many moments as there are requests behind the first. A slow
     // machine takes longer, and none can take less.
     let n_requests = u32::try_from(front.n_requests("")).unwrap();

@@ -30,10 +30,9 @@ fn marks_tell_equal_values_from_others_and_only_to_who_cannot_write() {
         deed["do"] = "get".into();
         deed
     };
-    let list = json!({"do": "list", "kind": SECRETS, "namespace": namespace, "fields": "metadata.name=db", "texts": true});
-    let write = |dry_run: bool| {
-        json!({"do": "apply-unseen", "from": [named("db")], "mode": "merge", "force": true, "dry_run": dry_run, "texts": true})
-    };
+    let list =
+        json!({"do": "list", "kind": SECRETS, "namespace": namespace, "fields": "metadata.name=db", "texts": true});
+    let write = |dry_run: bool| json!({"do": "apply-unseen", "from": [named("db")], "mode": "merge", "force": true, "dry_run": dry_run, "texts": true});
     // A backup: one value under one name has one mark, in every function and every run.
     let made = rig.backup(&[get("db"), list.clone(), get("other"), get("db")]);
     let mark = password(&made[0]);

@@ -72,7 +72,10 @@ fn check_is(cluster: &Cluster, namespace: &str, overlay: &Path) {
     }
 }
 
-fn without<'a>(files: &BTreeMap<String, Vec<u8>>, names: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, String> {
+fn without<'a>(
+    files: &BTreeMap<String, Vec<u8>>,
+    names: impl IntoIterator<Item = &'a str>,
+) -> BTreeMap<String, String> {
     let mut files = files.clone();
     names.into_iter().for_each(|name| assert!(files.remove(name).is_some(), "{name} is gone"));
     files.into_iter().map(|(name, bytes)| (name, String::from_utf8(bytes).unwrap())).collect()
@@ -86,12 +89,22 @@ fn two_clusters_share_a_base_and_their_overlays_are_those_clusters() {
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": NAMESPACE}, "spec": {"ports": port}});
     let of = |name: &str, text: &str| config_map(NAMESPACE, name, text);
     let password = secret(NAMESPACE, "db", "hunter2hunter2");
-    a.apply(&list(&[of("same", "x"), of("differs", "1"), of("only-a", "x"), service.clone(), password.clone()])).unwrap();
+    a.apply(&list(&[of("same", "x"), of("differs", "1"), of("only-a", "x"), service.clone(), password.clone()]))
+        .unwrap();
     b.apply(&list(&[of("same", "x"), of("differs", "2"), service, password])).unwrap();
     let export = |id: &str, to: &str| {
         estate.run(&[
-            "export", "clusters", id, "--to", to, "--repository", "https://git.example.org/ops.git", "--revision", "main",
-            "--path", "clusters/",
+            "export",
+            "clusters",
+            id,
+            "--to",
+            to,
+            "--repository",
+            "https://git.example.org/ops.git",
+            "--revision",
+            "main",
+            "--path",
+            "clusters/",
         ])
     };
     let path = |name: &str| estate.sandbox.path(name);
@@ -108,7 +121,11 @@ fn two_clusters_share_a_base_and_their_overlays_are_those_clusters() {
             "overlays/b/gitops/configmap/differs.yaml",
         ]
     );
-    assert!(exported.contains_key("base/gitops/service/web.yaml"), "addresses are no difference: {:?}", exported.keys());
+    assert!(
+        exported.contains_key("base/gitops/service/web.yaml"),
+        "addresses are no difference: {:?}",
+        exported.keys()
+    );
     check_is(a, NAMESPACE, &path("ops/overlays/a"));
     check_is(b, NAMESPACE, &path("ops/overlays/b"));
     // The overlay of one is not the other.
@@ -140,7 +157,10 @@ fn two_clusters_share_a_base_and_their_overlays_are_those_clusters() {
     }
     for (name, bytes) in &exported {
         let text = String::from_utf8_lossy(bytes);
-        assert!(!text.contains("hunter2") && !text.contains("aHVudGVy") && !text.contains("cmVkYWN0"), "{name}: {text}");
+        assert!(
+            !text.contains("hunter2") && !text.contains("aHVudGVy") && !text.contains("cmVkYWN0"),
+            "{name}: {text}"
+        );
     }
 
     // Later they are more alike, and what is no longer meant goes; what nobody exported stays.
@@ -183,8 +203,21 @@ fn drift_between_clusters_and_moments_is_told_by_field_and_of_secrets_by_key() {
     let ([a, b], estate) = in_both(NAMESPACE);
     let of = |name: &str, text: &str| config_map(NAMESPACE, name, text);
     let secret = |name: &str, password: &str| secret(NAMESPACE, name, password);
-    a.apply(&list(&[of("same", "x"), of("differs", "1"), of("only-a", "x"), secret("equal", "hunter2hunter2"), secret("rotated", "hunter2hunter2")])).unwrap();
-    b.apply(&list(&[of("same", "x"), of("differs", "2"), secret("equal", "hunter2hunter2"), secret("rotated", "hunter3hunter3")])).unwrap();
+    a.apply(&list(&[
+        of("same", "x"),
+        of("differs", "1"),
+        of("only-a", "x"),
+        secret("equal", "hunter2hunter2"),
+        secret("rotated", "hunter2hunter2"),
+    ]))
+    .unwrap();
+    b.apply(&list(&[
+        of("same", "x"),
+        of("differs", "2"),
+        secret("equal", "hunter2hunter2"),
+        secret("rotated", "hunter3hunter3"),
+    ]))
+    .unwrap();
     let diff = |one: &str, other: &str, more: &[&str]| {
         let args = ["diff", "clusters", one, other, "--output", "json"];
         let found = estate.run(&[&args[..], more].concat());

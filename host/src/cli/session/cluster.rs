@@ -73,10 +73,7 @@ impl Session {
 /// The proxies of the environment, under the names that everybody knows, in either case.
 fn proxies(lookup: environment::Lookup<'_>) -> Proxies {
     let text = |names: [&str; 2]| names.into_iter().find_map(|name| lookup(name)?.into_string().ok());
-    Proxies {
-        https: text(["HTTPS_PROXY", "https_proxy"]),
-        not_for: text(["NO_PROXY", "no_proxy"]).unwrap_or_default(),
-    }
+    Proxies { https: text(["HTTPS_PROXY", "https_proxy"]), not_for: text(["NO_PROXY", "no_proxy"]).unwrap_or_default() }
 }
 
 fn fetch(identity: &Identity, path: String, progress: Arc<dyn Progress>) -> Option<FetchCredentials> {

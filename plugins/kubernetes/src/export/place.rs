@@ -46,7 +46,10 @@ mod tests {
 
     #[test]
     fn a_long_name_is_cut_in_the_same_way_for_ever() {
-        assert_eq!((fnv(""), fnv("a"), fnv("foobar")), (0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c, 0x8594_4171_f739_67e8));
+        assert_eq!(
+            (fnv(""), fnv("a"), fnv("foobar")),
+            (0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c, 0x8594_4171_f739_67e8)
+        );
         let short = short(&"n".repeat(253));
         assert!(short.len() == MAX_NAME && short.starts_with("nnn"), "{short}");
     }

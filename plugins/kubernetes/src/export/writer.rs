@@ -185,9 +185,9 @@ fn lines(paths: &BTreeSet<String>) -> String {
 /// Why a file was not written.
 fn explained(error: Error, path: &str) -> Error {
     match error {
-        Error::Conflict(_) => Error::conflict(format!(
-            "the file {path} is there already, and no export wrote it: move it out of the way"
-        )),
+        Error::Conflict(_) => {
+            Error::conflict(format!("the file {path} is there already, and no export wrote it: move it out of the way"))
+        }
         other => other.context(path),
     }
 }
@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn only_paths_beneath_the_export_are_taken_from_its_list() {
-        let list = Earlier::parse("base/a.yaml\n\n/etc/passwd\n../x\nbase/../../x\nstrongroom-export.txt\nargocd/prod.yaml\n");
+        let list =
+            Earlier::parse("base/a.yaml\n\n/etc/passwd\n../x\nbase/../../x\nstrongroom-export.txt\nargocd/prod.yaml\n");
         assert_eq!(list.paths.iter().collect::<Vec<_>>(), ["argocd/prod.yaml", "base/a.yaml"]);
         assert!(list.wrote("base/a.yaml") && !list.wrote("base/b.yaml"));
     }

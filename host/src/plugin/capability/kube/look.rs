@@ -76,7 +76,8 @@ impl State {
             let kind = open.resolve(&kind).await?;
             if guard.policy().kube_asks_for_labels(&open.label, KubeVerb::Get, &named.object(None)) {
                 // Whose labels are asked for is looked at first, and not waited for.
-                let (_, labels) = open.cluster.get(&kind, named.namespace.as_deref(), &name, Values::Blotted(None)).await?;
+                let (_, labels) =
+                    open.cluster.get(&kind, named.namespace.as_deref(), &name, Values::Blotted(None)).await?;
                 if !guard.policy().kube_allows(&open.label, KubeVerb::Get, &named.object(Some(&labels))) {
                     return Ok(((), labels));
                 }
