@@ -14,6 +14,32 @@ const MARK: &str = "cmVkYWN0ZWQgYnkgc3Ryb25ncm9vbTsg";
 /// Characters of a mark that say whose key made it. Marks of two keys say nothing about each other.
 const KEY: usize = 8;
 
+/// Longest text of a Secret that is kept as it is: the attributes of an entry have at most 512 KiB.
+const KEPT_BYTES: usize = 480 << 10;
+
+/// What stands for the keys of a Secret that has too many of them.
+const MANY: &str = "(too many keys to list)";
+
+/// The text of a Secret as it is kept beside its sealed body: without marks where it has some thousand keys,
+/// and without the keys where it has more. The body has all of them.
+pub(crate) fn to_keep(json: &str) -> String {
+    let mut kept = json.to_owned();
+    if kept.len() > KEPT_BYTES
+        && let Ok(mut object) = serde_json::from_str(json)
+    {
+        forget_marks(&mut object);
+        kept = object.to_string();
+        if kept.len() > KEPT_BYTES
+            && let Some(data) = data_mut(&mut object)
+        {
+            data.clear();
+            data.insert(MANY.to_owned(), TEXT.into());
+            kept = object.to_string();
+        }
+    }
+    kept
+}
+
 /// Whether the text of an object may hold marks.
 pub(crate) fn may_be_marked(json: &str) -> bool {
     json.contains(MARK)
@@ -103,6 +129,19 @@ mod tests {
         let dotted = told(&json!({"tls.crt": one}), &json!({"tls.crt": two})).0;
         assert_eq!(dotted, ["data[\"tls.crt\"] (its value is not shown)"]);
         assert_eq!(told(&Value::Null, &json!({"a": one})), (vec![], true));
+    }
+
+    #[test]
+    fn a_secret_of_many_keys_is_kept_without_marks_and_one_of_more_without_keys() {
+        let of = |n: usize| {
+            let data: Map<String, Value> = (0..n).map(|n| (format!("k{n}"), mark("k", "v").into())).collect();
+            json!({"kind": "Secret", "data": data}).to_string()
+        };
+        assert_eq!(to_keep(&of(100)), of(100));
+        let kept = to_keep(&of(7_000));
+        assert!(!may_be_marked(&kept) && kept.len() < KEPT_BYTES && kept.contains("k6999"), "{}", kept.len());
+        let kept = to_keep(&of(20_000));
+        assert_eq!(kept, json!({"kind": "Secret", "data": {MANY: TEXT}}).to_string());
     }
 
     #[test]
