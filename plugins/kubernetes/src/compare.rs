@@ -92,7 +92,7 @@ impl Seen {
             return Ok(None);
         }
         let (mut one, mut another) = (serde_json::from_str(&self.object)?, serde_json::from_str(&other.object)?);
-        let told = if is_secret { secret::compare(&mut one, &mut another) } else { secret::Told::default() };
+        let told = secret::compare(&mut one, &mut another);
         let mut found = differences(&one, &another);
         found.extend(told.changed);
         if !found.is_empty() {

@@ -14,28 +14,38 @@ const MARK: &str = "cmVkYWN0ZWQgYnkgc3Ryb25ncm9vbTsg";
 /// Characters of a mark that say whose key made it. Marks of two keys say nothing about each other.
 const KEY: usize = 8;
 
-/// Longest text of a Secret that is kept as it is: the attributes of an entry have at most 512 KiB.
-const KEPT_BYTES: usize = 480 << 10;
+/// Longest text of a Secret that is kept: the host takes 64 KiB of attributes with an entry, and their
+/// names count.
+const KEPT_BYTES: usize = 63 << 10;
 
 /// What stands for the keys of a Secret that has too many of them.
 const MANY: &str = "(too many keys to list)";
 
-/// The text of a Secret as it is kept beside its sealed body: without marks where it has some thousand keys,
-/// and without the keys where it has more. The body has all of them.
+/// The text of a Secret as it is kept beside its sealed body. What makes it too long is left out of it, one
+/// after the other: managers of fields, marks, keys, annotations. The body has everything.
 pub(crate) fn to_keep(json: &str) -> String {
     let mut kept = json.to_owned();
-    if kept.len() > KEPT_BYTES
-        && let Ok(mut object) = serde_json::from_str(json)
-    {
-        forget_marks(&mut object);
-        kept = object.to_string();
-        if kept.len() > KEPT_BYTES
-            && let Some(data) = data_mut(&mut object)
-        {
-            data.clear();
-            data.insert(MANY.to_owned(), TEXT.into());
-            kept = object.to_string();
+    if kept.len() <= KEPT_BYTES {
+        return kept;
+    }
+    let Ok(mut object) = serde_json::from_str::<Value>(json) else { return kept };
+    let shorten: [fn(&mut Value); 4] = [
+        |object| crate::clean::remove(object, &["metadata", "managedFields"]),
+        forget_marks,
+        |object| {
+            if let Some(data) = data_mut(object) {
+                data.clear();
+                data.insert(MANY.to_owned(), TEXT.into());
+            }
+        },
+        |object| crate::clean::remove(object, &["metadata", "annotations"]),
+    ];
+    for shorten in shorten {
+        if kept.len() <= KEPT_BYTES {
+            break;
         }
+        shorten(&mut object);
+        kept = object.to_string();
     }
     kept
 }
@@ -59,7 +69,7 @@ fn data_mut(object: &mut Value) -> Option<&mut Map<String, Value>> {
 }
 
 /// What the marks of two Secrets tell.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     /// Keys whose values differ.
     pub(crate) changed: Vec<Difference>,
@@ -71,6 +81,12 @@ pub(crate) struct Told {
 pub(crate) fn compare(one: &mut Value, other: &mut Value) -> Told {
     let mut told = Told { changed: Vec::new(), is_all: true };
     if let (Some(one), Some(other)) = (data_mut(one), data_mut(other)) {
+        // Of one side the keys are not known, so nothing is said of those of the other.
+        if one.contains_key(MANY) {
+            other.clone_from(one);
+        } else if other.contains_key(MANY) {
+            one.clone_from(other);
+        }
         for (key, value) in one.iter() {
             match (value.as_str(), other.get(key).map(Value::as_str)) {
                 (_, None) => {}
@@ -129,19 +145,37 @@ mod tests {
         let dotted = told(&json!({"tls.crt": one}), &json!({"tls.crt": two})).0;
         assert_eq!(dotted, ["data[\"tls.crt\"] (its value is not shown)"]);
         assert_eq!(told(&Value::Null, &json!({"a": one})), (vec![], true));
+        let (many, keys) = (json!({"data": {MANY: TEXT}}), json!({"data": {"a": one, "b": two}}));
+        for (mut left, mut right) in [(many.clone(), keys.clone()), (keys, many.clone())] {
+            assert!(!compare(&mut left, &mut right).is_all);
+            assert_eq!((&left, &right), (&many, &many));
+        }
     }
 
     #[test]
-    fn a_secret_of_many_keys_is_kept_without_marks_and_one_of_more_without_keys() {
-        let of = |n: usize| {
+    fn what_makes_a_secret_too_long_is_left_out_of_what_is_kept() {
+        let of = |n: usize, note: &str| {
             let data: Map<String, Value> = (0..n).map(|n| (format!("k{n}"), mark("k", "v").into())).collect();
-            json!({"kind": "Secret", "data": data}).to_string()
+            let metadata = json!({"name": "x", "annotations": {"note": note}, "managedFields": ["m".repeat(10_000)]});
+            json!({"kind": "Secret", "metadata": metadata, "data": data})
         };
-        assert_eq!(to_keep(&of(100)), of(100));
-        let kept = to_keep(&of(7_000));
-        assert!(!may_be_marked(&kept) && kept.len() < KEPT_BYTES && kept.contains("k6999"), "{}", kept.len());
-        let kept = to_keep(&of(20_000));
-        assert_eq!(kept, json!({"kind": "Secret", "data": {MANY: TEXT}}).to_string());
+        let kept = |n: usize, note: &str| {
+            let kept = to_keep(&of(n, note).to_string());
+            assert!(kept.len() <= KEPT_BYTES, "{}", kept.len());
+            serde_json::from_str::<Value>(&kept).unwrap()
+        };
+        assert_eq!(kept(100, "y"), of(100, "y"));
+        let without_managers = kept(750, "y");
+        assert!(without_managers["metadata"].get("managedFields").is_none());
+        assert!(may_be_marked(&without_managers.to_string()) && without_managers["data"].get("k749").is_some());
+        let without_marks = kept(1_200, "y");
+        assert!(!may_be_marked(&without_marks.to_string()) && without_marks["data"].get("k1199").is_some());
+        assert_eq!(
+            kept(20_000, "y"),
+            json!({"kind": "Secret", "metadata": {"name": "x", "annotations": {"note": "y"}}, "data": {MANY: TEXT}})
+        );
+        let least = json!({"kind": "Secret", "metadata": {"name": "x"}, "data": {MANY: TEXT}});
+        assert_eq!(kept(1, &"y".repeat(200_000)), least);
     }
 
     #[test]

@@ -218,6 +218,11 @@ fn drift_between_clusters_and_moments_is_told_by_field_and_of_secrets_by_key() {
         secret("rotated", "hunter3hunter3"),
     ]))
     .unwrap();
+    // More keys than an archive can list beside a Secret.
+    let keys: serde_json::Map<String, Value> = (0..3_000).map(|n| (format!("k{n}"), "x".into())).collect();
+    let mut many = secret("many", "hunter2hunter2");
+    many["stringData"] = keys.into();
+    a.apply(&many).unwrap();
     let diff = |one: &str, other: &str, more: &[&str]| {
         let args = ["diff", "clusters", one, other, "--output", "json"];
         let found = estate.run(&[&args[..], more].concat());
@@ -238,6 +243,7 @@ fn drift_between_clusters_and_moments_is_told_by_field_and_of_secrets_by_key() {
         "changed b: /ConfigMap drift-of-two/differs data.text 1 -> 2",
         "changed b: /Secret drift-of-two/rotated data.password (its value is not shown)",
         "removed b: /ConfigMap drift-of-two/only-a ",
+        "removed b: /Secret drift-of-two/many ",
     ];
     assert_eq!(diff(&first, &first, &as_b), between, "of one backup");
     assert_eq!(diff(&first, "live", &as_b), between, "a cluster as it was, and another as it is");
@@ -261,8 +267,10 @@ fn drift_between_clusters_and_moments_is_told_by_field_and_of_secrets_by_key() {
     let restore = ["restore", "clusters", &first, "--option", "clusters=[\"a\"]", "--option", "kinds=[\"/Secret\"]"];
     let plan = estate.run(&[&restore[..], &["--plan", "--output", "json"]].concat());
     assert!(!plan.check_code(0).stdout.contains("cmVkYWN0"), "{}", plan.stdout);
-    a.kubectl(["delete", "secret", "rotated", "-n", NAMESPACE]).unwrap();
+    a.kubectl(["delete", "secret", "rotated", "many", "-n", NAMESPACE]).unwrap();
     estate.run(&restore).check_code(0);
+    let many = a.get(&["secret", "many", "-n", NAMESPACE]).unwrap();
+    assert_eq!(many["data"].as_object().map(serde_json::Map::len), Some(3_000), "its keys were not listed, and kept");
     let restored = a.get(&["secret", "rotated", "-n", NAMESPACE]).unwrap();
     assert_eq!(restored["data"]["password"], "aHVudGVyMmh1bnRlcjI=");
 }
