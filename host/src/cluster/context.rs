@@ -147,10 +147,7 @@ mod tests {
         ] {
             let error = config("prod", &kubeconfig(&cluster), context, &Proxies::default()).unwrap_err();
             let said = format!("{error:?}");
-            assert!(
-                said.contains(says) && said.contains("cluster \"prod\"") && !said.contains("hunter2"),
-                "{said}"
-            );
+            assert!(said.contains(says) && said.contains("cluster \"prod\"") && !said.contains("hunter2"), "{said}");
         }
     }
 }
