@@ -5,8 +5,10 @@
 //! Trying again happens in `request`, and nowhere else.
 
 mod access;
+mod blot;
 mod certificate;
 mod connect;
+mod context;
 mod discovery;
 mod failure;
 mod list;
@@ -15,16 +17,19 @@ mod object;
 mod owner;
 mod path;
 mod probe;
+mod proxy;
 mod request;
 mod split;
 mod wait;
 mod write;
 
 pub use access::Question;
+pub use blot::{Marks, PURPOSE_MARKS, Values};
 pub use discovery::{Discovery, Kind};
 pub use list::{Admit, Listed, Listing, Page, Scope, Selection, Shown};
 pub use object::{Labels, MAX_OBJECT_BYTES, Moved, Object, is_secret, labels_in};
 pub use probe::{Health, ProbeStep, StepOutcome};
+pub use proxy::Proxies;
 pub use write::{Change, MayTouch, WriteMode, WriteOptions, Written};
 
 use crate::error::{Error, Result};
@@ -57,8 +62,10 @@ pub struct ClusterSpec {
     pub credentials: Option<FetchCredentials>,
     /// The user to act as (`as`), which the cluster must allow.
     pub impersonate: Option<String>,
-    /// URL of a proxy, instead of the one that the environment names.
+    /// URL of a proxy, instead of the one that the kubeconfig or the environment names.
     pub proxy: Option<String>,
+    /// What the environment says about proxies; not for the cluster that this process runs in.
+    pub proxies: Proxies,
     /// How long the server may say nothing; see [`TIMEOUT`].
     pub timeout: Duration,
     /// Requests in a second at most; no limit of our own unless set.
@@ -161,8 +168,8 @@ impl Cluster {
     /// program.
     ///
     /// Errors: `Invalid` for a kubeconfig that does not say it.
-    pub async fn server(&self) -> Result<String> {
-        let config = connect::config(&self.spec, None).await?;
+    pub fn server(&self) -> Result<String> {
+        let config = connect::config(&self.spec, None)?;
         Ok(config.cluster_url.to_string().trim_end_matches('/').to_owned())
     }
 

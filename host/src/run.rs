@@ -20,7 +20,7 @@ use crate::bucket::SharedBucket;
 use crate::catalog::lease;
 use crate::catalog::{Catalog, HostKey, Listed, Whereabouts};
 use crate::clock;
-use crate::cluster::Clusters;
+use crate::cluster::{Clusters, Marks, PURPOSE_MARKS};
 use crate::error::{Error, Result};
 use crate::exec::Place;
 use crate::id::{BackupId, Label};
@@ -134,6 +134,8 @@ impl Job {
             buckets: self.buckets.clone(),
             // A verification may restore into a scratch place.
             clusters: self.clusters.of(matches!(verb, Verb::Restore | Verb::Verify)),
+            marks: (verb == Verb::Backup || (verb == Verb::Restore && plan_only))
+                .then(|| Arc::new(Marks::new(self.host_key.derive(PURPOSE_MARKS)))),
             artifacts,
             scratch: Some(scratch.path().to_owned()),
             reporter: Arc::new(Attributed { plugin: self.plugin.label().to_owned(), progress: self.progress.clone() }),

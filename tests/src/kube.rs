@@ -7,6 +7,7 @@
 //!
 //! The audit log of the API server holds every request for exec with its arguments, and nothing else.
 
+pub mod forward;
 pub mod front;
 pub mod keeper;
 mod pki;
@@ -205,6 +206,11 @@ impl Cluster {
     /// Where its API server is.
     pub fn url(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The same under a name that resolves nowhere: only a proxy leads to it.
+    pub fn url_behind_proxy(&self) -> String {
+        format!("https://{}:{}", pki::BEHIND_PROXY, self.port)
     }
 
     /// The API server's port on the loopback.

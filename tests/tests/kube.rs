@@ -3,6 +3,10 @@
 
 #[path = "kube/faults.rs"]
 mod faults;
+#[path = "kube/login.rs"]
+mod login;
+#[path = "kube/mark.rs"]
+mod mark;
 
 use serde_json::{Value, json};
 use std::time::Duration;

@@ -63,6 +63,7 @@ fn place_as(cluster: &Cluster, user: &User, port: u16, spec: PodSpec, several: S
         credentials: None,
         impersonate: None,
         proxy: None,
+        proxies: strongroom::cluster::Proxies::default(),
         timeout: TIMEOUT,
         requests_per_second: None,
         in_flight: IN_FLIGHT,

@@ -24,7 +24,9 @@ Examples:
   strongroom diff clusters latest live                   what has changed since the last backup
   strongroom diff clusters 20261119T02 latest            between two backups
   strongroom diff clusters latest live --option to_clusters='{\"a\":\"b\"}' --option clusters='[\"a\"]'
-                                                         how cluster b differs from the backup of a")]
+                                                         how cluster b differs from the backup of a
+  strongroom diff clusters latest latest --option to_clusters='{\"a\":\"b\"}' --option clusters='[\"a\"]'
+                                                         the same as both were when they were backed up")]
 pub struct DiffArgs {
     /// The job, as in [job.NAME]
     pub job: String,

@@ -20,14 +20,15 @@ use tokio_util::sync::CancellationToken;
 #[command(after_help = "\
 Examples:
   strongroom export clusters latest --to ./manifests
-  strongroom export clusters latest --to . --repository https://git.example.com/ops.git --path clusters/
+  strongroom export clusters latest --to ops/clusters --repository https://git.example.com/ops.git --path clusters/
   strongroom export clusters latest --to ./shop --option namespaces='[\"shop\"]'")]
 pub struct ExportArgs {
     /// The job, as in [job.NAME]
     pub job: String,
     /// The backup: its id, the beginning of one, or "latest"
     pub id: String,
-    /// Directory to write into; what an earlier export wrote there and this one does not is removed
+    /// Directory to write into: an empty one, or that of an earlier export. What that wrote and this one
+    /// does not is removed, and files of others stay
     #[arg(long, value_name = "DIR")]
     pub to: PathBuf,
     /// Address of the repository that the directory will lie in, for the Argo CD Application

@@ -172,7 +172,7 @@ impl Session {
         if let Err(error) = self.check_buckets(label, plugin) {
             return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
         }
-        if let Err(error) = self.check_clusters(label, plugin).await {
+        if let Err(error) = self.check_clusters(label, plugin) {
             return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
         }
         let cache =

@@ -1,11 +1,11 @@
 //! From a label's data to a client: kubeconfigs, addresses, service accounts, proxies.
 
-use super::{Cluster, ClusterSpec, Credentials, Way};
+use super::{Cluster, ClusterSpec, Credentials, Way, context, proxy};
 use crate::error::{Error, Result};
 use crate::secret::Secret;
 use base64::Engine;
 use kube::client::ClientBuilder;
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, Kubeconfig};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ async fn client(spec: &ClusterSpec) -> Result<kube::Client> {
         }
         None => None,
     };
-    let config = config(spec, credentials).await?;
+    let config = config(spec, credentials)?;
     let label = spec.label.clone();
     let built = blocking(move || ClientBuilder::try_from(config).map(ClientBuilder::build)).await?;
     built.map_err(|error| not_built(&label, error))
@@ -97,26 +97,21 @@ fn not_built(label: &str, error: kube::Error) -> Error {
 /// What kube-rs needs. Reads files; runs nothing.
 ///
 /// Errors: `Invalid`; `Denied` for a kubeconfig that would run a program, or would believe any server.
-pub(super) async fn config(spec: &ClusterSpec, credentials: Option<Credentials>) -> Result<kube::Config> {
+pub(super) fn config(spec: &ClusterSpec, credentials: Option<Credentials>) -> Result<kube::Config> {
     let label = &spec.label;
-    let wrong = |error: kube::config::KubeconfigError| {
-        Error::invalid(format!("could not use the configuration of cluster \"{label}\"")).because(error)
-    };
     let mut config = match &spec.way {
         Way::Kubeconfig { path, context, exec_credentials } => {
             let kubeconfig = read(label, path.as_deref())?;
             check_context(label, path.as_deref(), &kubeconfig, context)?;
-            let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
-            let config = Box::pin(kube::Config::from_custom_kubeconfig(kubeconfig, &options)).await.map_err(wrong)?;
+            let config = context::config(label, &kubeconfig, context, &spec.proxies)?;
             if spec.credentials.is_none() && !exec_credentials {
                 check_runs_nothing(label, context, &config.auth_info)?;
             }
             config
         }
         Way::Address { server, ca } => {
-            let options = KubeConfigOptions::default();
             let kubeconfig = kubeconfig_of(label, server, ca.as_deref())?;
-            Box::pin(kube::Config::from_custom_kubeconfig(kubeconfig, &options)).await.map_err(wrong)?
+            context::config(label, &kubeconfig, OWN_CONTEXT, &spec.proxies)?
         }
         Way::InCluster => kube::Config::incluster().map_err(|error| {
             Error::invalid(format!("cluster \"{label}\" is the one that strongroom runs in, and it runs in none"))
@@ -132,10 +127,8 @@ pub(super) async fn config(spec: &ClusterSpec, credentials: Option<Credentials>)
         config.auth_info.impersonate = Some(user.clone());
     }
     if let Some(proxy) = &spec.proxy {
-        let parsed = proxy
-            .parse()
-            .map_err(|error| Error::invalid(format!("the proxy of cluster \"{label}\" is not a URL")).because(error))?;
-        config.proxy_url = Some(parsed);
+        let wrong = |why: &str| Error::invalid(format!("could not use the proxy of cluster \"{label}\": {why}"));
+        config.proxy_url = Some(proxy::parse(proxy).map_err(wrong)?);
     }
     config.connect_timeout = Some(spec.timeout.min(CONNECT_TIMEOUT));
     // What a silent server means is decided in `request`, and so is what is tried again.
@@ -203,7 +196,10 @@ fn check_server(label: &str, config: &kube::Config) -> Result<()> {
     Ok(())
 }
 
-/// The same as a kubeconfig would say it, so that proxies of the environment count in the same way.
+/// The one context of a kubeconfig of our own.
+const OWN_CONTEXT: &str = "it";
+
+/// The same as a kubeconfig would say it, so that everything else counts in the same way.
 fn kubeconfig_of(label: &str, server: &str, ca: Option<&Path>) -> Result<Kubeconfig> {
     let mut cluster = serde_json::json!({ "server": server });
     if let Some(ca) = ca {
@@ -214,8 +210,7 @@ fn kubeconfig_of(label: &str, server: &str, ca: Option<&Path>) -> Result<Kubecon
         "kind": "Config",
         "clusters": [{ "name": "it", "cluster": cluster }],
         "users": [{ "name": "we", "user": {} }],
-        "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "we" } }],
-        "current-context": "it",
+        "contexts": [{ "name": OWN_CONTEXT, "context": { "cluster": "it", "user": "we" } }],
     });
     serde_json::from_value(whole)
         .map_err(|error| Error::invalid(format!("could not use the address of cluster \"{label}\"")).because(error))
@@ -238,7 +233,7 @@ fn auth_info(credentials: Option<Credentials>) -> AuthInfo {
 
 #[cfg(test)]
 mod tests {
-    use super::super::TIMEOUT;
+    use super::super::{Proxies, TIMEOUT};
     use super::*;
     use crate::error::Kind;
 
@@ -249,14 +244,15 @@ mod tests {
             credentials: None,
             impersonate: None,
             proxy: None,
+            proxies: Proxies::default(),
             timeout: TIMEOUT,
             requests_per_second: None,
             in_flight: 4,
         }
     }
 
-    async fn refused(spec: &ClusterSpec) -> (Kind, String) {
-        let error = config(spec, None).await.unwrap_err();
+    fn refused(spec: &ClusterSpec) -> (Kind, String) {
+        let error = config(spec, None).unwrap_err();
         (error.kind(), format!("{error:?} {}", error.hint_text().unwrap_or_default()))
     }
 
@@ -270,47 +266,47 @@ mod tests {
         (scratch, Way::Kubeconfig { path: Some(path), context: "x".to_owned(), exec_credentials: false })
     }
 
-    #[tokio::test]
-    async fn a_program_of_a_kubeconfig_runs_only_when_the_operator_says_so() {
+    #[test]
+    fn a_program_of_a_kubeconfig_runs_only_when_the_operator_says_so() {
         let exec = "{exec: {apiVersion: client.authentication.k8s.io/v1, command: get-token, interactiveMode: Never}}";
         let (_kept, way) = kubeconfig(exec, "{server: 'https://k:6443'}");
-        let (kind, said) = refused(&spec(way.clone())).await;
+        let (kind, said) = refused(&spec(way.clone()));
         assert_eq!(kind, Kind::Denied);
         assert!(said.contains("get-token") && said.contains("exec_credentials = true"), "{said}");
         let Way::Kubeconfig { path, context, .. } = way else { unreachable!() };
         let allowed = Way::Kubeconfig { path, context, exec_credentials: true };
-        assert!(config(&spec(allowed.clone()), None).await.is_ok());
+        assert!(config(&spec(allowed.clone()), None).is_ok());
         // Credentials of our own take the place of the program.
         let own: super::super::FetchCredentials =
             std::sync::Arc::new(|| Ok(Credentials::Token(Secret::new("t".to_owned()))));
         let spec = ClusterSpec { credentials: Some(own), ..spec(allowed) };
-        let config = config(&spec, None).await.unwrap();
+        let config = config(&spec, None).unwrap();
         assert!(config.auth_info.exec.is_none());
     }
 
-    #[tokio::test]
-    async fn a_server_that_anybody_could_stand_in_for_is_refused() {
+    #[test]
+    fn a_server_that_anybody_could_stand_in_for_is_refused() {
         let (_kept, way) = kubeconfig("{token: t}", "{server: 'https://k:6443', insecure-skip-tls-verify: true}");
-        let (kind, said) = refused(&spec(way)).await;
+        let (kind, said) = refused(&spec(way));
         assert!(kind == Kind::Denied && said.contains("insecure-skip-tls-verify"), "{said}");
         let plain = |server: &str| spec(Way::Address { server: server.to_owned(), ca: None });
-        assert_eq!(refused(&plain("http://k:6443")).await.0, Kind::Denied);
-        assert!(config(&plain("http://127.0.0.1:8001"), None).await.is_ok());
+        assert_eq!(refused(&plain("http://k:6443")).0, Kind::Denied);
+        assert!(config(&plain("http://127.0.0.1:8001"), None).is_ok());
     }
 
-    #[tokio::test]
-    async fn what_a_kubeconfig_does_not_hold_is_named_with_what_it_holds() {
+    #[test]
+    fn what_a_kubeconfig_does_not_hold_is_named_with_what_it_holds() {
         let (_kept, way) = kubeconfig("{token: t}", "{server: 'https://k:6443'}");
         let Way::Kubeconfig { path, .. } = way else { unreachable!() };
         let other = Way::Kubeconfig { path, context: "y".to_owned(), exec_credentials: false };
-        let (kind, said) = refused(&spec(other)).await;
+        let (kind, said) = refused(&spec(other));
         assert!(kind == Kind::Invalid && said.contains("\"y\"") && said.contains("one of: x"), "{said}");
         let absent = Way::Kubeconfig { path: Some("/nowhere".into()), context: "x".into(), exec_credentials: false };
-        assert_eq!(refused(&spec(absent)).await.0, Kind::Invalid);
+        assert_eq!(refused(&spec(absent)).0, Kind::Invalid);
     }
 
-    #[tokio::test]
-    async fn who_we_are_is_ours_to_say() {
+    #[test]
+    fn who_we_are_is_ours_to_say() {
         let (_kept, way) = kubeconfig("{token: theirs}", "{server: 'https://k:6443', proxy-url: 'http://p:1'}");
         let own: super::super::FetchCredentials =
             std::sync::Arc::new(|| Ok(Credentials::Token(Secret::new("t".to_owned()))));
@@ -320,7 +316,7 @@ mod tests {
             proxy: Some("http://q:2".to_owned()),
             ..spec(way)
         };
-        let config = config(&spec, Some(Credentials::Token(Secret::new("ours".to_owned())))).await.unwrap();
+        let config = config(&spec, Some(Credentials::Token(Secret::new("ours".to_owned())))).unwrap();
         assert_eq!(config.auth_info.impersonate.as_deref(), Some("auditor"));
         assert_eq!(config.proxy_url.unwrap().to_string(), "http://q:2/");
         assert!(config.auth_info.token.is_some() && config.auth_info.token_file.is_none());

@@ -345,7 +345,7 @@ pub(super) fn not_json(cluster: &Cluster, error: &serde_json::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ClusterSpec, TIMEOUT, Way};
+    use super::super::{ClusterSpec, Proxies, TIMEOUT, Way};
     use super::*;
     use serde_json::json;
 
@@ -356,6 +356,7 @@ mod tests {
             credentials: None,
             impersonate: None,
             proxy: None,
+            proxies: Proxies::default(),
             timeout: TIMEOUT,
             requests_per_second: None,
             in_flight: 1,

@@ -3,8 +3,9 @@
 //! The next page is on its way while this one is looked at. Memory: two pages, each of at most
 //! [`MAX_PAGE_BYTES`] and mostly of [`GOOD_PAGE_BYTES`].
 
+use super::blot::{Marks, blotted};
 use super::failure::{self, Doing, Status};
-use super::object::{Labels, blotted, labels_of};
+use super::object::{Labels, labels_of};
 use super::request::Ask;
 use super::{Cluster, Kind, is_secret, path, split};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -140,13 +141,14 @@ impl Page {
         Some(whole.into())
     }
 
-    /// The objects as text, Secrets without their values unless they are granted.
-    pub fn texts(&self) -> Result<Vec<String>> {
+    /// The objects as text, Secrets without their values unless they are granted, but with marks of them
+    /// where there are any.
+    pub fn texts(&self, marks: Option<&Marks>) -> Result<Vec<String>> {
         let text = |place: usize| {
             let whole = self.whole(place).unwrap_or_default();
             let whole = String::from_utf8(whole.into()).map_err(|_| Error::failed("a list is not text"))?;
             let is_blotted = self.is_secret && self.objects.get(place).is_none_or(|object| object.is_blotted);
-            if is_blotted { blotted(&whole) } else { Ok(whole) }
+            if is_blotted { blotted(&whole, marks) } else { Ok(whole) }
         };
         (0..self.len()).map(text).collect()
     }
@@ -436,7 +438,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ClusterSpec, TIMEOUT, Way};
+    use super::super::{ClusterSpec, Proxies, TIMEOUT, Way};
     use super::*;
 
     fn cluster() -> Arc<Cluster> {
@@ -446,6 +448,7 @@ mod tests {
             credentials: None,
             impersonate: None,
             proxy: None,
+            proxies: Proxies::default(),
             timeout: TIMEOUT,
             requests_per_second: None,
             in_flight: 1,
@@ -505,7 +508,7 @@ mod tests {
             {"metadata":{"name":"hidden"}}, {"metadata":{"name":"c","labels":{"secret":"1"}}}]}"#;
         let (page, token) = read(&cluster(), &selection, &mut begin(&selection), list.into()).unwrap();
         assert_eq!((keys(&page), token), (vec!["n/a".to_owned(), "_/b".to_owned()], None));
-        let texts = page.texts().unwrap();
+        let texts = page.texts(None).unwrap();
         assert_eq!(
             texts[0],
             r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"n","labels":{"x":"y"}},"data":{"k":"\u00e9 \"q\" }"}}"#
@@ -520,7 +523,7 @@ mod tests {
         let selection = selection("Secret");
         let list = items(&[("n", "db"), ("n", "open")]);
         let (page, _) = read(&cluster(), &selection, &mut begin(&selection), list.into()).unwrap();
-        let texts = page.texts().unwrap();
+        let texts = page.texts(None).unwrap();
         assert!(!texts[0].contains("dg==") && texts[1].contains("dg=="));
         assert!(String::from_utf8(page.whole(0).unwrap().into()).unwrap().contains("dg=="));
     }

@@ -2,6 +2,7 @@
 //! came from could know.
 
 use super::Cluster;
+use super::blot::{self, Values};
 use super::failure::{self, Doing};
 use super::path;
 use super::request::Ask;
@@ -13,16 +14,6 @@ use std::collections::BTreeMap;
 /// Longest object that is taken: more than the server itself takes (3 MiB of a request,
 /// `MaxRequestBodyBytes` of the API server), so that the server's own words are heard.
 pub const MAX_OBJECT_BYTES: usize = 4 << 20;
-
-/// What stands in the place of a Secret's values: base64 of "redacted by strongroom", so that whoever
-/// decodes it finds that.
-pub(super) const BLOTTED: &str = "cmVkYWN0ZWQgYnkgc3Ryb25ncm9vbQ==";
-
-/// The same where text stands.
-const BLOTTED_TEXT: &str = "redacted by strongroom";
-
-/// Where `kubectl apply` keeps a copy of the whole object, a Secret's values in it.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What only the server that an object came from could know, in its metadata.
 const OF_ITS_SERVER: [&str; 7] = [
@@ -140,11 +131,7 @@ impl Object {
 
     /// Whether values of it were blotted out: written so, a Secret would be lost.
     pub fn is_blotted(&self) -> bool {
-        let held = |key: &str, blot: &str| {
-            let values = self.body.get(key).and_then(Value::as_object);
-            values.is_some_and(|values| values.values().any(|value| value.as_str() == Some(blot)))
-        };
-        self.kind() == "Secret" && (held("data", BLOTTED) || held("stringData", BLOTTED_TEXT))
+        self.kind() == "Secret" && blot::is_blotted(&self.body)
     }
 
     /// Makes an object that was stored one that can be written: what only its old server could know is
@@ -177,37 +164,10 @@ impl Object {
             metadata.remove("managedFields");
         }
         if !secret_data && self.kind() == "Secret" {
-            blot(&mut self.body);
+            // What comes back from a write has no marks: see `blot`.
+            blot::blot(&mut self.body, None);
         }
         Value::Object(self.body).to_string()
-    }
-}
-
-/// Blots out what a Secret holds. Its keys stay.
-fn blot(body: &mut Map<String, Value>) {
-    for (key, with) in [("data", BLOTTED), ("stringData", BLOTTED_TEXT)] {
-        match body.get_mut(key) {
-            Some(Value::Object(values)) => values.values_mut().for_each(|value| *value = with.into()),
-            Some(other) if !other.is_null() => *other = Value::Null,
-            _ => {}
-        }
-    }
-    let annotations = body.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations"));
-    if let Some(last) = annotations.and_then(|annotations| annotations.get_mut(LAST_APPLIED)) {
-        *last = BLOTTED_TEXT.into();
-    }
-}
-
-/// The text of a Secret without what it holds.
-///
-/// Errors: `Failed` for what is no object; then nothing of it is shown.
-pub(super) fn blotted(text: &str) -> Result<String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(mut body)) => {
-            blot(&mut body);
-            Ok(Value::Object(body).to_string())
-        }
-        _ => Err(Error::failed("a Secret is not JSON as it must be")),
     }
 }
 
@@ -220,20 +180,22 @@ impl Cluster {
         self.send_ok(&Ask::get(path::object(kind, namespace, name)?, doing)).await
     }
 
-    /// One object as text, a Secret without its values unless `secret_data`; and its labels.
+    /// One object as text, a Secret with its values as `values` says; and its labels.
     pub async fn get(
         &self,
         kind: &Kind,
         namespace: Option<&str>,
         name: &str,
-        secret_data: bool,
+        values: Values<'_>,
     ) -> Result<(String, Labels)> {
         let body = self.whole(kind, namespace, name).await?;
         let text =
             std::str::from_utf8(&body).map_err(|_| Error::failed(format!("{self} answered with what is not text")))?;
         let labels = if text.contains("\"labels\"") { labels_of(text) } else { Labels::new() };
-        if is_secret(&kind.group, &kind.kind) && !secret_data {
-            return Ok((blotted(text)?, labels));
+        if let Values::Blotted(marks) = values
+            && is_secret(&kind.group, &kind.kind)
+        {
+            return Ok((blot::blotted(text, marks)?, labels));
         }
         Ok((text.trim_end().to_owned(), labels))
     }
@@ -272,6 +234,7 @@ pub(super) fn labels_of(text: &str) -> Labels {
 
 #[cfg(test)]
 mod tests {
+    use super::super::blot::{LAST_APPLIED, blotted};
     use super::*;
     use serde_json::json;
 
@@ -284,7 +247,7 @@ mod tests {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
             "data": {"password": "aHVudGVyMg=="}, "stringData": {"other": "hunter2"},
             "metadata": {"name": "db", "annotations": {"a": "b", LAST_APPLIED: "{\"data\":{\"password\":\"aHVudGVyMg==\"}}"}}});
-        for text in [object(&secret).shown(false), blotted(&secret.to_string()).unwrap()] {
+        for text in [object(&secret).shown(false), blotted(&secret.to_string(), None).unwrap()] {
             assert!(!text.contains("aHVudGVyMg") && !text.contains("hunter2"), "{text}");
             assert!(text.contains("password") && text.contains("other") && text.contains("\"a\":\"b\""), "{text}");
             assert!(Object::parse(text.as_bytes()).unwrap().is_blotted());
@@ -294,7 +257,7 @@ mod tests {
         // Data of a shape that no server gives is not shown either.
         let odd = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}, "data": ["aHVudGVyMg=="]});
         assert!(!object(&odd).shown(false).contains("aHVudGVyMg"));
-        assert!(blotted("[]").is_err());
+        assert!(blotted("[]", None).is_err());
     }
 
     #[test]

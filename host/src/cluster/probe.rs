@@ -79,7 +79,7 @@ impl Cluster {
             Some(super::Credentials::Certificate { certificate, .. }) => certificate::end_of_pem(certificate.expose()),
             None => None,
         };
-        let config = connect::config(&self.spec, credentials).await?;
+        let config = connect::config(&self.spec, credentials)?;
         health.credential_ends = ends.or_else(|| ends_of(&config.auth_info));
         let first = config.proxy_url.clone().unwrap_or_else(|| config.cluster_url.clone());
         let (host, port) = place(&first);

@@ -106,6 +106,14 @@ impl Meaning<'_> {
         {
             self.odd(fields, "proxy", "expected the URL of a proxy: http://… or https://…");
         }
+        if fields.text("proxy").is_some_and(|proxy| proxy.contains('@')) {
+            let span = fields.span_of("proxy");
+            // What stands there is not quoted.
+            self.mistakes.mask(span.clone());
+            self.mistakes
+                .add(span, format!("{}.proxy holds a user or a password", fields.path), "expected host and port alone")
+                .help = Some("put the whole URL into HTTPS_PROXY of the environment, and leave proxy away".to_owned());
+        }
         Some(ClusterConfig {
             way: way?,
             identity,

@@ -364,7 +364,7 @@ static CLUSTER: Section = Section {
         may(
             "proxy",
             Shape::Text,
-            "URL of a proxy. What HTTPS_PROXY and NO_PROXY say unless set, but for `in_cluster`.",
+            "URL of a proxy. That of the kubeconfig unless set, else what HTTPS_PROXY and NO_PROXY say, but for `in_cluster` and servers of this machine.",
         ),
         may("timeout", Shape::Duration, "How long the server may say nothing; \"60s\" unless set."),
         may(
@@ -372,7 +372,7 @@ static CLUSTER: Section = Section {
             Shape::Whole(1, 100_000),
             "Requests in a second at most; no limit unless set, since the server has its own.",
         ),
-        may("in_flight", Shape::Whole(1, 256), "Requests at once; 16 unless set."),
+        may("in_flight", Shape::Whole(1, 256), "Requests at once, of all that a run asks of it; 16 unless set."),
     ],
 };
 

@@ -252,6 +252,13 @@ fn a_cluster_has_one_way_and_one_identity_and_what_is_granted_of_it_exists() {
 }
 
 #[test]
+fn a_password_of_a_proxy_is_no_text_of_the_configuration() {
+    let said = check_one("[cluster.a]\ncontext = \"x\"\nproxy = \"http://u:hunter2@p\"");
+    assert!(said.contains("holds a user or a password") && said.contains("HTTPS_PROXY"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
 fn who_restores_may_be_somebody_else() {
     let config = parse(WHOLE).unwrap();
     let (_, cluster) = config.cluster("prod").unwrap();

@@ -344,6 +344,29 @@ mod tests {
         );
     }
 
+    /// What the operations guides that users have tell dashboards and on-call to look for.
+    #[test]
+    fn every_name_of_the_operations_guides_is_there() {
+        let groups = groups(&["postgres", "bucket", "neo4j"].map(|plugin| subject(plugin, plugin)));
+        let rules: Vec<&Rule> = groups.iter().flat_map(|group| &group.rules).collect();
+        for alert in [
+            "PostgreSQLBackupFailure",
+            "MinIOBackupFailure",
+            "BackupExecutionError",
+            "BackupFailure",
+            "BackupStorageLow",
+            "BackupVerificationFailure",
+            "BackupNotVerified",
+            "DRTestOverdue",
+        ] {
+            assert!(rules.iter().any(|rule| rule.alert.as_deref() == Some(alert)), "{alert}");
+        }
+        for record in ["neo4j_backup_success_total", "neo4j_backup_failure_total", "neo4j_backup_duration_seconds"] {
+            assert!(rules.iter().any(|rule| rule.record.as_deref() == Some(record)), "{record}");
+        }
+        assert!(builtin::find("backup_last_success_timestamp_seconds").is_some());
+    }
+
     #[test]
     fn the_text_is_the_same_for_people_and_machines() {
         let groups = groups(&[subject("orders", "redis")]);

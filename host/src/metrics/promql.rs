@@ -274,6 +274,23 @@ mod tests {
             "a{x='} or secret{'}",
             "a{x=`} or secret{y=\"`}",
             "up # {team=\"other\"}",
+            "a @ start() + max_over_time(b[5m] @ end() offset 1h)",
+            "a offset -5m",
+            "absent(a{x=\"1\"}) or absent_over_time(b[5m])",
+            "label_replace(a, \"team\", \"other\", \"\", \"\")",
+            "label_join(a, \"team\", \"\", \"x\", \"y\")",
+            "count_values(\"team\", a)",
+            "sum without (team) (a) / sum by (team) (b)",
+            "a unless on (x) b and ignoring (team) c",
+            "a * on (x) group_left (team) b",
+            "a / ignoring (team) group_right b",
+            "quantile(scalar(a), b) > bool c",
+            "topk(5, a) or bottomk(1, -(b))",
+            "histogram_quantile(0.9, sum by (le) (rate(a_bucket[5m])))",
+            "sum_over_time(sum(a)[1h:] @ start())",
+            "max_over_time(max_over_time(a[1h:5m])[2h:10m] offset 1h)",
+            "vector(scalar(a)) + time() + 1",
+            "a{}",
         ] {
             let query = Query::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
             let sent = query.text_with(&labels()).unwrap_or_else(|error| panic!("{text}: {error}"));

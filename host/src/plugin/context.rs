@@ -4,7 +4,7 @@
 
 use super::limits::Limits;
 use crate::bucket::SharedBucket;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Marks};
 use crate::error::Result;
 use crate::exec::Place;
 use crate::id::ArtifactName;
@@ -29,6 +29,9 @@ pub struct RunContext {
     pub buckets: BTreeMap<String, SharedBucket>,
     /// Clusters that are configured, by label; the policy says which of them it may ask for what.
     pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// Marks in the place of the values of Secrets, by which equal ones are told from others; `None` where
+    /// something could be written, since a guess could then be tried.
+    pub marks: Option<Arc<Marks>>,
     /// The artifacts of the backup in scope.
     pub artifacts: Arc<dyn Artifacts>,
     /// An empty directory of the run, removed at its end: `{scratch}` of commands on this machine.

@@ -8,6 +8,7 @@ use crate::head::Head;
 use crate::inventory::{self, Archive, ClusterInventory, Inventory, attribute};
 use crate::kind::{self, is, is_secret};
 use crate::policy::{Policy, Verdict};
+use crate::secret;
 use crate::settings::Settings;
 use std::collections::{BTreeSet, VecDeque};
 use strongroom_plugin::kube::{Cluster, Kind, Listing, Page, Reference};
@@ -220,7 +221,7 @@ impl Walk {
             };
             let path = inventory::path(head.namespace(), name);
             if unseen {
-                let attributes = [(attribute::SEEN.to_owned(), json.clone())];
+                let attributes = [(attribute::SEEN.to_owned(), secret::to_keep(json))];
                 let body = packing.listing.as_ref().map(|listing| listing.body(place)).transpose()?;
                 let Some(body) = body else { continue };
                 writer.add(&path, &attributes, body)?;

@@ -13,6 +13,7 @@ use crate::policy::{Policy, Verdict};
 use crate::recorded;
 use crate::restore::{chosen, target};
 use crate::rules;
+use crate::secret;
 use crate::selection::Selection;
 use crate::settings::{Options, Settings};
 use serde::{Deserialize, Serialize};
@@ -25,11 +26,11 @@ use strongroom_plugin::prelude::*;
 /// Objects that are named one by one; the host keeps 20,000 steps.
 const MAX_NAMED: u64 = 12_000;
 
-/// What an object means, on one side of a comparison.
+/// What an object means, on one side of a comparison. Of Secrets with marks in the place of their values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
     key: String,
-    /// Of Secrets: who it is, and when it was last written. Their data is never compared.
+    /// Of Secrets: who it is, and when it was last written, for those whose values have no marks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     uid: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +62,7 @@ impl Seen {
                 if !selection.place(&kind, recorded.namespace.as_deref(), &recorded.name) {
                     return Ok(None);
                 }
-                let object: Value = serde_json::from_str(&recorded.json)?;
+                let object: Value = serde_json::from_str(recorded.marked.as_ref().unwrap_or(&recorded.json))?;
                 Ok(selection.labels(&object).then(|| Self::new(&kind, object)))
             });
             seen.transpose()
@@ -85,12 +86,20 @@ impl Seen {
 
     /// What differs between the two, for a person; `None` if nothing does.
     pub(crate) fn differs(&self, other: &Self) -> Result<Option<String>> {
-        if self.object != other.object {
-            let found = differences(&serde_json::from_str(&self.object)?, &serde_json::from_str(&other.object)?);
-            return Ok((!found.is_empty()).then(|| show(&found)));
+        // Only Secrets have a version here.
+        let is_secret = self.version.is_some() && other.version.is_some();
+        if !is_secret && self.object == other.object {
+            return Ok(None);
+        }
+        let (mut one, mut another) = (serde_json::from_str(&self.object)?, serde_json::from_str(&other.object)?);
+        let told = secret::compare(&mut one, &mut another);
+        let mut found = differences(&one, &another);
+        found.extend(told.changed);
+        if !found.is_empty() {
+            return Ok(Some(show(&found)));
         }
         let rewritten = self.uid.is_some() && self.uid == other.uid && self.version != other.version;
-        Ok(rewritten.then(|| {
+        Ok((is_secret && !told.is_all && rewritten).then(|| {
             format!(
                 "written again since (version {} -> {}); its data is not shown, and may differ",
                 self.version.as_deref().unwrap_or_default(),
@@ -274,15 +283,16 @@ pub(crate) fn compare(request: &RestoreRequest<Settings, Options>) -> Result<()>
                         continue;
                     }
                     let left = Seen::recorded(archive, &selection)?;
-                    let other = others.remove(&key(&cluster.label, &archive.group, &archive.kind));
+                    let label = target(cluster, options);
+                    let other = others.remove(&key(&label, &archive.group, &archive.kind));
                     let right = other.map(|key| bucket.read(&key, None)).transpose()?;
                     let right = right.into_iter().flat_map(|source| lines(source, &selection, &kind));
-                    join(left, right, |pair| found.tell(&cluster.label, &kind, pair))?;
+                    join(left, right, |pair| found.tell(&label, &kind, pair))?;
                 }
             }
             for (file, key) in others {
                 let Some((cluster, kind)) = only_there(&file) else { continue };
-                if selection.cluster(&cluster) && selection.kind(&kind) {
+                if is_compared_with(&cluster, &selection, options) && selection.kind(&kind) {
                     let right = lines(bucket.read(&key, None)?, &selection, &kind);
                     join(std::iter::empty(), right, |pair| found.tell(&cluster, &kind, pair))?;
                 }
@@ -313,6 +323,13 @@ pub(crate) fn compare(request: &RestoreRequest<Settings, Options>) -> Result<()>
     }
     found.report();
     Ok(())
+}
+
+/// Whether a cluster is the other side of one that is chosen: of itself, or of the one that the options
+/// compare with it.
+pub(crate) fn is_compared_with(label: &str, selection: &Selection, options: &Options) -> bool {
+    let named = options.to_clusters.iter().any(|(from, to)| to == label && selection.cluster(from));
+    named || (!options.to_clusters.contains_key(label) && selection.cluster(label))
 }
 
 /// Cluster and kind of a file of lines that the backup in scope has nothing of.
@@ -386,12 +403,42 @@ mod tests {
     }
 
     #[test]
+    fn one_cluster_may_be_the_other_side_of_another() {
+        let options = |json: Value| serde_json::from_value::<Options>(json).unwrap();
+        for (given, label, expected) in [
+            (json!({}), "a", true),
+            (json!({"clusters": ["a"]}), "b", false),
+            (json!({"clusters": ["a"], "to_clusters": {"a": "b"}}), "b", true),
+            (json!({"clusters": ["a"], "to_clusters": {"a": "b"}}), "a", false),
+            (json!({"clusters": ["b"], "to_clusters": {"a": "b"}}), "b", true),
+            (json!({"clusters": ["c"], "to_clusters": {"a": "b"}}), "b", false),
+        ] {
+            let options = options(given.clone());
+            let selection = Selection::parse(&options).unwrap();
+            assert_eq!(is_compared_with(label, &selection, &options), expected, "{given} {label}");
+        }
+    }
+
+    #[test]
     fn a_secret_that_was_written_again_may_differ() {
-        let of =
-            |uid: &str, version: &str| Seen { uid: Some(uid.into()), version: Some(version.into()), ..seen("a", 1) };
+        let of = |uid: &str, version: &str| {
+            let object = json!({"data": {"password": "cmVkYWN0ZWQgYnkgc3Ryb25ncm9vbQ=="}}).to_string();
+            Seen { key: "a".into(), uid: Some(uid.into()), version: Some(version.into()), object }
+        };
         assert_eq!(of("u", "1").differs(&of("u", "1")).unwrap(), None);
         assert!(of("u", "1").differs(&of("u", "2")).unwrap().unwrap().contains("1 -> 2"));
         assert_eq!(of("u", "1").differs(&of("v", "2")).unwrap(), None, "of two clusters nothing can be said");
+        // With marks there is no doubt, in one cluster or two.
+        let marked = |uid: &str, version: &str, value: &str| {
+            let mark = format!("cmVkYWN0ZWQgYnkgc3Ryb25ncm9vbTsgKEYKEYKE{value:_<24}");
+            Seen { object: json!({"data": {"password": mark}}).to_string(), ..of(uid, version) }
+        };
+        assert_eq!(marked("u", "1", "x").differs(&marked("u", "2", "x")).unwrap(), None);
+        for uid in ["u", "v"] {
+            let found = marked("u", "1", "x").differs(&marked(uid, "2", "y")).unwrap();
+            assert_eq!(found.as_deref(), Some("data.password (its value is not shown)"));
+        }
+        assert!(of("u", "1").differs(&marked("u", "2", "x")).unwrap().unwrap().contains("1 -> 2"));
     }
 
     #[test]

@@ -101,6 +101,11 @@ fn at(path: &mut String, step: &str, found: &mut Vec<Difference>, old: Option<&V
     path.truncate(length);
 }
 
+/// A field as it follows a path.
+pub(crate) fn field(name: &str) -> String {
+    step(name, false)
+}
+
 /// Keys with dots or slashes, such as labels, are written in brackets.
 fn step(field: &str, first: bool) -> String {
     if field.is_empty() || field.contains(['.', '/', '[', ']', ' ']) {

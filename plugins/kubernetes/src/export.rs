@@ -63,6 +63,10 @@ pub(crate) fn manifests(request: &RestoreRequest<Settings, Options>) -> Result<(
     if done.removed > 0 {
         Step::passed("remove files", place).note(format!("{} of an earlier export", done.removed)).report();
     }
+    if options.repository == Options::default().repository && done.written > 1 {
+        let note = format!("the Applications in argocd/ name {}: no repository was given", options.repository);
+        Step::skipped("name the repository", place).note(note).report();
+    }
     if n_left_out > 0 {
         Step::skipped("write manifests", place)
             .note(format!("{n_left_out} objects are left out, Secrets among them; {LEFT_OUT} names each and says why"))
@@ -71,17 +75,23 @@ pub(crate) fn manifests(request: &RestoreRequest<Settings, Options>) -> Result<(
     Ok(())
 }
 
-/// Writes one line of JSON for each object, in one file for each cluster and kind.
+/// Writes one line of JSON for each object, in one file for each cluster and kind: the other side of a
+/// comparison.
 pub(crate) fn lines(request: &RestoreRequest<Settings, Options>) -> Result<()> {
     let options = &request.options;
     let selection = Selection::parse(options)?;
     let inventory = Inventory::read()?;
     let mut files = Files::open(options, request.plan_only)?;
     let mut n = 0_u64;
-    for cluster in chosen(&inventory, &selection, options)? {
-        let label = target(cluster, options);
+    let meant = |cluster: &&ClusterInventory| crate::compare::is_compared_with(&cluster.label, &selection, options);
+    let clusters: Vec<_> = inventory.clusters.iter().filter(meant).collect();
+    if clusters.is_empty() {
+        let labels: Vec<&str> = inventory.clusters.iter().map(|cluster| cluster.label.as_str()).collect();
+        return Err(Error::invalid(format!("options.to_clusters: the other backup holds {}", labels.join(", "))));
+    }
+    for cluster in clusters {
         for archive in cluster.archives.iter().filter(|archive| selection.kind(&archive.kind())) {
-            let key = crate::compare::key(&label, &archive.group, &archive.kind);
+            let key = crate::compare::key(&cluster.label, &archive.group, &archive.kind);
             let mut file = files.stream(&key)?;
             for seen in Seen::recorded(archive, &selection)? {
                 let mut line = serde_json::to_vec(&seen?)?;

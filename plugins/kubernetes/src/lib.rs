@@ -23,6 +23,7 @@ mod policy;
 mod recorded;
 mod restore;
 mod rules;
+mod secret;
 mod selection;
 mod selector;
 pub mod settings;

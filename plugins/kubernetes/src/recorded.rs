@@ -2,6 +2,7 @@
 
 use crate::inventory::{self, Archive, attribute};
 use crate::kind::is_secret;
+use crate::secret;
 use std::io::Read;
 use strongroom_plugin::bytes::Source;
 use strongroom_plugin::prelude::*;
@@ -15,6 +16,8 @@ pub(crate) struct Recorded {
     pub(crate) name: String,
     /// Its JSON; of a Secret without the data.
     pub(crate) json: String,
+    /// Of a Secret: the same with marks in the place of its values, where the backup has them.
+    pub(crate) marked: Option<String>,
     /// The whole Secret, unseen.
     pub(crate) unseen: Option<Source>,
 }
@@ -53,15 +56,21 @@ fn read(entry: Entry, mut source: Source, unseen: bool) -> Result<Recorded> {
         return Err(Error::failed(format!("{:?} is no path of an object", entry.path)));
     };
     let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
-    let (json, unseen) = if unseen {
+    let (json, marked, unseen) = if unseen {
         let seen = entry.attribute(attribute::SEEN).map(str::to_owned);
         let json =
             seen.ok_or_else(|| Error::failed(format!("{:?} has no attribute {}", entry.path, attribute::SEEN)))?;
-        (json, Some(source))
+        if secret::may_be_marked(&json) {
+            let mut object = serde_json::from_str(&json).map_err(|error| Error::from(error).context(&entry.path))?;
+            secret::forget_marks(&mut object);
+            (object.to_string(), Some(json), Some(source))
+        } else {
+            (json, None, Some(source))
+        }
     } else {
         let mut json = String::with_capacity(usize::try_from(entry.size).unwrap_or(0).min(4 << 20));
         source.read_to_string(&mut json).map_err(|error| Error::from(error).context(&entry.path))?;
-        (json, None)
+        (json, None, None)
     };
-    Ok(Recorded { path: entry.path, namespace, name, json, unseen })
+    Ok(Recorded { path: entry.path, namespace, name, json, marked, unseen })
 }

@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long anything here waits for the other side.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -75,8 +75,19 @@ impl Gate {
     }
 }
 
-/// Decides about a request by its first line and its number among those for which the same was asked.
-type Script = dyn Fn(&str, usize) -> Act + Send + Sync;
+/// A request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Its first line, such as `GET /version HTTP/1.1`.
+    pub line: String,
+    /// The bearer token that came with it; the front itself believes any.
+    pub token: Option<String>,
+    /// When it was read.
+    pub at: Instant,
+}
+
+/// Decides about a request, and its number among those for which the same was asked.
+type Script = dyn Fn(&Asked, usize) -> Act + Send + Sync;
 
 /// A running front; it ends when it is dropped.
 #[derive(Debug)]
@@ -84,7 +95,7 @@ pub struct Front {
     port: u16,
     proxy: Child,
     is_over: Arc<AtomicBool>,
-    requests: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Front {
@@ -97,6 +108,11 @@ impl Front {
     /// A front whose every request `script` decides, by its first line and by how many requests of the same
     /// path, without the query, came before it.
     pub fn start(cluster: &Cluster, script: impl Fn(&str, usize) -> Act + Send + Sync + 'static) -> Self {
+        Self::start_seeing(cluster, move |asked, n| script(&asked.line, n))
+    }
+
+    /// The same with a script that sees the whole request.
+    pub fn start_seeing(cluster: &Cluster, script: impl Fn(&Asked, usize) -> Act + Send + Sync + 'static) -> Self {
         Self::try_start(cluster, Arc::new(script)).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
@@ -131,8 +147,13 @@ impl Front {
 
     /// How many requests began so.
     pub fn n_requests(&self, beginning: &str) -> usize {
+        self.requests(beginning).len()
+    }
+
+    /// The requests that began so, in the order in which they arrived.
+    pub fn requests(&self, beginning: &str) -> Vec<Asked> {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.iter().filter(|request| request.starts_with(beginning)).count()
+        requests.iter().filter(|request| request.line.starts_with(beginning)).cloned().collect()
     }
 }
 
@@ -150,14 +171,14 @@ fn serve(
     client: TcpStream,
     upstream: u16,
     script: &Arc<Script>,
-    requests: &Mutex<Vec<String>>,
+    requests: &Mutex<Vec<Asked>>,
     is_over: &AtomicBool,
 ) -> Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     let mut client = client;
     let mut first = String::new();
     reader.read_line(&mut first)?;
-    let (mut head, mut length) = (first.clone(), 0);
+    let (mut head, mut length, mut token) = (first.clone(), 0, None);
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 || line.trim().is_empty() {
@@ -167,6 +188,9 @@ fn serve(
         if name.eq_ignore_ascii_case("content-length") {
             length = value.trim().parse()?;
         }
+        if name.eq_ignore_ascii_case("authorization") {
+            token = value.trim().strip_prefix("Bearer ").map(str::to_owned);
+        }
         // Each request has a connection of its own behind the front as well, with the proxy's credentials.
         if !["connection", "authorization", "host"].iter().any(|other| name.eq_ignore_ascii_case(other)) {
             head.push_str(&line);
@@ -175,14 +199,15 @@ fn serve(
     head.push_str("Host: 127.0.0.1\r\nConnection: close\r\n\r\n");
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let path = |request: &str| request.split('?').next().unwrap_or_default().to_owned();
+    let asked = Asked { line: first.trim().to_owned(), token, at: Instant::now() };
+    let path = |asked: &Asked| asked.line.split('?').next().unwrap_or_default().to_owned();
     let n_before = {
         let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let n_before = requests.iter().filter(|one| path(one) == path(&first)).count();
-        requests.push(first.clone());
+        let n_before = requests.iter().filter(|one| path(one) == path(&asked)).count();
+        requests.push(asked.clone());
         n_before
     };
-    let act = script(first.trim(), n_before);
+    let act = script(&asked, n_before);
     let mut limit = usize::MAX;
     match act {
         Act::Answer(status, header, body) => {

@@ -6,8 +6,11 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// A name of the API server that resolves nowhere: only a proxy leads to it.
+pub(super) const BEHIND_PROXY: &str = "api.cluster.invalid";
+
 /// Names by which servers are reached.
-const NAMES: &str = "DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,IP:127.0.0.1";
+const NAMES: &str = "DNS:api.cluster.invalid,DNS:localhost,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,IP:127.0.0.1";
 
 /// A folder with a CA, what it has signed, and the key of service accounts' tokens.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use super::{MAPS, PATIENCE, SECRETS, check_case, cluster, config_map, many};
 use serde_json::{Value, json};
+use std::time::Duration;
 use strongroom_tests::kube::front::{Act, Front};
 use strongroom_tests::kube::rig::{Rig, answer_of, grant, reads};
 use strongroom_tests::kube::{Cluster, Server};
@@ -129,6 +130,11 @@ fn bursts_of_429_and_503_and_answers_that_are_cut_are_ridden_out() {
         let rig = Rig::behind(&front, &reads(&["/ConfigMap"], ""));
         let answer = rig.ask(list.clone());
         assert_eq!((&answer["objects"], &answer["errors"]), (&json!(21), &json!([])), "{what}: {answer}");
+        if what == "429" {
+            let asked = front.requests(&format!("GET /api/v1/namespaces/{namespace}/configmaps?"));
+            let waited = asked[1].at - asked[0].at;
+            assert!(waited >= Duration::from_secs(1), "it said when to come back: {waited:?}");
+        }
     }
     // A create whose answer was lost is not sent again: it would tell of a conflict with itself.
     let front =

@@ -2,7 +2,7 @@
 //! needed, and again when a server refuses the old ones.
 
 use super::Session;
-use crate::cluster::{Cluster, ClusterSpec, Clusters, Credentials, FetchCredentials};
+use crate::cluster::{Cluster, ClusterSpec, Clusters, Credentials, FetchCredentials, Proxies};
 use crate::config::{ClusterConfig, CredentialRefs, Identity, PluginConfig, SecretRef, environment, secret};
 use crate::error::{Error, Result};
 use crate::id::Label;
@@ -37,6 +37,7 @@ impl Session {
             credentials: fetch(identity, format!("cluster.{label}{part}"), self.progress.clone()),
             impersonate: identity.impersonate.clone(),
             proxy: config.proxy.clone(),
+            proxies: proxies(&environment::process),
             timeout: config.timeout,
             requests_per_second: config.requests_per_second,
             in_flight: config.in_flight,
@@ -45,14 +46,14 @@ impl Session {
 
     /// Whether every cluster that is granted has the address that the ceilings allow: of a kubeconfig
     /// the configuration alone could not tell.
-    pub(super) async fn check_clusters(&self, label: &Label, plugin: &PluginConfig) -> Result<()> {
+    pub(super) fn check_clusters(&self, label: &Label, plugin: &PluginConfig) -> Result<()> {
         let ceilings = self.config.ceilings.list();
         if ceilings.is_empty() {
             return Ok(());
         }
         for (name, grants) in &plugin.grants.kube {
             for restores in [false, true] {
-                let server = self.cluster(name, restores)?.server().await?;
+                let server = self.cluster(name, restores)?.server()?;
                 let over = ceilings
                     .iter()
                     .find_map(|ceiling| grants.iter().find_map(|grant| ceiling.kube_grant(&server, grant).err()));
@@ -67,6 +68,12 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// The proxies of the environment, under the names that everybody knows, in either case.
+fn proxies(lookup: environment::Lookup<'_>) -> Proxies {
+    let text = |names: [&str; 2]| names.into_iter().find_map(|name| lookup(name)?.into_string().ok());
+    Proxies { https: text(["HTTPS_PROXY", "https_proxy"]), not_for: text(["NO_PROXY", "no_proxy"]).unwrap_or_default() }
 }
 
 fn fetch(identity: &Identity, path: String, progress: Arc<dyn Progress>) -> Option<FetchCredentials> {

@@ -1,6 +1,5 @@
 //! Where a manifest lies: `namespace/kind.group/name.yaml`, `_cluster` for what lies in no namespace. Pure.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use strongroom_plugin::kube::Kind;
 
 /// Longest name of a file without its ending; file systems take 255 bytes.
@@ -31,16 +30,29 @@ fn short(name: &str) -> String {
     if name.len() <= MAX_NAME {
         return name.to_owned();
     }
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
     let cut = (0..=MAX_NAME - 17).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
-    format!("{}-{:016x}", &name[..cut], hasher.finish())
+    format!("{}-{:016x}", &name[..cut], fnv(name))
+}
+
+/// FNV-1a of 64 bits, which is the same in every version of everything: a file keeps its name.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn a_long_name_is_cut_in_the_same_way_for_ever() {
+        assert_eq!(
+            (fnv(""), fnv("a"), fnv("foobar")),
+            (0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c, 0x8594_4171_f739_67e8)
+        );
+        let short = short(&"n".repeat(253));
+        assert!(short.len() == MAX_NAME && short.starts_with("nnn"), "{short}");
+    }
 
     #[test]
     fn every_object_has_a_file_of_its_own() {

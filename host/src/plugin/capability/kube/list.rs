@@ -115,7 +115,7 @@ fn admit(guard: Guard, label: String, kind: &Kind) -> Admit {
 
 impl kube::HostListing for State {
     async fn next_page(&mut self, this: Resource<GuestListing>) -> Result<Option<kube::Page>, Refusal> {
-        let guard = self.guard.clone();
+        let (guard, marks) = (self.guard.clone(), self.run.marks.clone());
         let guest = self.table.get_mut(&this)?;
         let ledger = Arc::clone(&guest.ledger);
         let work = async {
@@ -127,7 +127,7 @@ impl kube::HostListing for State {
             let page = Box::pin(listing.next_page()).await;
             guest.listing = Some(listing);
             let Some(page) = page? else { return Ok(None) };
-            let objects = page.texts()?;
+            let objects = page.texts(marks.as_deref())?;
             guard.moved(objects.iter().map(String::len).sum());
             let restarted = page.restarted;
             guest.page = page;

@@ -1,7 +1,7 @@
 //! Looking at single objects, their logs, and what the host may do.
 
 use super::{GuestCluster, MAX_OBJECTS, Named, too_many};
-use crate::cluster::{Health, Labels, Question, StepOutcome};
+use crate::cluster::{Health, Labels, Question, StepOutcome, Values};
 use crate::error::{Error, Result};
 use crate::plugin::bindings::strongroom::plugin::{kube, types};
 use crate::plugin::capability::bytes::GuestSource;
@@ -26,12 +26,14 @@ impl State {
         let kube::Reference { kind, namespace, name } = reference;
         let named = Named::of(&kind, namespace, Some(name.clone()));
         let shows = guard.policy().kube_shows_secret(&open.label, KubeVerb::Get, &named.object(None));
+        let marks = self.run.marks.clone();
         let work = async {
             let kind = open.resolve(&kind).await?;
-            let (text, labels) = open.cluster.get(&kind, named.namespace.as_deref(), &name, false).await?;
+            let blotted = Values::Blotted(marks.as_deref());
+            let (text, labels) = open.cluster.get(&kind, named.namespace.as_deref(), &name, blotted).await?;
             let at = named.object(Some(&labels));
             if shows && guard.policy().kube_shows_secret(&open.label, KubeVerb::Get, &at) {
-                return Ok(open.cluster.get(&kind, named.namespace.as_deref(), &name, true).await?);
+                return Ok(open.cluster.get(&kind, named.namespace.as_deref(), &name, Values::Whole).await?);
             }
             Ok((text, labels))
         };
@@ -74,7 +76,8 @@ impl State {
             let kind = open.resolve(&kind).await?;
             if guard.policy().kube_asks_for_labels(&open.label, KubeVerb::Get, &named.object(None)) {
                 // Whose labels are asked for is looked at first, and not waited for.
-                let (_, labels) = open.cluster.get(&kind, named.namespace.as_deref(), &name, false).await?;
+                let (_, labels) =
+                    open.cluster.get(&kind, named.namespace.as_deref(), &name, Values::Blotted(None)).await?;
                 if !guard.policy().kube_allows(&open.label, KubeVerb::Get, &named.object(Some(&labels))) {
                     return Ok(((), labels));
                 }
@@ -108,7 +111,7 @@ impl State {
             let asks = guard.policy().kube_asks_for_labels(&open.label, KubeVerb::Logs, &named.object(None));
             if asks {
                 let kind = open.cluster.resolve("", "v1", "pods", "Pod").await?;
-                labels = open.cluster.get(&kind, Some(&namespace), &pod, false).await?.1;
+                labels = open.cluster.get(&kind, Some(&namespace), &pod, Values::Blotted(None)).await?.1;
             }
             let at = named.object(Some(&labels));
             if asks && !guard.policy().kube_allows(&open.label, KubeVerb::Logs, &at) {
