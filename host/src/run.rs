@@ -134,6 +134,7 @@ impl Job {
             buckets: self.buckets.clone(),
             // A verification may restore into a scratch place.
             clusters: self.clusters.of(matches!(verb, Verb::Restore | Verb::Verify)),
+            restoring: self.clusters.restoring.clone(),
             artifacts,
             scratch: Some(scratch.path().to_owned()),
             reporter: Arc::new(Attributed { plugin: self.plugin.label().to_owned(), progress: self.progress.clone() }),

@@ -1,6 +1,11 @@
 //! The plugin `kubernetes` from end to end: real clusters with their controllers running, the real
 //! binary, objects of fifty kinds.
 
+#[path = "kubernetes/moving.rs"]
+mod moving;
+#[path = "kubernetes/refused.rs"]
+mod refused;
+
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

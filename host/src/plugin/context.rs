@@ -29,6 +29,8 @@ pub struct RunContext {
     pub buckets: BTreeMap<String, SharedBucket>,
     /// Clusters that are configured, by label; the policy says which of them it may ask for what.
     pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// The same as who restores reaches them: asked for nothing but what that identity may do.
+    pub restoring: BTreeMap<String, Arc<Cluster>>,
     /// The artifacts of the backup in scope.
     pub artifacts: Arc<dyn Artifacts>,
     /// An empty directory of the run, removed at its end: `{scratch}` of commands on this machine.

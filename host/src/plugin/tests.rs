@@ -156,6 +156,7 @@ impl Bench {
             }),
             buckets: BTreeMap::from([("data".to_owned(), Arc::clone(&self.drawer) as SharedBucket)]),
             clusters: BTreeMap::new(),
+            restoring: BTreeMap::new(),
             artifacts: Arc::clone(&self.shelf) as _,
             scratch: None,
             guest_dir: None,
