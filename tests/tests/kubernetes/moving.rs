@@ -181,14 +181,14 @@ fn objects_that_were_put_into_a_backup_reach_no_cluster() {
         (mine, kept)
     };
     // Other objects under the good record; then a record that names other objects, which is not signed.
-    let (path, kept) = swap(".configmaps.", "data");
-    restore(&good).check_error(5, &["configmaps"]);
+    let (path, kept) = swap(".configmaps.0", "data");
+    restore(&good).check_error(1, &["configmaps"]);
     std::fs::write(path, kept).unwrap();
     let (path, kept) = swap("record.json", "");
-    restore(&good).check_error(5, &["record"]);
+    restore(&good).check_error(1, &["is not what was signed"]);
     let edited = String::from_utf8(kept.clone()).unwrap().replacen("\"1\"", "\"2\"", 1);
     std::fs::write(&path, edited).unwrap();
-    restore(&good).check_error(5, &["record"]);
+    restore(&good).check_error(1, &["is not what was signed"]);
     // As it was, it is restored.
     std::fs::write(path, kept).unwrap();
     estate.run(&["restore", "clusters", &good, "--target", "there"]).check_code(0);
