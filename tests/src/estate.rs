@@ -2,6 +2,7 @@
 //! `clusters`, whose component is the plugin `kubernetes`.
 
 mod objects;
+mod warm;
 
 pub use objects::{KINDS, LABEL, custom, objects};
 
@@ -39,6 +40,13 @@ impl Estate {
 
     /// The same with clusters as TOML lines of `[cluster.LABEL]`.
     pub fn at(clusters: &[(&str, String)], settings: &str, options: &str) -> Self {
+        let estate = Self::cold(clusters, settings, options);
+        warm::warm(&estate.sandbox);
+        estate
+    }
+
+    /// The same, and the plugin has yet to be compiled.
+    fn cold(clusters: &[(&str, String)], settings: &str, options: &str) -> Self {
         let sandbox = Sandbox::new();
         let identity = age::x25519::Identity::generate();
         let recipients = [&identity, &age::x25519::Identity::generate()].map(|one| one.to_public().to_string());
