@@ -264,7 +264,7 @@ fn manifests_make_an_equal_cluster_whose_manifests_are_the_same_bytes() {
 
     let built = build(&estate.sandbox.path("manifests/overlays/a"));
     assert_eq!(built.matches("\n---\n").count() + 1, first.keys().filter(|name| name.starts_with("base/")).count() - 1);
-    let c = Cluster::start().unwrap();
+    let c = refused::faulty();
     // Objects of kinds that are only being defined are refused once.
     for attempt in 0..2 {
         let mut child = c
@@ -281,9 +281,9 @@ fn manifests_make_an_equal_cluster_whose_manifests_are_the_same_bytes() {
         let output = child.wait_with_output().unwrap();
         feed.join().unwrap();
         assert!(attempt == 0 || output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        c.kubectl(["wait", "--for=condition=Established", "crd", "--all"]).unwrap();
+        c.kubectl(["wait", "--for=condition=Established", "crd", "--selector", estate::LABEL]).unwrap();
     }
-    let second = Estate::new(&[("c", &c)], "clusters = [\"c\"]", "");
+    let second = Estate::new(&[("c", c)], &format!("clusters = [\"c\"]\n{}", refused::WITHOUT_FAULTS), "");
     let id = second.backup(0);
     let as_a = ["--option", "to_clusters={\"c\":\"a\"}", "--option", FEW];
     let args = ["export", "clusters", &id, "--to", "manifests"];

@@ -12,10 +12,14 @@ use strongroom_tests::wait_until;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A cluster whose APIs and definitions break while tests run: nobody backs it up as a whole.
-fn faulty() -> &'static Cluster {
+/// A cluster whose APIs and definitions break while tests run, and in which nothing else is.
+pub(super) fn faulty() -> &'static Cluster {
     Cluster::shared("faulty")
 }
+
+/// A setting of who backs it up and wants none of what breaks.
+pub(super) const WITHOUT_FAULTS: &str = "exclude_kinds = [\"*/Event\", \"coordination.k8s.io/*\", \"/Node\", \
+    \"certificates.k8s.io/*\", \"fault.example.org/*\", \"down.example.org/*\"]";
 
 /// A config map that a webhook of this name looks at.
 fn hooked(namespace: &str, name: &str, hook: &str) -> Value {

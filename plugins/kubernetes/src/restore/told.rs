@@ -95,9 +95,11 @@ impl Told {
                 Deed::Created => Step::passed("create", target).note(objects),
                 Deed::Changed => Step::passed("change", target).note(objects),
                 Deed::Unchanged => Step::skipped("leave as it is", target).note(format!("{objects} as recorded")),
-                Deed::Left if self.plan_only => Step::skipped("leave alone", target)
-                    .note(format!("{objects} there, and not as recorded")),
-                Deed::Left => Step::skipped("leave alone", target).note(format!("{objects} {} already", if n == 1 { "exists" } else { "exist" })),
+                Deed::Left if self.plan_only => {
+                    Step::skipped("leave alone", target).note(format!("{objects} there, and not as recorded"))
+                }
+                Deed::Left => Step::skipped("leave alone", target)
+                    .note(format!("{objects} {} already", if n == 1 { "exists" } else { "exist" })),
                 Deed::NotMeant => Step::skipped("leave out", target).note(format!("{objects} not restored")),
                 Deed::Refused => Step::failed("restore", target).note(format!("{objects} refused, named above")),
             };
