@@ -4,6 +4,8 @@
 use super::{b, config_map, of_namespace, steps};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use strongroom_tests::estate::Estate;
 use strongroom_tests::kube::User;
@@ -12,6 +14,10 @@ use strongroom_tests::relay::private;
 use strongroom_tests::{Output, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An empty list of config maps, and one that is not there, as an API server says it.
+const NONE: &str = r#"{"apiVersion":"v1","kind":"ConfigMapList","metadata":{"resourceVersion":"1"},"items":[]}"#;
+const GONE: &str = r#"{"apiVersion":"v1","kind":"Status","status":"Failure","reason":"NotFound","code":404,"message":"configmaps \"other\" not found"}"#;
 
 /// Objects that are restored by two at once.
 const MANY: usize = 120;
@@ -39,11 +45,19 @@ fn what_vanishes_while_it_is_looked_at_is_kept_by_a_backup_and_told_by_a_restore
     let object = config_map(&namespace, "replaced", "recorded");
     b().create(&list(&[secret, object, config_map(&namespace, "other", "recorded")])).unwrap();
     let (listed, put) = (Gate::default(), Gate::default());
+    // What a plan is told of an object that comes behind its list, and goes again.
+    let planning = Arc::new(AtomicBool::new(false));
+    let plans = planning.clone();
     let acts = [("GET", "/secrets?", listed.clone(), true), ("PUT", "/configmaps/replaced?", put.clone(), false)];
     let front = Front::start(b(), move |request, n| {
         let fits =
             |(method, path, ..): &&(&str, &str, Gate, bool)| request.starts_with(method) && request.contains(path);
         match acts.iter().find(fits) {
+            _ if plans.load(Ordering::SeqCst) && request.starts_with("GET") => match request {
+                request if request.contains("/configmaps?") => Act::Answer(200, "X: y", NONE),
+                request if request.contains("/configmaps/other") => Act::Answer(404, "X: y", GONE),
+                _ => Act::Pass,
+            },
             Some((_, _, gate, true)) if n == 0 => Act::HoldAnswer(gate.clone()),
             Some((_, _, gate, false)) => Act::Hold(gate.clone()),
             _ => Act::Pass,
@@ -75,6 +89,13 @@ fn what_vanishes_while_it_is_looked_at_is_kept_by_a_backup_and_told_by_a_restore
     // Started again, it does what is left.
     estate.run(&args).check_code(0);
     assert_eq!(b().get(&["configmap", "replaced", "-n", &namespace]).unwrap()["data"]["text"], "recorded");
+
+    planning.store(true, Ordering::SeqCst);
+    let plan = estate.run(&["restore", "clusters", &id, "--output", "json", "--plan"]);
+    let creates = steps(plan.check_code(0), &["create"]);
+    let other = creates.iter().find(|step| step.contains(&format!("/ConfigMap {namespace}/other")));
+    let other = other.unwrap_or_else(|| panic!("{creates:#?}"));
+    assert!(other.contains("it was there a moment ago, and is gone"), "{other}");
 }
 
 #[test]
