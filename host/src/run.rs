@@ -136,6 +136,7 @@ impl Job {
             clusters: self.clusters.of(matches!(verb, Verb::Restore | Verb::Verify)),
             marks: (verb == Verb::Backup || (verb == Verb::Restore && plan_only))
                 .then(|| Arc::new(Marks::new(self.host_key.derive(PURPOSE_MARKS)))),
+            restoring: self.clusters.restoring.clone(),
             artifacts,
             scratch: Some(scratch.path().to_owned()),
             reporter: Arc::new(Attributed { plugin: self.plugin.label().to_owned(), progress: self.progress.clone() }),

@@ -284,6 +284,9 @@ pub struct Question {
     pub kind: Kind,
     /// Where; none is everywhere.
     pub namespace: Option<String>,
+    /// Asked as who restores, where the operator gives a restore an identity of its own; else as whoever
+    /// this run is.
+    pub restores: bool,
 }
 
 /// A cluster that is granted.
@@ -379,10 +382,11 @@ impl Cluster {
     pub fn can_i(&self, questions: &[Question]) -> Result<Vec<bool>> {
         let asked: Vec<wit::Question> = questions
             .iter()
-            .map(|Question { verb, kind, namespace }| wit::Question {
+            .map(|Question { verb, kind, namespace, restores }| wit::Question {
                 verb: verb.clone(),
                 kind: kind.to_wit(),
                 namespace: namespace.clone(),
+                restores: *restores,
             })
             .collect();
         self.inner.can_i(&asked).map_err(|error| self.error(error, "ask what may be done"))

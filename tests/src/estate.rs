@@ -2,6 +2,7 @@
 //! `clusters`, whose component is the plugin `kubernetes`.
 
 mod objects;
+mod warm;
 
 pub use objects::{KINDS, LABEL, custom, objects};
 
@@ -9,11 +10,9 @@ use crate::kube::Cluster;
 use crate::relay::{private, sha256};
 use crate::{Output, Sandbox, plugin, root};
 use age::secrecy::ExposeSecret;
-use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use anyhow::Result;
+use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::process::Stdio;
 
 /// The kinds that the plugin asks for, as its manifest lists them.
 fn requested_kinds() -> Vec<String> {
@@ -41,6 +40,13 @@ impl Estate {
 
     /// The same with clusters as TOML lines of `[cluster.LABEL]`.
     pub fn at(clusters: &[(&str, String)], settings: &str, options: &str) -> Self {
+        let estate = Self::cold(clusters, settings, options);
+        warm::warm(&estate.sandbox);
+        estate
+    }
+
+    /// The same, and the plugin has yet to be compiled.
+    fn cold(clusters: &[(&str, String)], settings: &str, options: &str) -> Self {
         let sandbox = Sandbox::new();
         let identity = age::x25519::Identity::generate();
         let recipients = [&identity, &age::x25519::Identity::generate()].map(|one| one.to_public().to_string());
@@ -109,50 +115,24 @@ store = "main"
     }
 }
 
-/// Creates objects: what lies in no namespace first, the rest with some kubectls at a time.
+/// Creates objects: what lies in no namespace first, then accounts, and quotas behind what they count.
 pub fn create(cluster: &Cluster, objects: &[Value]) -> Result<()> {
-    const AT_ONCE: usize = 3;
-    let (within, wide): (Vec<Value>, Vec<Value>) =
-        objects.iter().cloned().partition(|object| object["metadata"]["namespace"].is_string());
-    create_at_once(cluster, &wide, 1)?;
-    create_at_once(cluster, &within, AT_ONCE)
-}
-
-fn create_at_once(cluster: &Cluster, objects: &[Value], at_once: usize) -> Result<()> {
-    let mut running = Vec::new();
-    if objects.is_empty() {
-        return Ok(());
-    }
-    for some in objects.chunks(objects.len().div_ceil(at_once)) {
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": some}).to_string();
-        let mut child = cluster
-            .kubectl_command(&cluster.admin_kubeconfig())?
-            .args(["create", "--validate=false", "-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("could not start kubectl")?;
-        let mut stdin = child.stdin.take().context("the child has no standard input")?;
-        let feed = std::thread::spawn(move || drop(stdin.write_all(list.as_bytes())));
-        running.push((child, feed));
-    }
-    for (child, feed) in running {
-        let output = child.wait_with_output()?;
-        drop(feed.join());
-        if !output.status.success() {
-            bail!("kubectl create ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
-        }
+    let stage = |object: &Value| match object["kind"].as_str() {
+        _ if object["metadata"]["namespace"].is_null() => 0,
+        Some("ServiceAccount") => 1,
+        Some("ResourceQuota") => 3,
+        _ => 2,
+    };
+    for now in 0..4 {
+        let some: Vec<Value> = objects.iter().filter(|object| stage(object) == now).cloned().collect();
+        cluster.create_many(&some)?;
     }
     Ok(())
 }
 
 /// Every object of the estate in a cluster, by kind, namespace and name.
 pub fn snapshot(cluster: &Cluster) -> Result<BTreeMap<String, Value>> {
-    let resources = cluster.kubectl(["api-resources", "--verbs=list,create", "--output=name"])?;
-    let all: Vec<&str> = resources.lines().filter(|name| !name.starts_with("events")).collect();
-    let found = cluster.get(&[&all.join(","), "--all-namespaces", "--selector", LABEL])?;
-    let items = found["items"].as_array().context("a list has items")?;
+    let items = cluster.list_many(LABEL)?;
     let key = |item: &Value| {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let metadata = &item["metadata"];

@@ -9,7 +9,9 @@
 
 pub mod forward;
 pub mod front;
+pub mod hook;
 pub mod keeper;
+mod many;
 mod pki;
 pub mod rig;
 pub mod user;
@@ -27,7 +29,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 pub use user::User;
 
@@ -71,13 +73,13 @@ impl Cluster {
     /// The cluster of this name that the tests of this process share: started by who asks first, stopped
     /// when the process ends. Panics when it cannot be started.
     pub fn shared(name: &'static str) -> &'static Self {
-        static ALL: Mutex<BTreeMap<&'static str, &'static Cluster>> = Mutex::new(BTreeMap::new());
-        // Whoever panicked while it held the lock could not start its cluster; the next may try again.
-        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(name).or_insert_with(|| {
-            let cluster = Self::start().unwrap_or_else(|error| panic!("the cluster \"{name}\": {error:#}"));
-            Box::leak(Box::new(cluster))
-        })
+        static ALL: Mutex<BTreeMap<&'static str, &'static OnceLock<Cluster>>> = Mutex::new(BTreeMap::new());
+        // Not held while one starts: others may start meanwhile.
+        let place = *ALL.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_insert_with(|| {
+            let place: &'static OnceLock<Cluster> = Box::leak(Box::default());
+            place
+        });
+        place.get_or_init(|| Self::start().unwrap_or_else(|error| panic!("the cluster \"{name}\": {error:#}")))
     }
 
     fn start_once(arguments: &[&str]) -> Result<Self> {
@@ -325,6 +327,18 @@ impl Cluster {
     /// Creates or changes one object, or those of a `List`, as the administrator (server-side apply).
     pub fn apply(&self, object: &Value) -> Result<()> {
         let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        self.kubectl_with(&self.admin_kubeconfig(), args, object.to_string().as_bytes()).map(drop)
+    }
+
+    /// Whether the server would take an object: the error says why not, in its own words.
+    pub fn would_take(&self, object: &Value) -> Result<()> {
+        let args = ["create", "--dry-run=server", "--validate=false", "-f", "-"];
+        self.kubectl_with(&self.admin_kubeconfig(), args, object.to_string().as_bytes()).map(drop)
+    }
+
+    /// Creates one object, or those of a `List`, however long they are: nothing is noted of it in them.
+    pub fn create(&self, object: &Value) -> Result<()> {
+        let args = ["create", "--validate=false", "-f", "-"];
         self.kubectl_with(&self.admin_kubeconfig(), args, object.to_string().as_bytes()).map(drop)
     }
 

@@ -495,6 +495,16 @@ fn what_a_restore_wrote_stands_in_the_audit_log_before_and_after() {
     log.check_code(0);
     log.check_stdout("\"40 /ConfigMap\"").check_stdout("kube.cluster.apply").check_stdout("blake3 ");
     assert_eq!(log.stdout.matches("\"40 /ConfigMap\"").count(), 1, "one line before, and one after that refers to it");
+    // All but one of them are there now: the call is done, and most of it is not.
+    let mut more = objects;
+    more.push(config_map(&namespace, "new", "v"));
+    let made = rig.change(json!({"do": "apply", "mode": "create", "objects": more, "count": true}));
+    assert_eq!(made.as_object().map(|made| (made.len(), made["created"].clone())), Some((41, json!(1))), "{made}");
+    let shown = rig.sandbox.run(["audit", "show", "--function", "kube.cluster.apply", "--output", "json"]);
+    let lines = shown.check_code(0).json()["lines"].clone();
+    let after = lines.as_array().expect("lines").iter().filter(|line| line["event"] == "after");
+    let said: Vec<_> = after.map(|line| (line["outcome"].clone(), line["failed"].clone())).collect();
+    assert_eq!(said, [(json!("ok"), Value::Null), (json!("incomplete"), json!(40))], "{lines:#}");
     rig.sandbox.run(["audit", "verify"]).check_code(0);
 }
 
@@ -523,6 +533,9 @@ fn who_reads_and_who_restores_are_two_and_both_may_come_from_a_program() {
     two.backup(&[]);
     let written = || Ok(Some(two.change(write("x"))).filter(|answer| *answer == json!(["created"])));
     wait_until("the writer's role", PATIENCE, written).unwrap();
+    // Who reads may ask what who restores may do, and does nothing as that.
+    let may = |restores: bool| json!({"verb": "create", "kind": MAPS, "namespace": namespace, "restores": restores});
+    assert_eq!(two.ask(json!({"do": "can-i", "questions": [may(false), may(true)]})), json!([false, true]));
     // A kubeconfig that runs a program: refused, until the operator says that it may.
     let script = two.sandbox.write("credentials", format!(
         "#!/bin/sh\necho '{}'\n",

@@ -62,6 +62,7 @@ pub fn measure(dir: &Path, rounds: u32) -> Result<Cost> {
                 rule: &decision.rule,
                 line: 0,
                 error: None,
+                failed: 0,
                 bytes: 1234,
                 took: Duration::from_micros(321),
             };

@@ -62,7 +62,7 @@ pub struct Line {
     /// `closed`, `counted`: how often each function was called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<Counted>,
-    /// How many of these calls failed.
+    /// How many of these calls failed; of `after`: how many of the objects of the call were not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<u64>,
     /// Bytes that were moved, where they are known.
@@ -71,7 +71,7 @@ pub struct Line {
     /// How long it took, in microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration_us: Option<u64>,
-    /// What came of it: `ok`, or the kind of the error.
+    /// What came of it: `ok`, `incomplete` where a part of it failed, or the kind of the error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
     /// More, for people.

@@ -18,6 +18,9 @@ pub const MAX_LINES: u64 = 1000;
 /// The bucket's write, which is flushed where it is done: those under way together share a flush.
 const SHARES_FLUSH: &str = "storage.bucket.write";
 
+/// The word for a call that did a part of what it was to do.
+const INCOMPLETE: &str = "incomplete";
+
 /// The observer that writes the audit log of one run.
 pub struct Recorder {
     chain: Arc<Chain>,
@@ -89,7 +92,7 @@ impl Observer for Recorder {
     }
 
     fn ended(&self, ended: &Ended<'_>) -> Result<()> {
-        let Ended { function, line, error, bytes, took, .. } = *ended;
+        let Ended { function, line, error, failed, bytes, took, .. } = *ended;
         let told = match (ended.call, line) {
             (_, before @ 1..) => Line {
                 function: Some(function.to_owned()),
@@ -103,9 +106,10 @@ impl Observer for Recorder {
             _ => return Ok(()),
         };
         self.chain.append(Line {
+            failed: (failed > 0).then_some(failed),
             bytes: (bytes > 0).then_some(bytes),
             duration_us: Some(micros(took)),
-            outcome: Some(outcome(error).to_owned()),
+            outcome: Some(if error.is_none() && failed > 0 { INCOMPLETE } else { outcome(error) }.to_owned()),
             detail: error.map(|error| self.summary.text(error.message())),
             ..told
         })?;

@@ -146,11 +146,14 @@ impl Status {
         }
         let webhook =
             self.message.split_once(" denied the request").map(|(who, _)| format!("{who} denied the request"));
+        let called = self.message.split_once("failed calling webhook \"").and_then(|(_, rest)| rest.split_once('"'));
+        let called = called.map(|(name, _)| format!("failed calling webhook \"{name}\""));
         let quota = self.message.split_once("exceeded quota").map(|(_, rest)| format!("exceeded quota{rest}"));
         let fields: Vec<_> = self.causes().iter().map(|cause| format!("{}: {}", cause.field, cause.reason)).collect();
         let reason = (!self.reason.is_empty()).then(|| self.reason.clone());
         let mut said: Vec<String> = reason.into_iter().collect();
         said.extend(webhook);
+        said.extend(called);
         said.extend(quota);
         said.extend((!fields.is_empty()).then(|| fields.join(", ")));
         cut(&said.join(": "))
@@ -416,6 +419,9 @@ mod tests {
         let body = json!({"message": "admission webhook \"guard.example.org\" denied the request: hunter2hunter2"});
         let (_, message) = said(400, &body, &doing);
         assert!(!message.contains("hunter2") && message.contains("guard.example.org"), "{message}");
+        let text = "Internal error occurred: failed calling webhook \"slow.example.org\": Post \"https://hunter2hunter2\": timed out";
+        let (_, message) = said(500, &json!({"reason": "InternalError", "message": text}), &doing);
+        assert!(!message.contains("hunter2") && message.contains("webhook \"slow.example.org\""), "{message}");
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct RunContext {
     /// Marks in the place of the values of Secrets, by which equal ones are told from others; `None` where
     /// something could be written, since a guess could then be tried.
     pub marks: Option<Arc<Marks>>,
+    /// The same as who restores reaches them: asked for nothing but what that identity may do.
+    pub restoring: BTreeMap<String, Arc<Cluster>>,
     /// The artifacts of the backup in scope.
     pub artifacts: Arc<dyn Artifacts>,
     /// An empty directory of the run, removed at its end: `{scratch}` of commands on this machine.

@@ -134,6 +134,8 @@ struct Inner {
     current: Mutex<Option<Later>>,
     /// Bytes that the call moved.
     moved: AtomicU64,
+    /// Things of the call that were not done.
+    failed: AtomicU64,
 }
 
 impl Guard {
@@ -149,6 +151,7 @@ impl Guard {
             recent: Mutex::default(),
             current: Mutex::default(),
             moved: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         }))
     }
 
@@ -165,6 +168,11 @@ impl Guard {
     /// Counts bytes that the call under way has moved.
     pub(super) fn moved(&self, bytes: usize) {
         self.0.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts things that the call under way was to do, and did not.
+    pub(super) fn failed(&self, n: usize) {
+        self.0.failed.fetch_add(n as u64, Ordering::Relaxed);
     }
 
     /// Takes the end of the call under way over: whoever gets it tells how the call ended, when what it
@@ -279,6 +287,7 @@ impl Guard {
         }
         let result = self.within(deadline, work).await;
         let bytes = inner.moved.swap(0, Ordering::Relaxed);
+        let failed = inner.failed.swap(0, Ordering::Relaxed);
         let current = lock(&inner.current).take();
         let error = match &result {
             Ok(_) | Err(Refusal::End(_)) => None,
@@ -294,9 +303,8 @@ impl Guard {
             }
             (None, Some((call, decision)), Some(current)) => {
                 current.forget();
-                let took = began.elapsed();
-                let ended =
-                    Ended { function, call: Some((call, &decision)), rule: &decision.rule, line, error, bytes, took };
+                let (call, took) = (Some((call, &decision)), began.elapsed());
+                let ended = Ended { function, call, rule: &decision.rule, line, error, failed, bytes, took };
                 inner.observer.ended(&ended).map_err(unwritten)?;
             }
             // Its end is told later, or there is nobody who counts any more.

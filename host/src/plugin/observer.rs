@@ -60,6 +60,8 @@ pub struct Ended<'a> {
     pub line: u64,
     /// Why it failed.
     pub error: Option<&'a Error>,
+    /// Of a call that does many things, how many of them were not done; 0 where all were, or none is told apart.
+    pub failed: u64,
     /// Bytes that it moved, where they are known.
     pub bytes: u64,
     /// How long it took.
@@ -104,7 +106,8 @@ impl Later {
     fn tell(&mut self, error: Option<&Error>, bytes: u64) {
         self.told = true;
         let Self { function, line, .. } = *self;
-        let ended = Ended { function, call: None, rule: &self.rule, line, error, bytes, took: self.began.elapsed() };
+        let took = self.began.elapsed();
+        let ended = Ended { function, call: None, rule: &self.rule, line, error, failed: 0, bytes, took };
         // Nobody is left to answer: an observer that cannot write keeps that in mind, and the run fails.
         if let Err(error) = self.observer.ended(&ended) {
             tracing::debug!(%error, "the end of a call was not written down");

@@ -157,6 +157,7 @@ impl Bench {
             buckets: BTreeMap::from([("data".to_owned(), Arc::clone(&self.drawer) as SharedBucket)]),
             clusters: BTreeMap::new(),
             marks: None,
+            restoring: BTreeMap::new(),
             artifacts: Arc::clone(&self.shelf) as _,
             scratch: None,
             guest_dir: None,

@@ -8,9 +8,10 @@ use crate::head::Head;
 use crate::inventory::{self, Archive, ClusterInventory, Inventory, attribute};
 use crate::kind::{self, is, is_secret};
 use crate::policy::{Policy, Verdict};
+use crate::restore::served;
 use crate::secret;
 use crate::settings::Settings;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use strongroom_plugin::kube::{Cluster, Kind, Listing, Page, Reference};
 use strongroom_plugin::prelude::*;
 use strongroom_plugin::storage::ArchiveWriter;
@@ -21,6 +22,8 @@ const MAX_SKIPPED: usize = 5_000;
 const MAX_SILENT_KINDS: usize = 3;
 /// Times that the list of one kind may fail: each may be another granted namespace.
 const MAX_FAILED_LISTS: usize = 100;
+/// Namespaces that a fact names as being deleted.
+const MAX_TERMINATING: usize = 20;
 /// Bytes of facts that counts per kind may take; beyond it they are in the inventory only.
 const COUNTS_BYTES: usize = 40 << 10;
 
@@ -48,6 +51,8 @@ struct Totals {
     excluded: u64,
     claims: u64,
     seen: u64,
+    /// Namespaces that are being deleted, by the labels of their clusters.
+    terminating: BTreeMap<String, Vec<String>>,
 }
 
 /// One cluster on its way into archives.
@@ -120,7 +125,7 @@ impl Walk {
         let cluster = kube::open(label)?;
         let version = cluster.version()?;
         let found = cluster.kinds()?;
-        for (group, why) in found.failed {
+        for (group, why) in found.failed.into_iter().filter(|(api, _)| policy.wants_group(served::group(api))) {
             totals.skipped.add(format!("{label}: {group}"), format!("its API did not answer: {why}"));
         }
         let mut kinds: Vec<Kind> = found.kinds.into_iter().filter(|kind| policy.wants(kind)).collect();
@@ -231,6 +236,9 @@ impl Walk {
             archive.objects += 1;
             archive.bytes += json.len() as u64;
             totals.claims += u64::from(is(&kind, "", "PersistentVolumeClaim"));
+            if head.metadata.deleted.is_some() && is(&kind, "", "Namespace") {
+                totals.terminating.entry(self.inventory.label.clone()).or_default().push(name.to_owned());
+            }
             if is(&kind, "apiextensions.k8s.io", "CustomResourceDefinition") {
                 let definition = serde_json::from_str(json)?;
                 self.converted.extend(conversion::converted(&definition));
@@ -293,6 +301,15 @@ fn shown(namespace: Option<&str>, name: &str) -> String {
     namespace.map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
 }
 
+/// The first names, and how many more there are.
+fn first(names: &[String]) -> String {
+    let mut shown = names[..names.len().min(MAX_TERMINATING)].join(",");
+    if names.len() > MAX_TERMINATING {
+        shown.push_str(&format!(" and {} more", names.len() - MAX_TERMINATING));
+    }
+    shown
+}
+
 fn objects(cluster: &ClusterInventory) -> u64 {
     cluster.archives.iter().map(|archive| archive.objects).sum()
 }
@@ -318,6 +335,9 @@ fn report(inventory: &Inventory, totals: Totals) -> Report {
             cluster.archives.iter().filter(|archive| archive.restarted).map(|archive| archive.kind.as_str()).collect();
         if !torn.is_empty() {
             report = report.fact(format!("{label}.not-of-one-moment"), torn.join(","));
+        }
+        if let Some(names) = totals.terminating.get(label) {
+            report = report.fact(format!("{label}.terminating"), first(names));
         }
     }
     let mut uncounted = 0_u64;
@@ -383,7 +403,9 @@ mod tests {
         let archives = vec![archive("Deployment", 3), archive("Torn", 4)];
         let cluster =
             ClusterInventory { label: "prod".into(), version: "v1.36.3".into(), uid: Some("u".into()), archives };
-        let totals = Totals { claims: 2, excluded: 5, ..Totals::default() };
+        let going = (0..22).map(|n| format!("ns-{n}")).collect();
+        let terminating = BTreeMap::from([("prod".to_owned(), going)]);
+        let totals = Totals { claims: 2, excluded: 5, terminating, ..Totals::default() };
         let text = format!("{:?}", report(&Inventory { clusters: vec![cluster], ..Inventory::new() }, totals));
         for part in [
             "\"prod=u\"",
@@ -392,6 +414,8 @@ mod tests {
             "(\"prod/apps/v1/Deployment\", \"3\")",
             "(\"prod.not-of-one-moment\", \"Torn\")",
             "(\"excluded\", \"5\")",
+            "(\"prod.terminating\", \"ns-0,ns-1,",
+            "ns-19 and 2 more\")",
             "the data of 2 persistent volume claims",
         ] {
             assert!(text.contains(part), "{part} in {text}");

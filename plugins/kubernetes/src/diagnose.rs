@@ -1,10 +1,11 @@
 //! `diagnose`: the way to each cluster step by step, how long certificates and tokens last, what the
-//! job's identity may not do, and what in the cluster would keep a backup or a restore from working.
+//! identities that back up and restore may not do, and what in the cluster would keep a backup or a restore from working.
 //! Changes nothing. The store and the host itself are the host's own checks.
 
 mod inside;
 mod quantity;
 mod reach;
+mod rights;
 
 use crate::policy::Policy;
 use crate::settings::Settings;

@@ -15,12 +15,18 @@ pub(crate) enum Obstacle {
     Quota(String),
     /// The webhook of this name refused, or did not answer.
     Webhook(String),
-    /// Its namespace is being deleted.
-    Terminating,
+    /// The webhook that converts objects of this kind did not.
+    Conversion(String),
+    /// Its namespace, of this name, is being deleted.
+    Terminating(String),
     /// Its namespace is not there.
     NoNamespace,
     /// Its kind, or this version of it, is not there.
     NoKind,
+    /// Somebody deleted it while it was being written.
+    Vanished,
+    /// It is larger than what the cluster keeps its objects in takes.
+    TooLarge,
     /// The identity of the host may not.
     Forbidden,
     /// The operator's grant does not cover it.
@@ -43,8 +49,16 @@ pub(crate) fn obstacle(error: &Error) -> Obstacle {
     {
         return Obstacle::Webhook(name.to_owned());
     }
+    if let Some((kind, _)) = text.split_once("conversion webhook for ").and_then(|(_, rest)| rest.split_once(" failed"))
+    {
+        return Obstacle::Conversion(kind.to_owned());
+    }
     if has("because it is being terminated") {
-        return Obstacle::Terminating;
+        let name = between(text, "new content in namespace ", &[' ']).unwrap_or("NAME");
+        return Obstacle::Terminating(name.to_owned());
+    }
+    if has("request is too large") || has("Request entity too large") || has("trying to send message larger than max") {
+        return Obstacle::TooLarge;
     }
     match error {
         Error::Conflict(_) if has("conflict with \"") => Obstacle::OwnedByOthers(text.to_owned()),
@@ -52,7 +66,8 @@ pub(crate) fn obstacle(error: &Error) -> Obstacle {
         Error::Conflict(_) => Obstacle::Exists,
         Error::Denied(_) => Obstacle::NotGranted,
         Error::NotFound(_) if has("namespaces \"") => Obstacle::NoNamespace,
-        Error::NotFound(_) => Obstacle::NoKind,
+        Error::NotFound(_) if has("does not serve") || has("could not find the requested resource") => Obstacle::NoKind,
+        Error::NotFound(_) => Obstacle::Vanished,
         _ if has("immutable")
             || has("may not be changed")
             || has("may not change once set")
@@ -80,9 +95,15 @@ impl Obstacle {
             Self::Webhook(name) => {
                 format!("the webhook \"{name}\" has to take it: look at what it says, or restore without it")
             }
-            Self::Terminating => {
-                "wait until the namespace is gone; one that stays is held by finalizers: kubectl get namespace NAME -o yaml"
-                    .to_owned()
+            Self::Conversion(kind) => format!(
+                "what converts {kind} has to answer first: look at spec.conversion of its definition, restore the workload behind it, and start the restore again"
+            ),
+            Self::Terminating(name) => format!(
+                "wait until the namespace is gone, and start the restore again; one that stays is held by finalizers: kubectl get namespace {name} -o yaml"
+            ),
+            Self::Vanished => "somebody deleted it meanwhile: start the restore again".to_owned(),
+            Self::TooLarge => {
+                "the target keeps no object of this size: see --max-request-bytes of its etcd (1.5 MiB unless set)".to_owned()
             }
             Self::NoNamespace => "restore its namespace as well, or map it with map_namespaces".to_owned(),
             Self::NoKind => {
@@ -126,8 +147,15 @@ mod tests {
             ),
             (
                 Error::Failed("configmaps \"a\" is forbidden: unable to create new content in namespace shop because it is being terminated".into()),
-                Obstacle::Terminating,
+                Obstacle::Terminating("shop".into()),
             ),
+            (
+                Error::Failed("conversion webhook for example.org/v2, Kind=Shop failed: Post \"https://x.test\": refused".into()),
+                Obstacle::Conversion("example.org/v2, Kind=Shop".into()),
+            ),
+            (Error::Failed("etcdserver: request is too large".into()), Obstacle::TooLarge),
+            (Error::NotFound("configmaps \"a\" not found".into()), Obstacle::Vanished),
+            (Error::NotFound("cluster \"a\" does not serve \"Shop\" of \"example.org/v1\"".into()), Obstacle::NoKind),
             (Error::NotFound("namespaces \"shop\" not found".into()), Obstacle::NoNamespace),
             (Error::NotFound("the server could not find the requested resource".into()), Obstacle::NoKind),
             (Error::Failed("the identity may not create \"configmaps\" in namespace \"a\"".into()), Obstacle::Forbidden),

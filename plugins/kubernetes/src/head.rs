@@ -56,6 +56,9 @@ pub(crate) struct Metadata<'a> {
     pub(crate) labels: Option<BTreeMap<Text<'a>, Text<'a>>>,
     #[serde(rename = "ownerReferences", default)]
     pub(crate) owners: Option<Vec<Owner>>,
+    /// When somebody deleted it, where it is still there.
+    #[serde(rename = "deletionTimestamp", default, borrow)]
+    pub(crate) deleted: Option<Text<'a>>,
 }
 
 /// An owner of an object.
@@ -111,7 +114,9 @@ mod tests {
         assert_eq!(uid(json).as_deref(), Some("u"));
         let secret = Head::parse(r#"{"metadata":{"name":"a","labels":null},"type":"Opaque"}"#).unwrap();
         assert_eq!(secret.secret_type.as_ref().and_then(OneText::text), Some("Opaque"));
-        assert!(!secret.is_controlled() && secret.label("app").is_none());
+        assert!(!secret.is_controlled() && secret.label("app").is_none() && secret.metadata.deleted.is_none());
+        let going = Head::parse(r#"{"metadata":{"name":"a","deletionTimestamp":"2026-01-01T00:00:00Z"}}"#).unwrap();
+        assert!(going.metadata.deleted.is_some());
         assert!(Head::parse(r#"{"metadata":{}}"#).is_err() && Head::parse("{").is_err());
     }
 }

@@ -116,8 +116,11 @@ impl KindPattern {
 
     /// Whether it matches.
     pub(crate) fn matches(&self, group: &str, kind: &str) -> bool {
-        let in_group = if self.core { group.is_empty() } else { self.group.matches(group) };
-        in_group && self.kind.matches(kind)
+        self.in_group(group) && self.kind.matches(kind)
+    }
+
+    fn in_group(&self, group: &str) -> bool {
+        if self.core { group.is_empty() } else { self.group.matches(group) }
     }
 }
 
@@ -134,6 +137,17 @@ impl Kinds {
     /// Whether one matches.
     pub(crate) fn any(&self, kind: &Kind) -> bool {
         self.0.iter().any(|pattern| pattern.matches(&kind.group, &kind.kind))
+    }
+
+    /// Whether one matches whatever kind there is in a group.
+    pub(crate) fn all_of(&self, group: &str) -> bool {
+        let every = |pattern: &&KindPattern| pattern.kind.0.bytes().all(|byte| byte == b'*');
+        self.0.iter().filter(every).any(|pattern| pattern.in_group(group))
+    }
+
+    /// Whether there is none, or one that may match some kind of a group.
+    pub(crate) fn none_or_some_of(&self, group: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|pattern| pattern.in_group(group))
     }
 
     /// Whether there is none, or one that matches.
@@ -219,6 +233,10 @@ mod tests {
             yes.iter().for_each(|name| assert!(kinds.any(&kind(name)), "{pattern} matches {name}"));
             no.iter().for_each(|name| assert!(!kinds.any(&kind(name)), "{pattern} does not match {name}"));
         }
+        let kinds = Kinds::parse(&["apps/*".to_owned(), "*.example.com/Shop".to_owned()]).unwrap();
+        assert!(kinds.all_of("apps") && !kinds.all_of("a.example.com") && !kinds.all_of(""));
+        assert!(kinds.none_or_some_of("apps") && kinds.none_or_some_of("a.example.com") && !kinds.none_or_some_of(""));
+        assert!(Kinds::default().none_or_some_of("x") && !Kinds::default().all_of("x"));
         for wrong in ["", "apps/", "a/b/c"] {
             assert!(Kinds::parse(&[wrong.to_owned()]).is_err(), "{wrong:?}");
         }

@@ -62,6 +62,11 @@ impl Policy {
             && !self.exclude_kinds.any(kind)
     }
 
+    /// Whether kinds of this group may be wanted: one that does not answer is then missing from the backup.
+    pub(crate) fn wants_group(&self, group: &str) -> bool {
+        self.kinds.none_or_some_of(group) && !self.exclude_kinds.all_of(group)
+    }
+
     /// The namespaces to ask for one by one, where the settings name them in full.
     pub(crate) fn literal_namespaces(&self) -> Option<Vec<&str>> {
         self.namespaces.literals()
@@ -129,6 +134,8 @@ mod tests {
         let some = Policy::parse(&settings(r#"{"kinds":["apps/*"],"cluster_resources":false}"#)).unwrap();
         assert!(some.wants(&kind("apps/Deployment", true, &both)));
         assert!(!some.wants(&kind("/ConfigMap", true, &both)) && !some.wants(&kind("apps/X", false, &both)));
+        assert!(some.wants_group("apps") && !some.wants_group("") && all.wants_group("metrics.k8s.io"));
+        assert!(!all.wants_group("coordination.k8s.io"), "all of it is left out");
     }
 
     fn check(settings_json: &str, of: &str, object: &str, verdict: Verdict) {

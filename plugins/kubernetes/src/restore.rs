@@ -2,6 +2,7 @@
 //! options say otherwise, and an object that a cluster refuses stops none of the others.
 
 pub(crate) mod engine;
+pub(crate) mod served;
 pub(crate) mod told;
 
 use crate::inventory::{ClusterInventory, Inventory};

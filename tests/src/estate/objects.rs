@@ -8,6 +8,9 @@ pub const LABEL: &str = "estate=yes";
 /// Kinds that [`objects`] makes, as `group/Kind`.
 pub const KINDS: usize = 52;
 
+/// Config maps of a namespace without the label `bulk`: enough to look at, where each is looked at by itself.
+const FEW: usize = 60;
+
 /// Definitions that an estate has.
 const DEFINITIONS: usize = 12;
 
@@ -22,7 +25,11 @@ pub fn objects(namespaces: &[&str], maps: usize) -> Vec<Value> {
         all.extend(within(namespace));
         for n in 0..maps / namespaces.len() {
             let data = json!({"data": {"text": format!("{n}: {}", "word ".repeat(n % 300)), "yes": "no", "run.sh": "set -e\nexec\n"}});
-            all.push(of("v1", "ConfigMap", Some(namespace), &format!("map-{n:05}"), data));
+            let mut map = of("v1", "ConfigMap", Some(namespace), &format!("map-{n:05}"), data);
+            if n >= FEW {
+                map["metadata"]["labels"]["bulk"] = "yes".into();
+            }
+            all.push(map);
         }
         for n in 0..60 {
             let data = json!({"type": "Opaque", "stringData": {"password": format!("secret-{namespace}-{n}"), "user": "shop"}});

@@ -29,6 +29,8 @@ pub enum Act {
     Silent,
     /// The API server gets it once the gate is opened.
     Hold(Gate),
+    /// The API server gets it, and its answer is handed on once the gate is opened.
+    HoldAnswer(Gate),
 }
 
 /// What holds a request until a test lets it go.
@@ -208,7 +210,7 @@ fn serve(
         n_before
     };
     let act = script(&asked, n_before);
-    let mut limit = usize::MAX;
+    let (mut limit, mut held) = (usize::MAX, None);
     match act {
         Act::Answer(status, header, body) => {
             let length = body.len();
@@ -234,6 +236,7 @@ fn serve(
             return Ok(());
         }
         Act::Hold(gate) => gate.hold(),
+        Act::HoldAnswer(gate) => held = Some(gate),
         Act::Cut(bytes) => limit = bytes,
         Act::LoseAnswer => limit = 0,
         Act::Pass => {}
@@ -243,6 +246,9 @@ fn serve(
     server.write_all(&body)?;
     let mut answer = Vec::new();
     server.read_to_end(&mut answer)?;
+    if let Some(gate) = held {
+        gate.hold();
+    }
     client.write_all(&answer[..answer.len().min(limit)])?;
     client.shutdown(Shutdown::Both)?;
     Ok(())

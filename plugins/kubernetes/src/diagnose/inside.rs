@@ -1,12 +1,13 @@
-//! What lies in a cluster that can be reached: rights, kinds, quotas, namespaces that do not go away,
+//! What lies in a cluster that can be reached: kinds, quotas, namespaces that do not go away,
 //! webhooks that nothing answers for.
 
-use super::quantity;
+use super::{quantity, rights};
 use crate::clean::{at, text};
 use crate::kind::is;
 use crate::policy::Policy;
+use crate::restore::served::group;
 use serde_json::Value;
-use strongroom_plugin::kube::{Cluster, Kind, Question, Reference};
+use strongroom_plugin::kube::{Cluster, Kind, Reference};
 use strongroom_plugin::prelude::*;
 
 /// Names that evidence holds.
@@ -27,8 +28,10 @@ pub(super) fn look(label: &str, policy: &Policy, last: Option<&Made>) -> Vec<Che
         }
     };
     let wanted: Vec<Kind> = found.kinds.iter().filter(|kind| policy.wants(kind)).cloned().collect();
-    let mut checks = vec![apis(label, &found.failed, found.kinds.len())];
-    checks.push(rights(label, &cluster, policy, &wanted));
+    let failed: Vec<_> = found.failed.into_iter().filter(|(api, _)| policy.wants_group(group(api))).collect();
+    let mut checks = vec![apis(label, &failed, found.kinds.len())];
+    checks.push(rights::of_backup(label, &cluster, policy, &wanted));
+    checks.push(rights::of_restore(label, &cluster, policy, &wanted));
     checks.extend(last.map(|last| versions(label, &found.kinds, last)));
     let find = |group: &str, name: &str| found.kinds.iter().find(|kind| is(kind, group, name));
     if let Some(quotas) = find("", "ResourceQuota") {
@@ -70,7 +73,8 @@ pub(super) fn look(label: &str, policy: &Policy, last: Option<&Made>) -> Vec<Che
     checks
 }
 
-fn some(names: &[String]) -> String {
+/// The first names, and how many more there are.
+pub(super) fn some(names: &[String]) -> String {
     let mut shown = names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     if names.len() > NAMED {
         shown.push_str(&format!(" and {} more", names.len() - NAMED));
@@ -89,47 +93,6 @@ fn apis(label: &str, failed: &[(String, String)], n_kinds: usize) -> Check {
         .cause("the server behind an APIService does not run; its objects are missing from every backup")
         .remedy("kubectl get apiservices")
         .remedy("remove the APIService if nothing is meant to answer for it, or name its kinds in exclude_kinds")
-}
-
-/// What the job's identity may not do that a backup needs.
-fn rights(label: &str, cluster: &Cluster, policy: &Policy, wanted: &[Kind]) -> Check {
-    let (id, title) =
-        (format!("kubernetes.rights.{label}"), format!("{label}: the job's identity may list what it backs up"));
-    let namespaces = policy.literal_namespaces();
-    let mut questions = Vec::new();
-    for kind in wanted {
-        let ask = |namespace: Option<&str>| Question {
-            verb: "list".to_owned(),
-            kind: kind.clone(),
-            namespace: namespace.map(str::to_owned),
-        };
-        match &namespaces {
-            Some(names) if kind.namespaced => questions.extend(names.iter().map(|name| ask(Some(name)))),
-            _ => questions.push(ask(None)),
-        }
-    }
-    let answers = match cluster.can_i(&questions) {
-        Ok(answers) => answers,
-        Err(error) => return Check::failed(id, title).evidence(error.to_string()).remedy("kubectl auth can-i --list"),
-    };
-    let missing: Vec<String> = questions
-        .iter()
-        .zip(&answers)
-        .filter(|(_, may)| !**may)
-        .map(|(question, _)| {
-            let inside = question.namespace.as_ref().map_or_else(String::new, |name| format!(" in {name}"));
-            format!("{}{inside}", question.kind)
-        })
-        .collect();
-    if missing.is_empty() {
-        return Check::passed(id, title).evidence(format!("{} kinds", wanted.len()));
-    }
-    Check::failed(id, title)
-        .evidence(format!("{} of {}: {}", missing.len(), questions.len(), some(&missing)))
-        .cause("the role of the identity does not name these kinds, or is bound in other namespaces")
-        .remedy("kubectl create clusterrole strongroom-reader --verb=get,list --resource='*.*', and bind it")
-        .remedy("kubectl auth can-i --list --context CONTEXT")
-        .remedy("name in exclude_kinds what needs no backup")
 }
 
 /// Whether what the last backup holds could go back into this cluster.

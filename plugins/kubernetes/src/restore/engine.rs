@@ -3,6 +3,7 @@
 //! Memory: one batch, the uids of what was restored (some 100 bytes each), and the paths of objects
 //! whose owners come later.
 
+use super::served::{Served, served};
 use super::told::{Deed, Told};
 use crate::clean::text;
 use crate::conversion;
@@ -77,15 +78,17 @@ pub(crate) struct Engine<'a> {
     inventory: &'a ClusterInventory,
     selection: &'a Selection,
     how: &'a How,
-    /// Kinds of the target.
+    /// Kinds of the target, and its APIs that do not answer.
     kinds: Vec<Kind>,
+    down: Vec<(String, String)>,
     owners: Owners,
     /// Owners that are not in the target.
     nowhere: HashSet<String>,
     batch: Vec<Item>,
     batch_bytes: usize,
     secrets: Vec<(Item, Unseen)>,
-    statuses: Vec<String>,
+    /// Statuses to be written, by what they are of.
+    statuses: Vec<(String, String)>,
     /// What is there of one kind and namespace, for a plan that leaves it alone.
     live: Option<Live>,
     /// Archive and path of objects whose owners come later.
@@ -136,6 +139,7 @@ impl<'a> Engine<'a> {
             selection,
             how,
             kinds: found.kinds,
+            down: found.failed,
             owners: Owners::default(),
             nowhere: HashSet::new(),
             batch: Vec::new(),
@@ -218,18 +222,16 @@ impl<'a> Engine<'a> {
 
     fn archive(&mut self, place: usize, told: &mut Told) -> Result<()> {
         let archive = &self.inventory.archives[place];
-        let id = (archive.group.clone(), archive.kind.clone());
-        let there = self.kinds.iter().any(|kind| kind.group == id.0 && kind.kind == id.1);
         let kind = Rc::new(archive.kind());
-        if !there && !self.coming_kinds.contains(&id) {
-            let n = archive.objects;
-            let why = format!(
-                "{n} objects: the cluster does not have this kind; restore its definition as well, or install it"
-            );
-            told.count(&kind.name(), Deed::Refused);
-            told.name(Outcome::Failed, "restore", &kind.name(), why);
-            return Ok(());
-        }
+        let there = match served(&self.cluster, &self.kinds, &self.down, &self.coming_kinds, archive)? {
+            Served::Yes => true,
+            Served::Coming => false,
+            Served::No(why) => {
+                told.count(&kind.name(), Deed::Refused);
+                told.name(Outcome::Failed, "restore", &kind.name(), why);
+                return Ok(());
+            }
+        };
         for recorded in recorded::open(archive)? {
             self.object(place, &kind, there, recorded?, Unowned::Wait, told)?;
         }
@@ -381,7 +383,12 @@ impl<'a> Engine<'a> {
         old_uid: Option<String>,
         note: String,
     ) -> Item {
-        let status = object.as_object_mut().and_then(|map| map.remove("status")).filter(|_| self.how.status);
+        // On request it stays in the object as well: where it has no sub-resource it is a field like any
+        // other, and where it has one, the server passes over it here.
+        let status = object.get("status").cloned().filter(|_| self.how.status);
+        if let (None, Some(map)) = (&status, object.as_object_mut()) {
+            map.remove("status");
+        }
         rules::apply(kind, &mut object, self.how.keep);
         self.how.mapping.apply(kind, &mut object);
         if let (Some(value), true) = (&self.how.scratch, is(kind, "", "Namespace")) {
@@ -483,8 +490,14 @@ impl<'a> Engine<'a> {
         for some in statuses.chunks(BATCH_OBJECTS) {
             // Status has one owner, its controller, which writes it again; until then it is what was recorded.
             let write = Write::new(Mode::Merge).status(true).force(true);
-            for error in self.cluster.apply(some, write)?.into_iter().filter_map(Result::err) {
-                log::warn!("a status could not be restored: {error}");
+            let objects: Vec<String> = some.iter().map(|(_, json)| json.clone()).collect();
+            for ((shown, _), written) in some.iter().zip(self.cluster.apply(&objects, write)?) {
+                match written {
+                    Err(error) if !has_no_status(&error) => {
+                        told.name(Outcome::Warned, "restore status", shown, error.to_string());
+                    }
+                    Ok(_) | Err(_) => {}
+                }
             }
         }
         run::progress("objects", self.done, None);
@@ -520,7 +533,7 @@ impl<'a> Engine<'a> {
             self.owners.restored(old, &new);
         }
         if is(&item.kind, "apiextensions.k8s.io", "CustomResourceDefinition") {
-            self.defined(&item)?;
+            self.defined(&item, written.change)?;
         }
         let mut note = item.note.clone();
         let outcome = if note.is_empty() { Outcome::Passed } else { Outcome::Warned };
@@ -555,19 +568,22 @@ impl<'a> Engine<'a> {
             }
             Change::Unchanged => told.count(&kind, Deed::Unchanged),
         }
-        if let (Some(status), false) = (item.status, self.how.dry_run || written.change == Change::Unchanged) {
-            self.statuses.push(status.to_string());
+        if let (Some(status), false) = (item.status, self.how.dry_run) {
+            self.statuses.push((shown, status.to_string()));
         }
         Ok(())
     }
 
     /// A definition that is written, or would be.
-    fn defined(&mut self, item: &Item) -> Result<()> {
+    fn defined(&mut self, item: &Item, change: Change) -> Result<()> {
         let definition: Value = serde_json::from_str(&item.json)?;
         self.services.extend(conversion::service(&definition));
         let Some(id) = conversion::defined(&definition) else { return Ok(()) };
         if self.how.dry_run {
-            self.coming_kinds.insert(id);
+            // One that stays as it is serves nothing that it does not serve now.
+            if change != Change::Unchanged {
+                self.coming_kinds.insert(id);
+            }
         } else {
             self.definitions.push((item.reference(), id));
         }
@@ -584,6 +600,12 @@ impl<'a> Engine<'a> {
         let live = match self.cluster.get(&item.reference()) {
             Ok(live) => live,
             Err(error @ (Error::Unavailable(_) | Error::TimedOut(_))) => return Err(error),
+            Err(Error::NotFound(_)) => {
+                told.count(&kind, Deed::Created);
+                let note = "it was there a moment ago, and is gone".to_owned();
+                told.name(Outcome::Passed, "create", &item.reference().to_string(), note);
+                return Ok(());
+            }
             Err(error) => {
                 told.count(&kind, Deed::Left);
                 told.name(Outcome::Skipped, "leave alone", &item.reference().to_string(), error.to_string());
@@ -620,6 +642,11 @@ impl<'a> Engine<'a> {
         let found = differences(&from, &to);
         Ok((!found.is_empty()).then(|| show(&found)))
     }
+}
+
+/// Whether a status was refused because there is no sub-resource for it: then it went with the object.
+fn has_no_status(error: &Error) -> bool {
+    matches!(error, Error::Invalid(text) if text.contains("has no status that is written so"))
 }
 
 fn rank_of(archive: &Archive) -> Rank {

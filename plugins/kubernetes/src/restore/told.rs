@@ -94,11 +94,13 @@ impl Told {
             let step = match deed {
                 Deed::Created => Step::passed("create", target).note(objects),
                 Deed::Changed => Step::passed("change", target).note(objects),
-                Deed::Unchanged => Step::skipped("leave as it is", target).note(format!("{objects} are as recorded")),
-                Deed::Left if self.plan_only => Step::skipped("leave alone", target)
-                    .note(format!("{objects} exist and differ from what is recorded")),
-                Deed::Left => Step::skipped("leave alone", target).note(format!("{objects} exist already")),
-                Deed::NotMeant => Step::skipped("leave out", target).note(format!("{objects} that are not restored")),
+                Deed::Unchanged => Step::skipped("leave as it is", target).note(format!("{objects} as recorded")),
+                Deed::Left if self.plan_only => {
+                    Step::skipped("leave alone", target).note(format!("{objects} there, and not as recorded"))
+                }
+                Deed::Left => Step::skipped("leave alone", target)
+                    .note(format!("{objects} {} already", if n == 1 { "exists" } else { "exist" })),
+                Deed::NotMeant => Step::skipped("leave out", target).note(format!("{objects} not restored")),
                 Deed::Refused => Step::failed("restore", target).note(format!("{objects} refused, named above")),
             };
             step.report();

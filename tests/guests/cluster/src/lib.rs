@@ -268,6 +268,7 @@ fn perform(deed: &Value) -> Result<Value, Error> {
                 verb: text(&deed["verb"]),
                 kind: kind(deed),
                 namespace: option(&deed["namespace"]),
+                restores: deed["restores"] == true,
             };
             let questions: Vec<_> = list(&deed["questions"]).map(question).collect();
             Ok(cluster.can_i(&questions)?.into())

@@ -133,14 +133,16 @@ impl State {
     ) -> Result<Vec<bool>, Refusal> {
         let (guard, open) = (self.guard.clone(), self.kube(this)?);
         let n_questions = questions.len();
-        let asked = &open;
+        let (asked, restorer) = (&open, self.run.restoring.get(&open.label).cloned());
+        let who_restores = restorer.as_ref().unwrap_or(&asked.cluster);
         let answer = |question: kube::Question| async move {
-            let kube::Question { verb, kind, namespace } = question;
+            let kube::Question { verb, kind, namespace, restores } = question;
             if verb.is_empty() || verb.len() > 64 || !verb.bytes().all(|b| b.is_ascii_lowercase() || b == b'*') {
                 return Err(Error::invalid(format!("\"{}\" is no verb of a cluster", line(&verb))));
             }
             let kind = asked.resolve(&kind).await?;
-            Box::pin(asked.cluster.can_i(&Question { verb, kind, namespace })).await
+            let as_whom = if restores { who_restores } else { &asked.cluster };
+            Box::pin(as_whom.can_i(&Question { verb, kind, namespace })).await
         };
         let work = async {
             if n_questions > MAX_OBJECTS {

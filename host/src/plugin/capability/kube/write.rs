@@ -130,6 +130,7 @@ impl State {
             let done: Vec<_> = done.collect().await;
             let bytes = |written: &kube::Written| written.object.len() + written.before.as_ref().map_or(0, String::len);
             guard.moved(done.iter().filter_map(|(_, written)| written.as_ref().ok()).map(bytes).sum());
+            guard.failed(done.iter().filter(|(_, written)| written.is_err()).count());
             Ok(done)
         };
         // Each request has its own time.
@@ -190,7 +191,9 @@ impl State {
             };
             let work = async {
                 let done = futures_util::stream::iter(go_on).map(delete).buffer_unordered(open.cluster.in_flight());
-                Ok(done.collect::<Vec<_>>().await)
+                let done: Vec<_> = done.collect().await;
+                guard.failed(done.iter().filter(|(_, gone)| gone.is_err()).count());
+                Ok(done)
             };
             let done = guard.pass(function, Some(&call), Deadline::Own, work).await?;
             answers.extend(done.into_iter().map(|(place, gone)| (place, gone.map_err(Refusal::from))));
