@@ -106,10 +106,13 @@ impl Error {
         self
     }
 
-    /// Adds the error that caused this one.
+    /// Adds the error that caused this one. Of a task that panicked only that it did: what the panic said
+    /// may hold anything, and was told, without secrets, when it happened.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        let source = source.into();
+        let panicked = source.downcast_ref::<tokio::task::JoinError>().is_some_and(|ended| ended.is_panic());
+        self.0.source = Some(if panicked { "a task of the host panicked".into() } else { source });
         self
     }
 
