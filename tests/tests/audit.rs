@@ -390,8 +390,10 @@ fn thousands_of_entries_are_a_few_lines_and_every_object_that_is_written_is_name
     assert_eq!(before.len(), after.len());
     assert!(before.len() <= N_OWN + 4, "{} lines for {N_FILES} objects", before.len());
     let keys = |line: &&Value| -> Vec<String> {
-        let all = line["arguments"].as_array().unwrap().iter().filter(|argument| argument["name"] == "key");
-        all.map(|argument| argument["value"].as_str().unwrap().to_owned()).collect()
+        let all = line["arguments"].as_array().into_iter().flatten();
+        all.filter(|argument| argument["name"] == "key")
+            .map(|argument| argument["value"].as_str().unwrap().to_owned())
+            .collect()
     };
     let mut named: Vec<String> = before.iter().chain(&after).flat_map(keys).collect();
     named.sort();

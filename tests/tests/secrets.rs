@@ -295,7 +295,7 @@ fn an_identity_is_asked_for_when_an_artifact_is_about_to_be_opened() {
         &["list", "orders"][..],
         &["show", "orders", &id],
         &["verify", "orders", &id, "--depth", "stored"],
-        &["prune", "orders"],
+        &["audit", "verify", "--store", "main"],
     ] {
         relay.run(args).check_code(0);
     }

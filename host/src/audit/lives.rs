@@ -26,8 +26,8 @@ pub fn loaded(plugin: &Plugin, ceilings: &[Arc<Ceiling>]) -> Line {
 /// A plugin with these bytes was refused when it was loaded: the step that refused it, with its facts.
 /// Without a digest its file could not be read, or is larger than a component may be.
 pub fn refused(sha256: Option<String>, ceilings: &[Arc<Ceiling>], error: &Error) -> Line {
-    // Every step that looks at the plugin decides on it. What only failed, such as a disk, decides nothing.
-    let decides = matches!(error.kind(), Kind::Denied | Kind::Invalid | Kind::Limit);
+    // What could not be looked at is refused as well. What somebody stopped was not.
+    let decides = error.kind() != Kind::Cancelled;
     Line {
         sha256,
         decision: decides.then_some(Verdict::Denied),

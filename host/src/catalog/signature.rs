@@ -29,28 +29,31 @@ impl Catalog {
         let (first, later) = (layout::signature(sha256)?, layout::later_signature(sha256, text)?);
         let attempt = |what: &str| format!("could not {what} the signature of the plugin in {}", self.store.describe());
         match self.store.get(&first, MAX_BYTES).await {
-            Ok((kept, _)) if kept == text.as_bytes() => self.still_locked(&first, attempt).await,
+            Ok((kept, _)) if kept == text.as_bytes() => self.still_locked(&first, &attempt).await,
             // Another one, or something that is none: it stays.
-            Ok(_) => self.keep_as(&later, text, attempt).await,
-            Err(error) if error.kind() == Kind::Limit => self.keep_as(&later, text, attempt).await,
-            Err(error) if error.kind() == Kind::NotFound => self.keep_as(&first, text, attempt).await,
+            Ok(_) => self.keep_as(&later, text, &attempt).await,
+            Err(error) if error.kind() == Kind::Limit => self.keep_as(&later, text, &attempt).await,
+            // Some servers take a deleted name for one that is there, and another run may be faster: what
+            // cannot be written under the first name gets the other one.
+            Err(error) if error.kind() == Kind::NotFound => match self.keep_as(&first, text, &attempt).await {
+                Err(error) if error.kind() == Kind::Conflict => self.keep_as(&later, text, &attempt).await,
+                kept => kept,
+            },
             Err(error) => Err(error.while_doing(attempt("look for"))),
         }
     }
 
-    /// Writes a signature under a name, unless it is there: then its lock lasts on.
+    /// Writes a signature under a name, unless something is there: then its lock lasts on.
+    ///
+    /// Errors: `Conflict` when the name is taken meanwhile by another text, or cannot be taken.
     async fn keep_as(&self, key: &ObjectKey, text: &str, attempt: impl Fn(&str) -> String) -> Result<()> {
         match self.store.head(key).await {
             Ok(_) => return self.still_locked(key, attempt).await,
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => return Err(error.while_doing(attempt("look for"))),
         }
-        match self.store.put(key, Bytes::copy_from_slice(text.as_bytes()), Condition::Absent).await {
-            Ok(_) => Ok(()),
-            // Another run was faster.
-            Err(error) if error.kind() == Kind::Conflict => Ok(()),
-            Err(error) => Err(error.while_doing(attempt("keep"))),
-        }
+        let kept = self.store.put(key, Bytes::copy_from_slice(text.as_bytes()), Condition::Absent).await;
+        kept.map(drop).map_err(|error| error.while_doing(attempt("keep")))
     }
 
     /// A lock must last as long as that of the plugin, which lasts as long as its newest backup.
