@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::time::Duration;
+use tokio::task::JoinError;
 
 /// Result of everything in the host that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -111,7 +112,7 @@ impl Error {
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let source = source.into();
-        let panicked = source.downcast_ref::<tokio::task::JoinError>().is_some_and(|ended| ended.is_panic());
+        let panicked = source.downcast_ref::<JoinError>().is_some_and(JoinError::is_panic);
         self.0.source = Some(if panicked { "a task of the host panicked".into() } else { source });
         self
     }

@@ -91,7 +91,7 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
     };
     // Also of a run that failed: what it did is what is asked for then.
     let told = recorder.finish();
-    let result = result.and_then(|()| told);
+    let result = result.and(told);
     drop(scratch);
     let result = match result {
         Err(_) if job.cancel.is_cancelled() => {
