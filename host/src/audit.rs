@@ -8,6 +8,7 @@
 //! This module never writes a secret (values that hold one become keyed hashes), never changes a line
 //! that was written, and never removes a file without a line in the index that says so.
 
+mod batch;
 mod chain;
 pub mod cost;
 mod index;

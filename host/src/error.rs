@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::time::Duration;
+use tokio::task::JoinError;
 
 /// Result of everything in the host that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -106,10 +107,13 @@ impl Error {
         self
     }
 
-    /// Adds the error that caused this one.
+    /// Adds the error that caused this one. Of a task that panicked only that it did: what the panic said
+    /// may hold anything, and was told, without secrets, when it happened.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        let source = source.into();
+        let panicked = source.downcast_ref::<JoinError>().is_some_and(JoinError::is_panic);
+        self.0.source = Some(if panicked { "a task of the host panicked".into() } else { source });
         self
     }
 

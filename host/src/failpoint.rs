@@ -8,6 +8,7 @@
 //! Two variables tell it. `STRONGROOM_FAIL` is a comma-separated list of
 //!
 //! - `NAME=kill`: SIGKILL to this process when the point is reached; `NAME@3=kill` the third time;
+//! - `NAME=panic:VARIABLE`: panic with what VARIABLE of the environment holds in the message;
 //! - `NAME=stop:PATH`: make the empty file PATH, then wait until it is removed (or for being killed);
 //! - `trace=PATH`: add a line with its name to PATH whenever a point is reached;
 //! - `lease=MILLISECONDS`: how long a lease must stand still, instead of a minute.

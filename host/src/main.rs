@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     process::no_core_dumps();
+    process::no_secrets_in_panics();
     let arguments: Vec<_> = std::env::args_os().collect();
     if let Some(code) = strongroom::plugin::compiler::child(&arguments) {
         return ExitCode::from(code);

@@ -36,4 +36,4 @@ pub use guard::{Denial, Denials};
 pub use instance::Instance;
 pub use ledger::HandleUse;
 pub use load::{Approval, Plugin, Trust};
-pub use observer::{Ended, Observer, Stop, Unobserved};
+pub use observer::{Ended, Noted, Observer, Stop, Unobserved};

@@ -5,6 +5,7 @@
 pub mod artifact;
 pub mod backup;
 pub mod diagnose;
+mod identity;
 pub mod leftover;
 pub mod prune;
 pub mod restore;
@@ -14,6 +15,8 @@ pub mod source;
 pub mod trend;
 pub mod unfinished;
 pub mod verify;
+
+pub use identity::LateIdentity;
 
 use crate::audit::{Beginning, Chain, Configuration, Log, Recorder, Summary};
 use crate::bucket::SharedBucket;
@@ -33,7 +36,7 @@ use crate::policy::{Grants, Occasion, Policy, Verb};
 use crate::progress::Progress;
 use crate::record::{BackupRecord, HostIdentity, Outcome};
 use crate::store::Store;
-use crate::stream::{Budget, Compression, Identity, Recipients};
+use crate::stream::{Budget, Compression, Recipients};
 use scratch::Scratch;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,8 +55,8 @@ pub struct Job {
     pub catalog: Catalog,
     /// How artifacts are sealed.
     pub sealing: Sealing,
-    /// What opens them; needed only to read.
-    pub identity: Option<Arc<Identity>>,
+    /// What opens them, fetched when they are read.
+    pub identity: Option<Arc<LateIdentity>>,
     /// The plugin, loaded and linked for these grants.
     pub plugin: Plugin,
     /// Its bytes, as they were loaded: kept beside the backups.

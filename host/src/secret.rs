@@ -2,9 +2,11 @@
 //!
 //! This module never prints, logs or serialises a secret.
 
+mod held;
 mod late;
 mod redact;
 
+pub use held::blotted;
 pub use late::{Fetch, Secrets};
 pub use redact::{RedactStream, Redactor};
 

@@ -61,6 +61,27 @@ fn a_guest_that_breaks_is_ended_alone() {
 }
 
 #[test]
+fn a_handle_of_an_earlier_run_is_none_however_it_was_carried_over() {
+    let rogue = Rogue::new();
+    // What a record keeps of a backup is told to the next one: here the number of a handle that it had.
+    let deed = "handle-of-the-last-run";
+    rogue.configure(deed, "", "program = \"/usr/bin/yes\"");
+    let made = rogue.sandbox.run(["backup", "evil", "--output", "json"]);
+    assert_eq!(made.check_code(0).json()["facts"][0]["name"], "handle", "{}", made.stdout);
+    rogue.newest_chain();
+    rogue.check(&Attack::new(deed, 1, &["stopped in \"backup\"", "handle index"], LineOf("trap", "", "handle index")));
+    // What a plugin keeps in its own memory is not there in the next run of the same job.
+    for _ in 0..2 {
+        rogue.configure("handle-in-a-static", "", "program = \"/usr/bin/yes\"");
+        let made = rogue.sandbox.run(["backup", "evil", "--output", "json"]).check_code(0).json();
+        assert_eq!(made["facts"][0]["value"], "empty", "{made}");
+        rogue.newest_chain();
+    }
+    rogue.check_serves(deed);
+    rogue.check_log();
+}
+
+#[test]
 fn a_guest_that_is_slow_on_purpose_is_stopped_by_time() {
     let wall = |deed| {
         Attack::new(deed, 1, &["\"wall_clock\""], LineOf("limit", "", "\"wall_clock\"")).under("wall_clock = \"2s\"")

@@ -362,9 +362,10 @@ fn what_a_line_costs_can_be_asked_for_and_leaves_nothing() {
 }
 
 #[test]
-fn thousands_of_entries_are_a_few_lines_and_what_is_written_has_a_line_each() {
-    // More than the lines of one function that are not counted.
-    const N_FILES: usize = 1200;
+fn thousands_of_entries_are_a_few_lines_and_every_object_that_is_written_is_named() {
+    // More than a run has lines of its own for, and than two lines may share.
+    const N_OWN: usize = 1000;
+    const N_FILES: usize = 2100;
     let documents = Documents::with(&DocumentsSetup::default());
     for n in 0..N_FILES {
         std::fs::write(documents.source().join(format!("{n}.txt")), n.to_string()).unwrap();
@@ -387,9 +388,100 @@ fn thousands_of_entries_are_a_few_lines_and_what_is_written_has_a_line_each() {
     };
     let (before, after) = (of("before"), of("after"));
     assert_eq!(before.len(), after.len());
-    assert!(before.len() >= N_FILES, "{}", before.len());
-    assert!(before.iter().all(|line| line["arguments"][2]["name"] == "key"));
+    assert!(before.len() <= N_OWN + 4, "{} lines for {N_FILES} objects", before.len());
+    let keys = |line: &&Value| -> Vec<String> {
+        let all = line["arguments"].as_array().into_iter().flatten();
+        all.filter(|argument| argument["name"] == "key")
+            .map(|argument| argument["value"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let mut named: Vec<String> = before.iter().chain(&after).flat_map(keys).collect();
+    named.sort();
+    let mut expected: Vec<String> = (0..N_FILES).map(|n| format!("{n}.txt")).collect();
+    expected.sort();
+    assert_eq!(
+        named.iter().filter(|key| key.ends_with(".txt")).collect::<Vec<_>>(),
+        expected.iter().collect::<Vec<_>>()
+    );
+    // What shares a line was flushed before it was done, and the table shows the first of it.
+    let shared = after.iter().find(|line| line["calls"][0]["calls"] == 500).expect("a full one");
+    let first = lines.iter().find(|line| line["seq"] == shared["before"] && line["run"] == shared["run"]).unwrap();
+    assert!(first["detail"].as_str().unwrap().contains("names each"), "{first}");
+    let table = documents.run(&["audit", "show", "--last", "100000"]);
+    table.check_code(0).check_stdout("and 494 more 500 x storage.bucket.write");
     check_whole(&documents.sandbox, &["--store", "main"]);
+    // They are used grants like any other.
+    let unused = documents.run(&["audit", "unused", "--output", "json"]).check_code(0).json();
+    let found = |one: &&Value| one["rule"] == "plugin.bucket.grant.bucket.found";
+    for one in unused["unused"].as_array().unwrap().iter().filter(found) {
+        let what = one["what"].as_str().unwrap().replace("may: ", "");
+        assert!(!what.split(", ").any(|word| word == "write" || word == "all of it"), "{unused:#}");
+    }
+}
+
+#[test]
+fn every_step_of_the_load_order_has_an_error_and_a_line_of_its_own() {
+    let relay = Relay::new(Setup { produce: sh("echo data"), ..Setup::default() });
+    let path = relay.sandbox.path("strongroom.toml");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let source = good.split("source = \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let bytes = std::fs::read(&source).unwrap();
+    let digest = sha256(&bytes);
+    let keygen = relay.run(&["plugin", "keygen", "vendor", "--unencrypted", "--output", "json"]).check_code(0).json();
+    let signed = format!("signatures = \"required\"\ntrusted_keys = [{}]\n", keygen["public_key"]);
+    let here = good.replace(&source, "relay.wasm");
+    let plugin = relay.sandbox.path("relay.wasm");
+    let signature = relay.sandbox.path("relay.wasm.minisig");
+    // What it is about, what is done to a good place, the configuration, and what is said and written.
+    type Spoil<'a> = &'a dyn Fn();
+    let nothing: Spoil<'_> = &|| {};
+    let too_large: Spoil<'_> = &|| std::fs::File::create(&plugin).unwrap().set_len(128 << 20).unwrap();
+    let no_text: Spoil<'_> = &|| std::fs::write(&signature, b"\xff\xfe").unwrap();
+    let no_file: Spoil<'_> = &|| std::fs::create_dir(&signature).unwrap();
+    let other: Spoil<'_> = &|| std::fs::write(&plugin, [&bytes[..], b"\0"].concat()).unwrap();
+    let cut: Spoil<'_> = &|| std::fs::write(&plugin, &bytes[..bytes.len() / 2]).unwrap();
+    let cut_digest = sha256(&bytes[..bytes.len() / 2]);
+    let gone: Spoil<'_> = &|| std::fs::remove_file(&plugin).unwrap();
+    let without = |part: &str| here.split_once(&format!("[plugin.relay.grant.{part}]")).unwrap().0.to_owned();
+    let job = &here[here.find("[job.orders]").unwrap()..];
+    let hurried = here.replace("[plugin.relay.limits]\n", "[plugin.relay.limits]\ncompile_time = \"1ms\"\n");
+    let steps: [(&str, Spoil<'_>, String, &str); 10] = [
+        ("there is no file", gone, here.clone(), "there is no plugin"),
+        ("size", too_large, here.clone(), "larger than a component may be"),
+        ("a signature that is no text", no_text, format!("{signed}{here}"), "is not text"),
+        ("a signature that cannot be read", no_file, format!("{signed}{here}"), "could not read the signature"),
+        ("revoked", nothing, format!("revoked = [\"{digest}\"]\n{here}"), "was revoked"),
+        ("digest", other, here.clone(), "not the one that was approved"),
+        ("signature", nothing, format!("{signed}{here}"), "is not signed"),
+        ("what it is", cut, here.replace(&digest, &cut_digest), "could not load plugin"),
+        ("grants", nothing, format!("{}\n{job}", without("artifacts")), "imports what it is granted nothing of"),
+        ("compiled", nothing, hurried, "could not compile plugin"),
+    ];
+    let mut said = std::collections::BTreeSet::new();
+    for (n, (step, spoil, config, says)) in steps.iter().enumerate() {
+        std::fs::write(&plugin, &bytes).unwrap();
+        if signature.is_dir() {
+            std::fs::remove_dir(&signature).unwrap();
+        } else if signature.exists() {
+            std::fs::remove_file(&signature).unwrap();
+        }
+        spoil();
+        std::fs::write(&path, config).unwrap();
+        let output = relay.run(&["backup", "orders"]);
+        assert_ne!(output.code, Some(0), "{step}");
+        output.check_stderr(says);
+        let loads: Vec<_> =
+            show(&relay.sandbox, &["--job", "orders"]).into_iter().filter(|line| line["event"] == "load").collect();
+        assert_eq!(loads.len(), n + 1, "one line for {step}: {loads:#?}");
+        let line = loads.last().unwrap();
+        assert!(line["detail"].as_str().unwrap().contains(says), "{step}: {line:#}");
+        assert!(line["outcome"] != "ok" && line["decision"] == "denied", "{step}: {line:#}");
+        // What was not read to its end has no digest.
+        assert_eq!(line["sha256"].is_null(), n < 2, "{step}: {line:#}");
+        assert!(said.insert(line["detail"].to_string()), "{step} says what another step says: {line:#}");
+    }
+    assert_eq!((relay.listed(), relay.stored()), (Vec::new(), Vec::new()));
+    check_whole(&relay.sandbox, &[]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use strongroom_tests::documents::{Documents, Setup};
 use strongroom_tests::relay::{private, sha256};
 use strongroom_tests::s3::{self, ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
 use strongroom_tests::tree::{self, differences};
-use strongroom_tests::{Output, Sandbox, object_lock, root};
+use strongroom_tests::{Output, Sandbox, files, object_lock, root};
 
 /// A backup of a small tree in a real S3 server, encrypted; its id and the key that signed it.
 fn backed_up(server: &S3Server) -> (Documents, String, String) {
@@ -192,10 +192,26 @@ async fn a_signature_that_was_overwritten_or_deleted_is_found_in_its_older_versi
     restore_under(&url, signer, &top, &[]).1.check_code(0);
     object().1.key(&key).send().await.unwrap();
     restore_under(&url, signer, &top, &[]).1.check_code(0);
+    // One by a newer key is kept as well, under whatever name is free; what was there before is still found.
+    let newer = keygen(&made, "newer");
+    let config = std::fs::read_to_string(made.path("strongroom.toml")).unwrap();
+    made.config(&config.replace(&format!("{vendor:?}"), &format!("{newer:?}")));
+    made.run(["plugin", "sign", "relay.wasm", "--key", "newer.key"]).check_code(0);
+    made.run(["backup", "orders"]).check_code(0);
+    let text = std::fs::read(made.path("relay.wasm.minisig")).unwrap();
+    let kept = client.list_objects_v2().bucket(KEEPS_VERSIONS).prefix(format!("plugins/{digest}.wasm.")).send();
+    let kept: Vec<_> = kept.await.unwrap().contents().iter().filter_map(|one| one.key().map(str::to_owned)).collect();
+    let [kept] = &kept[..] else { panic!("one name: {kept:?}") };
+    let body = client.get_object().bucket(KEEPS_VERSIONS).key(kept).send().await.unwrap().body.collect().await.unwrap();
+    assert_eq!(body.into_bytes(), text);
+    for trusted in [&vendor, &newer] {
+        let top = format!("signatures = \"required\"\ntrusted_keys = [\"{trusted}\"]");
+        restore_under(&url, signer, &top, &[]).1.check_code(0);
+    }
 }
 
 #[test]
-fn a_signature_is_kept_once_and_only_one_that_was_checked() {
+fn signatures_that_were_checked_are_kept_each_once_and_any_of_them_restores() {
     let (made, digest, vendor) = signed_job(FOLDER);
     let other = keygen(&made, "other");
     let beside = made.path("store/plugins").join(format!("{digest}.wasm.minisig"));
@@ -209,7 +225,26 @@ fn a_signature_is_kept_once_and_only_one_that_was_checked() {
     configure_signed(&made, FOLDER, &digest, &[&vendor, &other]);
     made.run(["backup", "orders"]).check_code(0);
     let kept = std::fs::read_to_string(&beside).unwrap();
+    // The vendor changes keys: the old signature stays, since what is in a store is written once, and the
+    // one of today lies beside it.
     made.run(["plugin", "sign", "relay.wasm", "--key", "other.key"]).check_code(0);
-    made.run(["backup", "orders"]).check_code(0);
-    assert_eq!(std::fs::read_to_string(&beside).unwrap(), kept, "what is in a store is written once");
+    for _ in 0..2 {
+        made.run(["backup", "orders"]).check_code(0);
+    }
+    assert_eq!(std::fs::read_to_string(&beside).unwrap(), kept);
+    let current = std::fs::read_to_string(made.path("relay.wasm.minisig")).unwrap();
+    let mut all: Vec<_> = files(&made.path("store/plugins")).unwrap();
+    all.retain(|file| file.to_string_lossy().ends_with(".minisig") && *file != beside);
+    assert_eq!(all.len(), 1, "once: {all:?}");
+    assert_eq!(std::fs::read_to_string(&all[0]).unwrap(), current);
+    // Whoever trusts either key can restore.
+    let shown = made.run(["key", "show"]).check_code(0).stdout.clone();
+    let signer = shown.split_whitespace().find(|word| word.starts_with("srhost1-")).unwrap();
+    let url = made.path("store").display().to_string();
+    let top = |key: &str| format!("signatures = \"required\"\ntrusted_keys = [\"{key}\"]");
+    for key in [&vendor, &other] {
+        restore_under(&url, signer, &top(key), &[]).1.check_code(0);
+    }
+    std::fs::remove_file(&all[0]).unwrap();
+    restore_under(&url, signer, &top(&other), &[]).1.check_error(4, &["by a key that is not trusted"]);
 }

@@ -341,6 +341,30 @@ fn every_test_that_a_page_names_exists() {
     check_nothing(&wrong, "what a page says is shown is shown by a test");
 }
 
+/// The bullets below a heading, each as one line.
+fn bullets(text: &str, heading: &str) -> Vec<String> {
+    let section = text.split(heading).nth(1).expect("the section").split("\n## ").next().unwrap_or_default();
+    let all = section.split("\n- ").skip(1).map(|one| one.split("\n\n").next().unwrap_or_default());
+    all.map(|one| one.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn what_the_security_page_says_holds_is_shown_by_tests_sentence_by_sentence() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let said = bullets(&read("SECURITY.md"), "\n## What holds in this version\n");
+    assert!(said.len() > 8, "{said:#?}");
+    let page = read("docs/security.md");
+    let section = page.split("\n## What SECURITY.md says holds, sentence by sentence\n").nth(1).expect("the section");
+    let section = section.split("\n## ").next().unwrap();
+    let rows: Vec<_> =
+        section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()).skip(1).collect();
+    let unsaid = rows.iter().filter(|row| **row != "---" && !said.iter().any(|bullet| bullet.contains(**row)));
+    let mut wrong: Vec<_> = unsaid.map(|row| format!("SECURITY.md does not say: {row}")).collect();
+    let unshown = said.iter().filter(|bullet| !rows.iter().any(|row| bullet.contains(row)));
+    wrong.extend(unshown.map(|bullet| format!("docs/security.md has no row for: {bullet}")));
+    check_nothing(&wrong, "what is promised to people who report is shown");
+}
+
 /// Lines on which something unsafe begins without a comment above them that says why it is sound.
 fn unjustified(text: &str) -> Vec<usize> {
     let opens = Regex::new(r"\bunsafe\s*(\{|impl\b|extern\b)").unwrap();

@@ -93,6 +93,29 @@ fn a_scratch_directory_is_used_like_any_other_and_is_empty_again_in_the_next_run
 }
 
 #[test]
+fn a_directory_that_no_run_opened_is_an_unused_grant_and_one_for_more_verbs_a_wide_one() {
+    let unused = |sandbox: &Sandbox| {
+        let json = sandbox.run(["audit", "unused", "--output", "json"]).check_code(0).json();
+        let of = |one: &&serde_json::Value| one["rule"] == "plugin.wasip2.grant.scratch";
+        let what = json["unused"].as_array().unwrap().iter().filter(of).map(|one| one["what"].to_string());
+        (what.collect::<Vec<_>>(), json["toml"].as_str().unwrap().to_owned())
+    };
+    let wide = GRANT.replace("[\"backup\"]", "[\"backup\", \"restore\"]");
+    let sandbox = sandbox("use", &wide);
+    let (what, toml) = unused(&sandbox);
+    assert_eq!(what, ["\"all of it\""]);
+    assert!(!toml.contains("grant.scratch"), "{toml}");
+    facts(&sandbox);
+    let (what, toml) = unused(&sandbox);
+    assert_eq!(what, ["\"verbs: restore\""]);
+    assert!(toml.contains("[plugin.wasip2.grant.scratch]\nbytes = \"8MiB\"\nverbs = [\"backup\"]"), "{toml}");
+    // What is left is what the same backup needs.
+    configure(&sandbox, "use", GRANT);
+    facts(&sandbox);
+    assert_eq!(unused(&sandbox).0, Vec::<String>::new());
+}
+
+#[test]
 fn without_a_grant_for_the_verb_there_is_no_directory() {
     for grant in ["", "[plugin.wasip2.grant.scratch]\nbytes = \"8MiB\"\nverbs = [\"restore\"]"] {
         let sandbox = sandbox("use", grant);

@@ -244,6 +244,74 @@ fn credentials_of_a_store_are_in_nothing_that_is_said_of_it_whatever_it_answers(
 }
 
 #[test]
+fn no_secret_is_in_what_a_panic_of_the_host_says_wherever_it_happens() {
+    let outside = tempfile::tempdir().unwrap();
+    let mut relay = relay("echo data", "true", outside.path());
+    let identity = std::fs::read_to_string(relay.sandbox.path("identity.txt")).unwrap();
+    let identity = identity.lines().find(|line| line.starts_with("AGE-SECRET-KEY-")).unwrap().to_owned();
+    relay.sandbox.set_env("IDENTITY", &identity);
+    relay.backup();
+    let secrets: Vec<String> = [canaries(), forms(&identity)].concat();
+    // Everywhere the secret has been given to a command, or the identity has opened a backup: on the thread
+    // that tells the story, on one that stores, in a task.
+    let cases: [(&[&str], &str, &str); 6] = [
+        (&["backup", "orders"], "part.stored", "FROM_ENV"),
+        (&["backup", "orders"], "segment.completing", "FROM_ENV"),
+        (&["backup", "orders"], "artifact.stored", "FROM_ENV"),
+        (&["backup", "orders"], "record.writing", "FROM_ENV"),
+        (&["verify", "orders"], "verify.read", "IDENTITY"),
+        (&["restore", "orders", "latest"], "restore.returned", "IDENTITY"),
+    ];
+    for (args, point, variable) in cases {
+        for format in [&["-vv"][..], &["--output", "json"]] {
+            let fail = format!("{point}=panic:{variable}");
+            let words = args.iter().chain(format);
+            let command = relay.sandbox.strongroom(words).env("STRONGROOM_FAIL", &fail);
+            let output = command.env("RUST_BACKTRACE", "full").env("RUST_LOG", "trace").run();
+            assert!(output.code.is_some_and(|code| code != 0), "{fail}: {output:#?}");
+            output.check_stderr("panicked at ").check_stderr("armed.rs:").check_stderr("it holds ***");
+            output.check_stderr("this is a fault of strongroom");
+            for (place, text) in [("standard output", &output.stdout), ("standard error", &output.stderr)] {
+                check_none(&secrets, &format!("{place} of {args:?} with {fail}"), text.as_bytes());
+            }
+        }
+    }
+    for file in files(relay.sandbox.dir()).unwrap().iter().filter(|file| !file.ends_with("identity.txt")) {
+        check_none(&secrets, &file.display().to_string(), &std::fs::read(file).unwrap());
+    }
+    // What panics again and again leaves a host that goes on.
+    relay.backup();
+}
+
+#[test]
+fn an_identity_is_asked_for_when_an_artifact_is_about_to_be_opened() {
+    let outside = tempfile::tempdir().unwrap();
+    let relay = relay("echo data", "true", outside.path());
+    let id = relay.backup();
+    std::fs::rename(relay.sandbox.path("identity.txt"), relay.sandbox.path("kept.txt")).unwrap();
+    // What opens nothing does not need it.
+    relay.backup();
+    for args in [
+        &["list", "orders"][..],
+        &["show", "orders", &id],
+        &["verify", "orders", &id, "--depth", "stored"],
+        &["audit", "verify", "--store", "main"],
+    ] {
+        relay.run(args).check_code(0);
+    }
+    relay.run(&["restore", "orders", "20010101T000000Z-aaaaaaaa"]).check_error(1, &["20010101T000000Z-aaaaaaaa"]);
+    // What opens something says so before the plugin is started, a plan as well.
+    let runs = || files(&relay.sandbox.path("home/.local/state/strongroom/audit/runs")).unwrap().len();
+    let before = runs();
+    for args in [&["verify", "orders", &id][..], &["restore", "orders", &id], &["restore", "orders", &id, "--plan"]] {
+        relay.run(args).check_error(2, &["the identity of store \"main\" cannot be used", "store.main.identity"]);
+    }
+    assert_eq!(runs(), before, "no plugin was started");
+    std::fs::rename(relay.sandbox.path("kept.txt"), relay.sandbox.path("identity.txt")).unwrap();
+    relay.run(&["verify", "orders", &id]).check_code(0);
+}
+
+#[test]
 fn a_secret_that_cannot_be_had_is_found_before_anything_is_done_and_by_a_check() {
     let outside = tempfile::tempdir().unwrap();
     let marker = outside.path().join("ran");

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
 
 use std::fs;
+use strongroom_tests::meter::Meter;
 use strongroom_tests::relay::sha256;
 use strongroom_tests::terminal::Typed::{Hidden, Line};
-use strongroom_tests::terminal::{Seen, converse};
+use strongroom_tests::terminal::{Seen, Typed, converse};
 use strongroom_tests::{Sandbox, plugin, program};
 
 /// A sandbox whose job `documents` names a bucket, with another bucket that nobody names.
@@ -102,6 +103,174 @@ fn approving_asks_which_buckets_are_meant_and_offers_those_that_jobs_name() {
     let (kept, unknown) = (config_of(&sandbox), [Line("y for documents", "secrets")]);
     converse(&sandbox, &APPROVE, &unknown).check_code(2).check_shown("there is no bucket \"secrets\"");
     assert_eq!(config_of(&sandbox), kept);
+}
+
+/// A sandbox whose job `resources` names a cluster and namespaces; another cluster is there.
+fn resources() -> Sandbox {
+    let sandbox = Sandbox::new();
+    fs::copy(plugin("kubernetes").unwrap(), sandbox.path("kubernetes.wasm")).unwrap();
+    fs::create_dir(sandbox.path("backups")).unwrap();
+    sandbox.config(
+        r#"[store.main]
+type = "local"
+path = "backups"
+encryption = "off"
+
+[cluster.prod] # mind the step
+in_cluster = true
+
+[cluster.spare]
+in_cluster = true
+
+[plugin.kubernetes]
+source = "kubernetes.wasm"
+
+[job.resources]
+plugin = "kubernetes"
+store = "main"
+settings = { clusters = ["prod"], namespaces = ["shop", "shop-*"] }
+"#,
+    );
+    sandbox
+}
+
+#[test]
+fn approving_asks_which_clusters_namespaces_and_kinds_are_meant() {
+    const APPROVE: [&str; 3] = ["plugin", "approve", "kubernetes"];
+    const GRANT: &str = "grant it? y, other kinds than these, or nothing to refuse:";
+    let sandbox = resources();
+    // Offered is what the job names; the second grant is for other kinds, and the third is refused.
+    let seen = converse(
+        &sandbox,
+        &APPROVE,
+        &[
+            Line("which bucket is \"to_bucket\"?", ""),
+            Line("y for prod, other label(s), or nothing for none:", "y"),
+            Line("which cluster is \"to_clusters\"?", ""),
+            Line("y for shop, shop-*, other names, or nothing for none:", "y"),
+            Line(GRANT, "y"),
+            Line(GRANT, "/ConfigMap, ConfigMap"),
+            Line(GRANT, "/ConfigMap /Service"),
+            Line(GRANT, "y"),
+            Line(GRANT, ""),
+            Line("grant it? [y/N]", "y"),
+            Line(WRITE, "y"),
+        ],
+    );
+    seen.check_code(0).check_shown("why, says the vendor: lists what is backed up").check_shown("approved");
+    let written = config_of(&sandbox);
+    assert!(written.contains("# mind the step"), "{written}");
+    assert_eq!(written.matches("[[plugin.kubernetes.grant.kube.prod]]").count(), 2, "{written}");
+    assert_eq!(written.matches("namespaces = [\"shop\", \"shop-*\"]").count(), 3, "two grants and the job: {written}");
+    assert!(written.contains("kinds = [\"/ConfigMap\", \"/Service\"]"), "{written}");
+    assert!(written.contains("may = [\"dry-run\"]") && !written.contains("may = [\"apply\"]"), "{written}");
+    sandbox.run(["config", "check"]).check_code(0);
+
+    // Another cluster, all of it; a label that is none is an error that writes nothing.
+    let answers = [
+        Line("which bucket is \"to_bucket\"?", ""),
+        Line("y for prod", "spare"),
+        Line("which cluster is \"to_clusters\"?", "n"),
+        Line("which namespaces of cluster \"spare\"?", "*"),
+        Line(GRANT, "y"),
+        Line(GRANT, "n"),
+        Line("whoever holds this is the cluster's administrator", "n"),
+        Line("grant it? [y/N]", "y"),
+        Line(WRITE, "y"),
+    ];
+    converse(&sandbox, &APPROVE, &answers).check_code(0);
+    let written = config_of(&sandbox);
+    assert!(written.contains("grant.kube.spare]") && !written.contains("grant.kube.prod"), "{written}");
+    assert_eq!(written.matches("namespaces = ").count(), 1, "the job's alone: {written}");
+    let unknown = [Line("which bucket is", ""), Line("y for prod", "production")];
+    converse(&sandbox, &APPROVE, &unknown).check_code(2).check_shown("there is no cluster \"production\"");
+    assert_eq!(config_of(&sandbox), written);
+
+    // No namespace is no cluster; and what is printed for a review is what would be written.
+    let answers = [
+        Line("which bucket is", ""),
+        Line("y for prod", "y"),
+        Line("which cluster is", ""),
+        Line("which namespaces of cluster \"prod\"?", ""),
+        Line("grant it? [y/N]", "y"),
+        Line(WRITE, "y"),
+    ];
+    converse(&sandbox, &APPROVE, &answers).check_code(0);
+    assert!(!config_of(&sandbox).contains("grant.kube"));
+    let print = ["plugin", "approve", "kubernetes", "--print", "--namespace", "prod=shop"];
+    sandbox.run(print).check_code(0).check_stdout("+namespaces = [\"shop\"]");
+    assert!(!config_of(&sandbox).contains("grant.kube"), "nothing was written");
+}
+
+#[test]
+fn approving_asks_for_metrics_name_by_name() {
+    const APPROVE: [&str; 3] = ["plugin", "approve", "meter"];
+    const ARTIFACTS: Typed<'_> = Line("artifacts of its own backups: grant it? [y/N]", "y");
+    let meter = Meter::new();
+    let sandbox = &meter.sandbox;
+    let some = [
+        ARTIFACTS,
+        Line(
+            "which may it ask for? y for backup_last_success_timestamp_seconds, meter_rows, up,",
+            "meter_rows up other",
+        ),
+        Line("grant it? [y/N]", "y"),
+        Line(WRITE, "y"),
+    ];
+    let seen = converse(sandbox, &APPROVE, &some);
+    seen.check_code(0).check_shown("why, says the vendor: numbers to write and numbers to read");
+    seen.check_shown("it would see those metrics of everybody");
+    let granted = || {
+        let text = config_of(sandbox);
+        text.split("[plugin.meter.grant.metrics]\n").nth(1).map(|rest| rest.split("\n\n").next().unwrap().to_owned())
+    };
+    assert_eq!(granted().unwrap(), "prefix = \"meter_\"\nquery = [\"meter_rows\", \"up\"]");
+    let none = [ARTIFACTS, Line("which may it ask for?", ""), Line("grant it? [y/N]", "y"), Line(WRITE, "y")];
+    converse(sandbox, &APPROVE, &none).check_code(0);
+    assert_eq!(granted().unwrap(), "prefix = \"meter_\"");
+    let refused = [ARTIFACTS, Line("which may it ask for?", "y"), Line("grant it? [y/N]", "n"), Line(WRITE, "y")];
+    converse(sandbox, &APPROVE, &refused).check_code(0);
+    assert_eq!(granted(), None);
+    sandbox.run(["plugin", "approve", "meter", "--print"]).check_code(0).check_stdout("+prefix = \"meter_\"");
+    assert_eq!(granted(), None, "nothing was written");
+}
+
+#[test]
+fn approving_asks_how_large_a_scratch_directory_may_be() {
+    const APPROVE: [&str; 3] = ["plugin", "approve", "wasip2"];
+    const SCRATCH: &str = "removed when the run ends: y for 64MiB, another size, or nothing:";
+    let sandbox = Sandbox::new();
+    fs::copy(plugin("foreign/wasip2").unwrap(), sandbox.path("wasip2.wasm")).unwrap();
+    fs::create_dir(sandbox.path("backups")).unwrap();
+    sandbox.config(
+        "[store.main]\ntype = \"local\"\npath = \"backups\"\nencryption = \"off\"\n\n\
+         [plugin.wasip2]\nsource = \"wasip2.wasm\"\n\n[job.shop]\nplugin = \"wasip2\"\nstore = \"main\"\n",
+    );
+    // One command, with its slot, which is asked about once; the others are refused.
+    let begin = [
+        Line("grant it? [y/N]", "n"),
+        Line("what may fill it?", "shop[.]txt"),
+        Line("grant it? [y/N]", "y"),
+        Line("grant it? [y/N]", "n"),
+        Line("artifacts of its own backups: grant it? [y/N]", "y"),
+    ];
+    let approve = |scratch: &[Typed<'_>]| {
+        let answers = [&begin[..], scratch, &[Line(WRITE, "y")]].concat();
+        converse(&sandbox, &APPROVE, &answers)
+    };
+    let seen = approve(&[Line(SCRATCH, "as much as you like"), Line(SCRATCH, "8MiB")]);
+    seen.check_code(0).check_shown("why, says the vendor: files that the tests look for").check_shown("approved");
+    let written = config_of(&sandbox);
+    assert!(
+        written.contains("[plugin.wasip2.grant.scratch]\nbytes = \"8MiB\"\nverbs = [\"backup\", \"restore\"]"),
+        "{written}"
+    );
+    assert!(written.contains("slots = { file = \"shop[.]txt\" }") && !written.contains("exec.count"), "{written}");
+    sandbox.run(["config", "check"]).check_code(0);
+    approve(&[Line(SCRATCH, "y")]).check_code(0);
+    assert!(config_of(&sandbox).contains("bytes = \"64MiB\""));
+    approve(&[Line(SCRATCH, "")]).check_code(0);
+    assert!(!config_of(&sandbox).contains("grant.scratch"));
 }
 
 #[test]

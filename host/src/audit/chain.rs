@@ -19,6 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+/// Most bytes that are kept for the next line: far more than most lines have.
+const MAX_KEPT_BYTES: usize = 4 << 10;
+
 /// The chain of one run. Memory: a line.
 pub struct Chain {
     log: Log,
@@ -40,11 +43,33 @@ struct State {
     last: String,
     first: String,
     bytes: u64,
-    plugin: Option<(String, String)>,
+    /// What every line names, lent to a line while it is sealed.
+    names: Names,
+    /// The line that is being written; kept so that the next one needs no memory of its own.
+    text: Vec<u8>,
     /// Why nothing more can be written.
     broken: Option<String>,
     anchored: Option<u64>,
     closed: bool,
+}
+
+/// The run and, once it is loaded, the plugin with the digest of its bytes.
+#[derive(Default)]
+struct Names {
+    run: String,
+    plugin: Option<String>,
+    sha256: Option<String>,
+}
+
+impl Names {
+    /// Gives a line what it does not say itself, or takes that back: a second call undoes the first.
+    fn swap(&mut self, line: &mut Line, with_plugin: bool) {
+        std::mem::swap(&mut self.run, &mut line.run);
+        if with_plugin {
+            std::mem::swap(&mut self.plugin, &mut line.plugin);
+            std::mem::swap(&mut self.sha256, &mut line.sha256);
+        }
+    }
 }
 
 impl std::fmt::Debug for Chain {
@@ -80,7 +105,9 @@ impl Chain {
                 last: prev.to_owned(),
                 first: String::new(),
                 bytes: 0,
-                plugin: None,
+                names: Names { run: beginning.run.to_string(), ..Names::default() },
+                // Longer than most lines, so that they are written once and never moved.
+                text: Vec::with_capacity(1024),
                 broken: None,
                 anchored: None,
                 closed: false,
@@ -123,32 +150,38 @@ impl Chain {
 
     /// Every later line names this plugin.
     pub fn set_plugin(&self, plugin: &PluginIdentity) {
-        self.state().plugin = Some((format!("{} {}", plugin.name, plugin.version), plugin.sha256.clone()));
+        let mut state = self.state();
+        state.names.plugin = Some(format!("{} {}", plugin.name, plugin.version));
+        state.names.sha256 = Some(plugin.sha256.clone());
     }
 
     /// Appends a line and returns its number. It is not on the disk before [`Self::flush`].
     pub fn append(&self, mut line: Line) -> Result<u64> {
-        let mut state = self.state();
-        self.check(&state)?;
+        let mut held = self.state();
+        let state = &mut *held;
+        self.check(state)?;
         line.seq = state.seq + 1;
-        line.prev.clone_from(&state.last);
         line.at = now();
-        line.run.clone_from(&self.run);
-        if let Some((plugin, sha256)) = &state.plugin
-            && line.plugin.is_none()
-        {
-            (line.plugin, line.sha256) = (Some(plugin.clone()), Some(sha256.clone()));
-        }
-        let (bytes, hash) = line.seal(&self.log.keys)?;
-        if let Err(error) = (&self.file).write_all(&bytes) {
+        // Nothing of what every line says is copied for it.
+        let with_plugin = line.plugin.is_none() && state.names.plugin.is_some();
+        state.names.swap(&mut line, with_plugin);
+        std::mem::swap(&mut state.last, &mut line.prev);
+        let sealed = line.seal_into(&self.log.keys, &mut state.text);
+        std::mem::swap(&mut state.last, &mut line.prev);
+        state.names.swap(&mut line, with_plugin);
+        let hash = sealed?;
+        if let Err(error) = (&self.file).write_all(&state.text) {
             // Half a line would look like one that a crash has torn.
             let cut = self.file.set_len(state.bytes);
             let left = cut.err().map(|error| format!("; half a line is left: {error}")).unwrap_or_default();
-            return Err(self.break_off(&mut state, format!("{error}{left}")));
+            return Err(self.break_off(state, format!("{error}{left}")));
         }
-        state.bytes += bytes.len() as u64;
+        state.bytes += state.text.len() as u64;
         state.seq = line.seq;
-        state.last = hash;
+        state.last.clear();
+        state.last.push_str(&hash.to_hex());
+        // A line with the names of a batch is a rare one.
+        state.text.shrink_to(MAX_KEPT_BYTES);
         Ok(line.seq)
     }
 

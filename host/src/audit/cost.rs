@@ -5,7 +5,7 @@ use crate::catalog::HostKey;
 use crate::clock;
 use crate::error::Result;
 use crate::id::BackupId;
-use crate::plugin::{Ended, Observer};
+use crate::plugin::{Ended, Noted, Observer};
 use crate::policy::storage::{ArtifactCall, ArtifactGrant, ArtifactVerb};
 use crate::policy::{Call, Grants, Occasion, Policy, Verb};
 use crate::secret::{Redactor, Secret};
@@ -60,7 +60,7 @@ pub fn measure(dir: &Path, rounds: u32) -> Result<Cost> {
                 function: "storage.get",
                 call: Some((&call, &decision)),
                 rule: &decision.rule,
-                line: 0,
+                noted: Noted::default(),
                 error: None,
                 failed: 0,
                 bytes: 1234,

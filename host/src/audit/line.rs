@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Longest line that is read, in bytes; the longest that is written is below a quarter of it.
+/// Longest line that is read, in bytes. The longest that is written has the names of a batch ([`super::batch`]),
+/// each letter of which JSON may write as six: some 220 KiB.
 pub(super) const MAX_LINE_BYTES: usize = 256 << 10;
 /// Longest text of a member, in bytes; what is cut says so.
 pub(super) const MAX_TEXT_BYTES: usize = 512;
@@ -53,13 +54,14 @@ pub struct Line {
     /// What it decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Verdict>,
-    /// What the call was given, in short.
+    /// What the call was given, in short. Of `after` of calls that share a line: where they were made, then
+    /// the name that each was given, of one that failed as `failed key`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<Argument>,
     /// `after`: number of the line that was written before the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<u64>,
-    /// `closed`, `counted`: how often each function was called.
+    /// `closed`, `counted`, and `after` of calls that share a line: how often each function was called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<Counted>,
     /// How many of these calls failed; of `after`: how many of the objects of the call were not written.
@@ -94,9 +96,10 @@ pub enum Event {
     Load,
     /// A plugin was approved.
     Approve,
-    /// A call that changes something is about to be made; the line is on the disk before it is.
+    /// A call that changes something is about to be made, or the first of several that share the line; the
+    /// line is on the disk before it is.
     Before,
-    /// Such a call has ended.
+    /// Such a call has ended, or all that shared the line.
     After,
     /// A call that changes nothing, when it has ended.
     Call,
@@ -205,15 +208,23 @@ impl Line {
 
     /// The line as it is stored, with its newline, and its hash.
     pub(super) fn seal(&self, keys: &Keys) -> Result<(Vec<u8>, String)> {
+        let mut text = Vec::new();
+        let hash = self.seal_into(keys, &mut text)?;
+        Ok((text, hash.to_hex().to_string()))
+    }
+
+    /// The same in a place that is used again and again: what was there is written over.
+    pub(super) fn seal_into(&self, keys: &Keys, text: &mut Vec<u8>) -> Result<blake3::Hash> {
         let key = keys.lines.as_ref().ok_or_else(|| Error::failed("a line is sealed by its host only"))?;
-        let mut text = unsealed(self)?;
-        let mac = mac(key, &text);
+        text.clear();
+        unsealed_into(self, text)?;
+        let code = blake3::keyed_hash(key, text).to_hex();
         text.extend_from_slice(MAC);
-        text.extend_from_slice(mac.as_bytes());
+        text.extend_from_slice(&code.as_bytes()[..MAC_DIGITS]);
         text.extend_from_slice(END);
-        let hash = hash(&text);
+        let hash = blake3::hash(text);
         text.push(b'\n');
-        Ok((text, hash))
+        Ok(hash)
     }
 
     /// Checks a line (without its newline) by itself and reads it. The error says what is wrong.
@@ -224,7 +235,7 @@ impl Line {
         let digits = ending.strip_prefix(MAC).and_then(|rest| rest.strip_suffix(END));
         let digits = digits.ok_or("it does not end in a code")?;
         if let Some(key) = &keys.lines
-            && mac(key, unsealed).as_bytes() != digits
+            && blake3::keyed_hash(key, unsealed).to_hex().as_bytes()[..MAC_DIGITS] != *digits
         {
             return Err("its code is not of these bytes: the line was changed, or not written by this host".to_owned());
         }
@@ -234,12 +245,18 @@ impl Line {
 
 /// JSON without its closing brace, to which the seal is appended.
 pub(super) fn unsealed(value: &impl Serialize) -> Result<Vec<u8>> {
-    // Longer than most lines, so that they are written once and never moved.
-    let mut text = Vec::with_capacity(1024);
-    serde_json::to_writer(&mut text, value)
+    let mut text = Vec::new();
+    unsealed_into(value, &mut text)?;
+    Ok(text)
+}
+
+/// The same, added to what is there.
+fn unsealed_into(value: &impl Serialize, text: &mut Vec<u8>) -> Result<()> {
+    let begin = text.len();
+    serde_json::to_writer(&mut *text, value)
         .map_err(|e| Error::failed("could not write a line of the audit log as JSON").because(e))?;
     match text.pop() {
-        Some(b'}') if text.len() > 1 => Ok(text),
+        Some(b'}') if text.len() > begin + 1 => Ok(()),
         _ => Err(Error::failed("a line of the audit log must be a JSON object with members")),
     }
 }
@@ -247,10 +264,6 @@ pub(super) fn unsealed(value: &impl Serialize) -> Result<Vec<u8>> {
 /// BLAKE3 of a line without its newline, in hex.
 pub(super) fn hash(line: &[u8]) -> String {
     blake3::hash(line).to_hex().to_string()
-}
-
-fn mac(key: &[u8; 32], text: &[u8]) -> String {
-    blake3::keyed_hash(key, text).to_hex()[..MAC_DIGITS].to_owned()
 }
 
 /// Text of at most [`MAX_TEXT_BYTES`], cut at a character.

@@ -24,10 +24,13 @@ pub fn loaded(plugin: &Plugin, ceilings: &[Arc<Ceiling>]) -> Line {
 }
 
 /// A plugin with these bytes was refused when it was loaded: the step that refused it, with its facts.
-pub fn refused(sha256: String, ceilings: &[Arc<Ceiling>], error: &Error) -> Line {
+/// Without a digest its file could not be read, or is larger than a component may be.
+pub fn refused(sha256: Option<String>, ceilings: &[Arc<Ceiling>], error: &Error) -> Line {
+    // What could not be looked at is refused as well. What somebody stopped was not.
+    let decides = error.kind() != Kind::Cancelled;
     Line {
-        sha256: Some(sha256),
-        decision: (error.kind() == Kind::Denied).then_some(Verdict::Denied),
+        sha256,
+        decision: decides.then_some(Verdict::Denied),
         outcome: Some(outcome(Some(error)).to_owned()),
         detail: Some(cut(&told(error))),
         arguments: of_ceilings(ceilings).collect(),

@@ -1,18 +1,20 @@
 //! Writes down what a plugin does: the observer of one run.
 
+use super::batch::Batches;
 use super::line::{Argument, Counted, Event, Line, Verdict, cut};
 use super::{Chain, Summary};
 use crate::error::{Error, Kind, Result};
-use crate::plugin::{Ended, HandleUse, Observer, Stop};
+use crate::plugin::{Ended, HandleUse, Noted, Observer, Stop};
 use crate::policy::{Call, Decision, Policy};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Calls of one function, allowed or denied, that have lines of their own in one run; the rest are
-/// counted. Calls that change something always have theirs. A guest that calls without end would
-/// otherwise fill the disk.
+/// Calls of one function, allowed or denied, that have lines of their own in one run. Of the rest those
+/// that change an object of a bucket share lines, some hundreds each, that name it; those that start a
+/// program, store an artifact or change a cluster still have theirs; and those that change nothing are
+/// counted. A guest that calls without end would otherwise fill the disk.
 pub const MAX_LINES: u64 = 1000;
 
 /// The bucket's write, which is flushed where it is done: those under way together share a flush.
@@ -28,19 +30,23 @@ pub struct Recorder {
     policy: Arc<Policy>,
     /// Lines by what they tell and by function.
     written: Mutex<BTreeMap<(Event, &'static str), u64>>,
+    /// Changes beyond those that have lines of their own.
+    batches: Batches,
 }
 
 impl Recorder {
     /// Writes into `chain`. `policy` is the run's: it gives the command lines behind labels.
     pub fn new(chain: Arc<Chain>, summary: Summary, policy: Arc<Policy>) -> Arc<Self> {
-        Arc::new(Self { chain, summary, policy, written: Mutex::default() })
+        Arc::new(Self { chain, summary, policy, written: Mutex::default(), batches: Batches::default() })
     }
 
-    /// Tells what was only counted, once the guest is gone. Errors: nothing more can be written, or
-    /// something could not be.
+    /// Tells what was only counted, and what shares a line that is not written yet, once the guest is gone.
+    /// Errors: nothing more can be written, or something could not be.
     pub fn finish(&self) -> Result<()> {
+        self.batches.finish(&self.chain)?;
         let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
-        for ((event, function), n) in written.into_iter().filter(|(_, n)| *n > MAX_LINES) {
+        let only_counted = |((event, _), n): &((Event, &'static str), u64)| *event != Event::Before && *n > MAX_LINES;
+        for ((event, function), n) in written.into_iter().filter(only_counted) {
             let calls = vec![Counted { function: function.to_owned(), calls: n - MAX_LINES }];
             let detail = Some(format!("\"{}\" lines beyond the first {MAX_LINES}", event.name()));
             self.chain.append(Line { calls, detail, ..Line::of(Event::Counted) })?;
@@ -70,30 +76,42 @@ impl Recorder {
 
 #[async_trait]
 impl Observer for Recorder {
-    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<u64> {
+    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<Noted> {
         if !decision.allowed {
             if self.counts(Event::Deny, function) {
                 let detail = Some(self.summary.text(&decision.reason));
                 self.chain.append(Line { detail, ..self.call(Event::Deny, function, call, decision) })?;
             }
-            return Ok(0);
+            return Ok(Noted::default());
         }
         if !call.acts() {
-            return Ok(0);
+            return Ok(Noted::default());
         }
-        let line = self.chain.append(self.call(Event::Before, function, call, decision))?;
-        if function != SHARES_FLUSH {
+        let of_a_bucket = matches!(call, Call::Bucket(_));
+        let (noted, is_new) = if of_a_bucket && !self.counts(Event::Before, function) {
+            self.batches.join(&self.chain, function, call, decision, (&self.summary, &self.policy))?
+        } else {
+            if !of_a_bucket {
+                self.batches.settle(&self.chain)?;
+            }
+            let line = self.chain.append(self.call(Event::Before, function, call, decision))?;
+            (Noted { line, nth: 0 }, true)
+        };
+        if is_new && function != SHARES_FLUSH {
             let chain = self.chain.clone();
             tokio::task::spawn_blocking(move || chain.flush())
                 .await
                 .map_err(|e| Error::failed("the host failed while it flushed the audit log").because(e))??;
         }
-        Ok(line)
+        Ok(noted)
     }
 
     fn ended(&self, ended: &Ended<'_>) -> Result<()> {
-        let Ended { function, line, error, failed, bytes, took, .. } = *ended;
-        let told = match (ended.call, line) {
+        let Ended { function, noted, error, failed, bytes, took, .. } = *ended;
+        if noted.line > 0 && self.batches.ended(&self.chain, &self.summary, ended)? {
+            return Ok(());
+        }
+        let told = match (ended.call, noted.line) {
             (_, before @ 1..) => Line {
                 function: Some(function.to_owned()),
                 rule: Some(cut(ended.rule)),
@@ -161,7 +179,7 @@ impl Recorder {
     }
 }
 
-fn micros(d: Duration) -> u64 {
+pub(super) fn micros(d: Duration) -> u64 {
     u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
 }
 

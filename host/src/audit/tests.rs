@@ -1,5 +1,6 @@
 //! Chains as runs write them, and logs that somebody has changed.
 
+mod batch;
 mod crash;
 mod tamper;
 
@@ -274,7 +275,7 @@ fn nothing_is_removed_on_the_word_of_a_line_that_somebody_else_wrote() {
 
 #[tokio::test]
 async fn a_guest_that_is_denied_without_end_does_not_fill_the_disk() {
-    use crate::plugin::Observer;
+    use crate::plugin::{Noted, Observer};
     use crate::policy::storage::BucketCall;
     use crate::policy::{Call, Grants, Occasion, Policy, Verb};
     let bench = Bench::new();
@@ -292,7 +293,7 @@ async fn a_guest_that_is_denied_without_end_does_not_fill_the_disk() {
         let label = if n == 0 { &long } else { "y" };
         let call = Call::Bucket(BucketCall { bucket: label, verb: None, key: None, part: None });
         let decision = policy.decide(&call);
-        assert_eq!(recorder.decided("storage.open-bucket", &call, &decision).await.unwrap(), 0);
+        assert_eq!(recorder.decided("storage.open-bucket", &call, &decision).await.unwrap(), Noted::default());
     }
     recorder.finish().unwrap();
     chain.close("failed").unwrap();

@@ -36,9 +36,19 @@ pub fn plugin(sha256: &str) -> Result<ObjectKey> {
     of_plugin(sha256, "")
 }
 
-/// `plugins/<sha256>.wasm.minisig`
+/// `plugins/<sha256>.wasm.minisig`: the first signature that was kept.
 pub fn signature(sha256: &str) -> Result<ObjectKey> {
     of_plugin(sha256, ".minisig")
+}
+
+/// `plugins/<sha256>.wasm.<first 16 digits of the text's BLAKE3>.minisig`: any later one.
+pub fn later_signature(sha256: &str, text: &str) -> Result<ObjectKey> {
+    of_plugin(sha256, &format!(".{}.minisig", &blake3::hash(text.as_bytes()).to_hex()[..16]))
+}
+
+/// What the names of a plugin's signatures begin with.
+pub fn signatures(sha256: &str) -> Result<String> {
+    Ok(format!("{}.", plugin(sha256)?))
 }
 
 fn of_plugin(sha256: &str, suffix: &str) -> Result<ObjectKey> {

@@ -312,6 +312,9 @@ fn outcome(line: &Line) -> String {
     }
 }
 
+/// Most arguments of a line of several changes that the table shows.
+const SHOWN_OF_A_BATCH: usize = 8;
+
 fn details(line: &Line) -> String {
     let shown = |argument: &Argument| match (&argument.value, &argument.hash) {
         (Some(value), _) => format!("{}={value}", argument.name),
@@ -322,7 +325,12 @@ fn details(line: &Line) -> String {
         (Some(verb), None) => vec![verb.clone()],
         _ => Vec::new(),
     };
-    parts.extend(line.arguments.iter().map(shown));
+    // Of changes that share a line the first few are named here, and all of them in the JSON.
+    let most = if line.event == Event::After && !line.calls.is_empty() { SHOWN_OF_A_BATCH } else { usize::MAX };
+    parts.extend(line.arguments.iter().take(most).map(shown));
+    if let Some(more) = line.arguments.len().checked_sub(most).filter(|more| *more > 0) {
+        parts.push(format!("and {more} more"));
+    }
     parts.extend(line.calls.iter().map(|counted| format!("{} x {}", counted.calls, counted.function)));
     parts.extend(line.failed.map(|n| format!("{n} failed")));
     parts.extend(line.before.map(|n| format!("of line {n}")));
@@ -419,9 +427,10 @@ pub(super) fn configuration(config: &Config) -> Configuration {
     Configuration { path, sections: config.sections.texts().clone() }
 }
 
-/// Writes down that a plugin was refused when it was loaded, and returns the error.
-pub(super) fn refused(log: &Log, config: &Config, job: &Label, bytes: &[u8], error: Error) -> Error {
-    let line = crate::audit::refused(component::digest(bytes), &config.ceilings.list(), &error);
+/// Writes down that a plugin was refused when it was loaded, and returns the error. `bytes` is `None` where
+/// its file was not read to its end.
+pub(super) fn refused(log: &Log, config: &Config, job: &Label, bytes: Option<&[u8]>, error: Error) -> Error {
+    let line = crate::audit::refused(bytes.map(component::digest), &config.ceilings.list(), &error);
     match note(log, "load", Some(job), config, line, crate::audit::outcome(Some(&error))) {
         Ok(()) => error,
         // Nothing happened: what was refused is what the operator asked about.

@@ -55,18 +55,26 @@ pub(super) async fn session(
     let kept = catalog.signatures(&sha256).await?;
     let signature = match believed(&record.plugin.name, &bytes, &kept, &trust) {
         Ok(signature) => signature,
-        Err(error) => {
-            let log = bare.audit(&std::sync::Arc::new(bare.host_key()?));
-            return Err(super::audit::refused(&log, &bare.config, &record.job, &bytes, error));
-        }
+        Err(error) => return Err(refused(&bare, &record.job, &bytes, error)),
     };
-    let component = Component::decode(&bytes)?;
+    let component = Component::decode(&bytes).map_err(|error| refused(&bare, &record.job, &bytes, error))?;
     let source = keep(&bare.directories.cache, &sha256, &bytes, signature)?;
     let text = write(args, &store, &listed, &component, &source, &trust)?;
     let base = std::env::current_dir().doing(|| "find the current directory".to_owned())?;
     let config = Config::parse_under(&text, Path::new(NAME), &base, &ceilings)?;
     drop(bare);
     Session::with(globals, config, cancel)
+}
+
+/// Writes down that the plugin was refused, and returns the error.
+fn refused(bare: &Session, job: &Label, bytes: &[u8], error: Error) -> Error {
+    match bare.host_key() {
+        Ok(key) => {
+            let log = bare.audit(&std::sync::Arc::new(key));
+            super::audit::refused(&log, &bare.config, job, Some(bytes), error)
+        }
+        Err(unwritten) => error.fact("audit log", unwritten.to_string()),
+    }
 }
 
 /// Whose signatures count: the keys of the command line, or else those that the ceilings name; never one

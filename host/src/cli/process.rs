@@ -1,8 +1,10 @@
 //! What concerns the process as a whole: signals, core dumps, the log.
 
-use super::Globals;
 use super::exit::Exit;
+use super::{Globals, vendor};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::Write;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -14,6 +16,32 @@ pub fn no_core_dumps() {
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     // Lowering a limit of one's own is always allowed; where it is not known there are no core dumps.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
+
+/// Most that is shown of what a panic says, in bytes.
+const MAX_PANIC_BYTES: usize = 2 << 10;
+
+/// A fault of the host's own says what it is and where, and nothing that is secret: whatever a panic was
+/// about, its message is said without every secret that this process holds, and without what a terminal
+/// obeys. A backtrace, where one is asked for, names functions and no values.
+pub fn no_secrets_in_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let message = info.payload_as_str().unwrap_or("without a message");
+        // Another thread may be busy with its secrets for a moment; this one may be for ever.
+        let known = std::iter::repeat_with(|| crate::secret::blotted(message).ok_or_else(std::thread::yield_now));
+        let known = known.take(1000).find_map(std::result::Result::ok);
+        let message = known.as_ref().map_or("its message may hold a secret and is withheld", |text| text.as_str());
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let backtrace = Backtrace::capture();
+        let frames =
+            if backtrace.status() == BacktraceStatus::Captured { format!("{backtrace}") } else { String::new() };
+        let text = format!(
+            "strongroom panicked at {place}: {}\n{frames}this is a fault of strongroom: please report it with these lines\n",
+            vendor::line(message, MAX_PANIC_BYTES),
+        );
+        // There is nobody else to tell.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }));
 }
 
 /// Log lines go to standard error: warnings, with `-v` notes, with `-vv` the developer's.

@@ -22,14 +22,14 @@ use crate::plugin::compiler::Compiler;
 use crate::plugin::limits::Limits;
 use crate::plugin::{Approval, Cache, Plugin, component, signature};
 use crate::progress::Progress;
-use crate::run::{Job, Sealing};
+use crate::run::{Job, LateIdentity, Sealing};
 use crate::secret::Secret;
 use crate::store::bandwidth::Bandwidth;
 use crate::store::pace::Pace;
 use crate::store::retry::RetryPolicy;
 use crate::store::s3::{S3Credentials, S3Spec};
 use crate::store::{self, StoreSpec};
-use crate::stream::{Budget, BudgetSettings, Identity, Recipients};
+use crate::stream::{Budget, BudgetSettings, Recipients};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -159,21 +159,22 @@ impl Session {
         let (name, job) = self.config.job(name)?;
         let (store_label, store) = self.config.store(job.store.as_str())?;
         let (label, plugin) = self.config.plugin(job.plugin.as_str())?;
-        let bytes = read_component(&plugin.source)?;
-        let signature = read_signature(&plugin.signature)?;
         let host_key = Arc::new(self.host_key()?);
         let audit = self.audit(&host_key);
+        let refused = |bytes: Option<&[u8]>, error| super::audit::refused(&audit, &self.config, name, bytes, error);
+        let bytes = read_component(&plugin.source).map_err(|error| refused(None, error))?;
+        let signature = read_signature(&plugin.signature).map_err(|error| refused(Some(&bytes), error))?;
         let Some(sha256) = &plugin.sha256 else {
             let error = Error::denied(format!("plugin \"{label}\" was not approved: nothing of it runs"))
                 .fact("expected", format!("sha256 in [plugin.{label}]"))
                 .hint(format!("see what it asks for and approve it: strongroom plugin approve {label}"));
-            return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
+            return Err(refused(Some(&bytes), error));
         };
         if let Err(error) = self.check_buckets(label, plugin) {
-            return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
+            return Err(refused(Some(&bytes), error));
         }
         if let Err(error) = self.check_clusters(label, plugin) {
-            return Err(super::audit::refused(&audit, &self.config, name, &bytes, error));
+            return Err(refused(Some(&bytes), error));
         }
         let cache =
             Cache::open(&self.directories.cache, &self.directories.state, Compiler::child()?)?.within(&plugin.limits);
@@ -181,7 +182,7 @@ impl Session {
             Approval { sha256: sha256.clone(), signature: signature.clone(), trust: self.config.trust(plugin) };
         let loaded = match Plugin::load(label.as_str(), bytes.to_vec(), approval, &plugin.grants, &cache).await {
             Ok(loaded) => loaded,
-            Err(error) => return Err(super::audit::refused(&audit, &self.config, name, &bytes, error)),
+            Err(error) => return Err(refused(Some(&bytes), error)),
         };
         loaded.component().manifest.check_settings(&job.settings).map_err(|error| {
             error.while_doing(format!("the settings of job \"{name}\" are not what plugin \"{label}\" takes"))
@@ -251,9 +252,9 @@ impl Session {
         Ok(())
     }
 
-    /// The identity that opens what is in a store.
-    fn identity(&self, label: &Label, store: &StoreConfig) -> Result<Option<Arc<Identity>>> {
-        let Some(reference) = &store.identity else {
+    /// The identity that opens what is in a store; fetched when the first artifact is about to be opened.
+    fn identity(&self, label: &Label, store: &StoreConfig) -> Result<Option<Arc<LateIdentity>>> {
+        let Some(reference) = store.identity.clone() else {
             // Without encryption there is nothing to open.
             if !store.encrypted {
                 return Ok(None);
@@ -262,13 +263,9 @@ impl Session {
                 .fact("expected", format!("identity = {{ file = \"…\" }} in [store.{label}]"))
                 .hint("the recovery sheet says where the identity is kept; `verify --depth stored` needs none"));
         };
-        let key = format!("store.{label}.identity");
-        let parsed = self.resolve(reference, &key).and_then(|secret| Identity::parse(secret.expose()));
-        parsed.map(|identity| Some(Arc::new(identity))).map_err(|error| {
-            Error::invalid(format!("the identity of store \"{label}\" cannot be used"))
-                .hint("it is the file that age-keygen or `store init` wrote; the recovery sheet says where it is kept")
-                .because(error)
-        })
+        let (key, progress) = (format!("store.{label}.identity"), self.progress.clone());
+        let fetch = move || resolve(&reference, &key, &progress);
+        Ok(Some(LateIdentity::new(format!("the identity of store \"{label}\""), fetch)))
     }
 
     fn place(&self, name: &Label, job: &JobConfig, needs: &Needs) -> Result<Place> {
@@ -309,7 +306,8 @@ impl Session {
             StorePlace::Local { path } => return Ok(StoreSpec::Local { path: path.clone() }),
             StorePlace::S3(s3) => s3,
         };
-        let resolve = |reference: &SecretRef, key: &str| self.resolve(reference, &format!("store.{label}.{key}"));
+        let resolve =
+            |reference: &SecretRef, key: &str| resolve(reference, &format!("store.{label}.{key}"), &self.progress);
         let credentials = match (&s3.access_key, &s3.secret_key) {
             (Some(access), Some(secret)) => Some(S3Credentials {
                 access_key: resolve(access, "access_key")?,
@@ -331,14 +329,15 @@ impl Session {
             lock: s3.object_lock,
         }))
     }
+}
 
-    fn resolve(&self, reference: &SecretRef, key: &str) -> Result<Secret> {
-        let secret::Resolved { secret, warning } = secret::resolve(reference, key, &environment::process)?;
-        if let Some(warning) = warning {
-            self.progress.warn(&warning);
-        }
-        Ok(secret)
+/// Fetches the secret behind a reference; `key` is where the configuration has it.
+fn resolve(reference: &SecretRef, key: &str, progress: &Arc<dyn Progress>) -> Result<Secret> {
+    let secret::Resolved { secret, warning } = secret::resolve(reference, key, &environment::process)?;
+    if let Some(warning) = warning {
+        progress.warn(&warning);
     }
+    Ok(secret)
 }
 
 impl Drop for Session {

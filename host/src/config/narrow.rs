@@ -366,6 +366,25 @@ verbs = ["backup", "diagnose"]
     }
 
     #[test]
+    fn a_scratch_directory_stays_for_the_verbs_that_opened_it() {
+        let document = "[plugin.w.grant.scratch]\nbytes = \"8MiB\" # enough\nverbs = [\"backup\", \"restore\"]\n";
+        let rule = "plugin.w.grant.scratch".to_owned();
+        let cut = |verbs: &[Verb]| {
+            let rules = BTreeMap::from([(rule.clone(), used(verbs, &[], false))]);
+            let narrowed = narrow(document, &rules).unwrap();
+            (narrowed.unused.into_iter().map(|unused| unused.what).collect::<Vec<_>>(), narrowed.toml)
+        };
+        let (what, toml) = cut(&[Verb::Backup]);
+        assert_eq!(what, ["verbs: restore"]);
+        assert_eq!(toml, "[plugin.w.grant.scratch]\nbytes = \"8MiB\" # enough\nverbs = [\"backup\"]\n");
+        assert_eq!(cut(&[Verb::Backup, Verb::Restore]), (Vec::new(), String::new()));
+        assert_eq!(cut(&[Verb::Verify]).0, ["all of it"], "another verb's use is none of these");
+        let narrowed = narrow(document, &BTreeMap::new()).unwrap();
+        assert_eq!(narrowed.unused, [UnusedGrant { rule: rule.clone(), what: "all of it".to_owned() }]);
+        assert!(!narrowed.toml.contains("scratch"), "{}", narrowed.toml);
+    }
+
+    #[test]
     fn what_is_used_in_full_needs_no_other_text() {
         let verbs: BTreeSet<Verb> = [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose].into();
         let bucket = [BucketVerb::List, BucketVerb::Read, BucketVerb::Write, BucketVerb::Delete].into();

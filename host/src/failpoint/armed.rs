@@ -31,6 +31,8 @@ struct Act {
 enum What {
     Kill,
     Stop(PathBuf),
+    /// With the value of this variable in the message.
+    Panic(String),
 }
 
 fn told() -> &'static Told {
@@ -64,10 +66,11 @@ impl Act {
         let (name, at) = name.split_once('@').map_or((name, 1), |(name, at)| (name, number(at)));
         let point = Point::ALL.iter().find(|point| point.name() == name);
         let point = *point.unwrap_or_else(|| panic!("STRONGROOM_FAIL: there is no point {name:?}"));
-        let what = match (what, what.strip_prefix("stop:")) {
-            ("kill", _) => What::Kill,
-            (_, Some(path)) => What::Stop(path.into()),
-            _ => panic!("STRONGROOM_FAIL: {what:?} is neither kill nor stop:PATH"),
+        let what = match what.split_once(':') {
+            None if what == "kill" => What::Kill,
+            Some(("stop", path)) => What::Stop(path.into()),
+            Some(("panic", variable)) => What::Panic(variable.to_owned()),
+            _ => panic!("STRONGROOM_FAIL: {what:?} is neither kill, stop:PATH nor panic:VARIABLE"),
         };
         Self { point, at, reached: AtomicU64::new(0), what }
     }
@@ -92,6 +95,7 @@ pub(super) fn reach(point: Point) {
             match &act.what {
                 What::Kill => kill(),
                 What::Stop(path) => stop(path),
+                What::Panic(name) => panic!("STRONGROOM_FAIL: it holds {}", variable(name)),
             }
         }
     }
@@ -135,12 +139,14 @@ mod tests {
     #[test]
     fn what_is_told_is_understood_and_what_is_misspelt_panics() {
         let told = Told::parse(
-            "record.written@3=kill,lease.taken=stop:/tmp/x,trace=/tmp/y,lease=250",
+            "record.written@3=kill,lease.taken=stop:/tmp/x,part.stored=panic:P,trace=/tmp/y,lease=250",
             "skip-confirm,record-first",
         );
         let acts: Vec<_> = told.acts.iter().map(|act| (act.point, act.at, &act.what)).collect();
         let stop = What::Stop("/tmp/x".into());
-        assert_eq!(acts, [(Point::RecordWritten, 3, &What::Kill), (Point::LeaseTaken, 1, &stop)]);
+        let panic = What::Panic("P".to_owned());
+        let parts = (Point::PartStored, 1, &panic);
+        assert_eq!(acts, [(Point::RecordWritten, 3, &What::Kill), (Point::LeaseTaken, 1, &stop), parts]);
         assert_eq!((told.trace, told.lease), (Some("/tmp/y".into()), Some(Duration::from_millis(250))));
         assert_eq!(told.broken, [Breakage::RecordFirst, Breakage::SkipConfirm].into());
         for (fail, broken) in [

@@ -6,7 +6,7 @@
 use super::budget::{Limit, Meter};
 use super::ledger::Ledger;
 use super::limits::Limits;
-use super::observer::{Ended, Later, Observer, Stop};
+use super::observer::{Ended, Later, Noted, Observer, Stop};
 use crate::error::{Error, Kind, Result};
 use crate::policy::{Call, Decision, Policy};
 use std::collections::VecDeque;
@@ -275,15 +275,15 @@ impl Guard {
         let inner = &*self.0;
         let began = Instant::now();
         let decided = call.map(|call| (call, inner.policy.decide(call)));
-        let mut line = 0;
+        let mut noted = Noted::default();
         if let Some((call, decision)) = &decided {
             if ledger.is_none() || !decision.allowed {
-                line = inner.observer.decided(function, call, decision).await.map_err(unwritten)?;
+                noted = inner.observer.decided(function, call, decision).await.map_err(unwritten)?;
             }
             if !decision.allowed {
                 return Err(self.deny(function, decision.clone()));
             }
-            *lock(&inner.current) = Some(Later::new(inner.observer.clone(), function, &decision.rule, line));
+            *lock(&inner.current) = Some(Later::new(inner.observer.clone(), function, &decision.rule, noted));
         }
         let result = self.within(deadline, work).await;
         let bytes = inner.moved.swap(0, Ordering::Relaxed);
@@ -304,7 +304,7 @@ impl Guard {
             (None, Some((call, decision)), Some(current)) => {
                 current.forget();
                 let (call, took) = (Some((call, &decision)), began.elapsed());
-                let ended = Ended { function, call, rule: &decision.rule, line, error, failed, bytes, took };
+                let ended = Ended { function, call, rule: &decision.rule, noted, error, failed, bytes, took };
                 inner.observer.ended(&ended).map_err(unwritten)?;
             }
             // Its end is told later, or there is nobody who counts any more.

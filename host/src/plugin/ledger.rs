@@ -91,7 +91,7 @@ impl Drop for Ledger {
 mod tests {
     use super::*;
     use crate::error::Result;
-    use crate::plugin::observer::Ended;
+    use crate::plugin::observer::{Ended, Noted};
     use crate::policy::{Call, Decision};
     use async_trait::async_trait;
 
@@ -100,8 +100,8 @@ mod tests {
 
     #[async_trait]
     impl Observer for Lines {
-        async fn decided(&self, _: &'static str, _: &Call<'_>, _: &Decision) -> Result<u64> {
-            Ok(0)
+        async fn decided(&self, _: &'static str, _: &Call<'_>, _: &Decision) -> Result<Noted> {
+            Ok(Noted::default())
         }
         fn ended(&self, _: &Ended<'_>) -> Result<()> {
             Ok(())

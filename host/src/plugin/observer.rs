@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 /// Sees every call.
 #[async_trait]
 pub trait Observer: Send + Sync {
-    /// A call that the policy has decided on, before anything happens; returns the number of the line
-    /// that was written of it, 0 for none. If this fails, the call does not happen and the guest is ended.
+    /// A call that the policy has decided on, before anything happens; returns where it stands in what was
+    /// written. If this fails, the call does not happen and the guest is ended.
     ///
     /// Not told: calls on a handle that are allowed, which [`Observer::closed`] counts.
-    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<u64>;
+    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<Noted>;
 
     /// An allowed call has ended, well or with an error. Of a call whose work goes on behind the guest's
     /// back this is the end of that work.
@@ -32,14 +32,23 @@ pub trait Observer: Send + Sync {
     }
 }
 
+/// Where a call stands that was written down before it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// Number of the line; 0 where none was written.
+    pub line: u64,
+    /// Which of the calls that share the line it is, from 0.
+    pub nth: usize,
+}
+
 /// Writes nothing down.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unobserved;
 
 #[async_trait]
 impl Observer for Unobserved {
-    async fn decided(&self, _: &'static str, _: &Call<'_>, _: &Decision) -> Result<u64> {
-        Ok(0)
+    async fn decided(&self, _: &'static str, _: &Call<'_>, _: &Decision) -> Result<Noted> {
+        Ok(Noted::default())
     }
 
     fn ended(&self, _: &Ended<'_>) -> Result<()> {
@@ -57,7 +66,7 @@ pub struct Ended<'a> {
     /// The rule that allowed it.
     pub rule: &'a str,
     /// What [`Observer::decided`] returned.
-    pub line: u64,
+    pub noted: Noted,
     /// Why it failed.
     pub error: Option<&'a Error>,
     /// Of a call that does many things, how many of them were not done; 0 where all were, or none is told apart.
@@ -83,14 +92,14 @@ pub(super) struct Later {
     observer: Arc<dyn Observer>,
     function: &'static str,
     rule: String,
-    line: u64,
+    noted: Noted,
     began: Instant,
     told: bool,
 }
 
 impl Later {
-    pub(super) fn new(observer: Arc<dyn Observer>, function: &'static str, rule: &str, line: u64) -> Self {
-        Self { observer, function, rule: rule.to_owned(), line, began: Instant::now(), told: false }
+    pub(super) fn new(observer: Arc<dyn Observer>, function: &'static str, rule: &str, noted: Noted) -> Self {
+        Self { observer, function, rule: rule.to_owned(), noted, began: Instant::now(), told: false }
     }
 
     /// It has ended: well with so many bytes, or with this error.
@@ -105,9 +114,9 @@ impl Later {
 
     fn tell(&mut self, error: Option<&Error>, bytes: u64) {
         self.told = true;
-        let Self { function, line, .. } = *self;
+        let Self { function, noted, .. } = *self;
         let took = self.began.elapsed();
-        let ended = Ended { function, call: None, rule: &self.rule, line, error, failed: 0, bytes, took };
+        let ended = Ended { function, call: None, rule: &self.rule, noted, error, failed: 0, bytes, took };
         // Nobody is left to answer: an observer that cannot write keeps that in mind, and the run fails.
         if let Err(error) = self.observer.ended(&ended) {
             tracing::debug!(%error, "the end of a call was not written down");

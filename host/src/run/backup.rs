@@ -183,9 +183,11 @@ async fn collect(
         Ok(instance) => instance.backup(request).await,
         Err(error) => Err(error),
     };
+    // Also of a run that failed.
+    let told = recorder.finish();
     let (stored, mut skipped) = artifacts.close(answer.is_err()).await?;
     let report = answer?;
-    recorder.finish()?;
+    told?;
 
     if stored.is_empty() {
         return Err(Error::failed(format!("plugin \"{}\" reported success and stored nothing", job.plugin.label()))

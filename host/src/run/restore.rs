@@ -10,7 +10,7 @@ use crate::failpoint::{self, Breakage, Point};
 use crate::id::{BackupId, Label};
 use crate::plugin::context::{CheckOutcome, Level, Step};
 use crate::plugin::verb::RestoreRequest;
-use crate::plugin::{Ended, HandleUse, Observer, Stop};
+use crate::plugin::{Ended, HandleUse, Noted, Observer, Stop};
 use crate::policy::kube::KubeVerb;
 use crate::policy::storage::BucketVerb;
 use crate::policy::{Call, Decision, Effect, Grants, Verb};
@@ -89,7 +89,9 @@ pub async fn restore(job: &Job, listed: &Listed, options: Options) -> Result<Res
         Ok(instance) => instance.restore(request).await,
         Err(error) => return super::closed(&chain, Err(error)).await,
     };
-    let result = result.and_then(|()| recorder.finish());
+    // Also of a run that failed: what it did is what is asked for then.
+    let told = recorder.finish();
+    let result = result.and(told);
     drop(scratch);
     let result = match result {
         Err(_) if job.cancel.is_cancelled() => {
@@ -135,7 +137,7 @@ struct Effects {
 
 #[async_trait]
 impl Observer for Effects {
-    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<u64> {
+    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<Noted> {
         let changes = match call {
             Call::Exec(exec) => {
                 self.grants.exec.get(exec.command).is_some_and(|grant| grant.when.effect == Effect::Changes)
@@ -144,7 +146,7 @@ impl Observer for Effects {
             Call::Kube(kube) => kube.verb.is_some_and(KubeVerb::changes),
             Call::Artifact(_) | Call::Scratch | Call::Metrics(_) | Call::Read { .. } => false,
         };
-        let line = self.inner.decided(function, call, decision).await?;
+        let noted = self.inner.decided(function, call, decision).await?;
         self.pending.store(decision.allowed && changes, Ordering::Release);
         if decision.allowed && changes {
             // A restore is needed most where a disk is full: it is not refused for a note.
@@ -153,7 +155,7 @@ impl Observer for Effects {
             }
             failpoint::reach(Point::RestoreChanging);
         }
-        Ok(line)
+        Ok(noted)
     }
 
     fn ended(&self, ended: &Ended<'_>) -> Result<()> {

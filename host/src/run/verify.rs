@@ -118,7 +118,11 @@ pub async fn verify(job: &Job, listed: &Listed, depth: Depth, options: serde_jso
     failpoint::reach(Point::VerifyBegun);
     let recorder = job.recorder(&chain, &context);
     let answer = match job.plugin.start_observed(context, recorder.clone()).await {
-        Ok(instance) => instance.verify(request).await.and_then(|found| recorder.finish().map(|()| found)),
+        Ok(instance) => {
+            let found = instance.verify(request).await;
+            let told = recorder.finish();
+            found.and_then(|found| told.map(|()| found))
+        }
         Err(error) => return super::closed(&chain, Err(error)).await,
     };
     drop(scratch);

@@ -2,9 +2,9 @@
 //!
 //! For text only: bytes on their way into an artifact are never touched.
 
-use super::{MIN_SECRET_BYTES, Secret};
+use super::{MIN_SECRET_BYTES, Secret, held};
 use base64::Engine as _;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 use zeroize::Zeroizing;
 
 /// Finds secrets in text and replaces them.
@@ -19,10 +19,13 @@ use zeroize::Zeroizing;
 /// Copies share what they know: a secret that one has learned is found by all of them from then on,
 /// also by streams that are under way.
 #[derive(Clone)]
-pub struct Redactor(Arc<RwLock<Arc<Known>>>);
+pub struct Redactor(Arc<Shared>);
+
+/// What copies share.
+pub(super) type Shared = RwLock<Arc<Known>>;
 
 /// The secrets at one time; replaced as a whole.
-struct Known {
+pub(super) struct Known {
     needles: Vec<Arc<Needle>>,
     mask: String,
     /// Longest text that one needle can match, in bytes.
@@ -52,6 +55,7 @@ impl Redactor {
     /// A redactor for these secrets; empty ones are left out.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
         let redactor = Self(Arc::new(RwLock::new(Arc::new(Known::of(Vec::new())))));
+        held::add(Arc::downgrade(&redactor.0));
         secrets.into_iter().for_each(|secret| redactor.learn(secret));
         redactor
     }
@@ -73,28 +77,29 @@ impl Redactor {
         *known = Arc::new(Known::of(needles));
     }
 
+    /// A copy of those that share this.
+    pub(super) fn sharing(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
     /// The text without secrets.
     pub fn text(&self, text: &str) -> String {
-        if !self.finds(text) {
-            return text.to_owned();
-        }
-        let mut out = Vec::with_capacity(text.len());
-        let mut stream = self.stream();
-        stream.push(text.as_bytes(), &mut out);
-        stream.finish(&mut out);
-        // A match begins and ends at characters, since a secret is whole characters: nothing is lost here.
-        String::from_utf8_lossy(&out).into_owned()
+        self.known().blotted(text)
+    }
+
+    /// The same without waiting; `None` while it learns.
+    pub(super) fn text_at_once(&self, text: &str) -> Option<String> {
+        let known = match self.0.try_read() {
+            Ok(known) => known.clone(),
+            Err(TryLockError::Poisoned(known)) => known.into_inner().clone(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(known.blotted(text))
     }
 
     /// Whether a secret is in the text, in any form.
     pub fn finds(&self, text: &str) -> bool {
-        let (known, bytes) = (self.known(), text.as_bytes());
-        // Most texts are short and hold none, and every value of the audit log is looked at.
-        let last = bytes.len().saturating_sub(known.shortest);
-        bytes.len() >= known.shortest
-            && (0..=last)
-                .filter(|start| bytes.get(*start).is_some_and(|byte| known.begins[usize::from(*byte)]))
-                .any(|start| known.needles.iter().any(|needle| needle.matches_at(bytes, start).is_some()))
+        self.known().finds(text)
     }
 
     /// The longest text that a secret can be found in, in bytes: what a cut may leave of one.
@@ -106,6 +111,13 @@ impl Redactor {
     pub fn stream(&self) -> RedactStream {
         let (redactor, known) = (self.clone(), self.known());
         RedactStream { redactor, known, held: Zeroizing::new(Vec::new()), marks: Vec::new(), in_mask: false }
+    }
+
+    /// What happens while somebody teaches it.
+    #[cfg(test)]
+    pub(super) fn while_it_learns<T>(&self, happens: impl FnOnce() -> T) -> T {
+        let _learning = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        happens()
     }
 
     fn known(&self) -> Arc<Known> {
@@ -122,6 +134,57 @@ impl Known {
             begins[usize::from(byte)] = true;
         }
         Self { mask: mask(&needles), longest, shortest, begins, needles }
+    }
+
+    /// Most texts are short and hold none, and every value of the audit log is looked at.
+    fn finds(&self, text: &str) -> bool {
+        let bytes = text.as_bytes();
+        let last = bytes.len().saturating_sub(self.shortest);
+        bytes.len() >= self.shortest
+            && (0..=last)
+                .filter(|start| bytes.get(*start).is_some_and(|byte| self.begins[usize::from(*byte)]))
+                .any(|start| self.needles.iter().any(|needle| needle.matches_at(bytes, start).is_some()))
+    }
+
+    /// Marks the bytes of every match that ends beyond `fresh`.
+    fn mark(&self, bytes: &[u8], fresh: usize, marks: &mut [bool]) {
+        for (start, byte) in bytes.iter().enumerate() {
+            if !self.begins[usize::from(*byte)] {
+                continue;
+            }
+            for needle in &self.needles {
+                if let Some(end) = needle.matches_at(bytes, start).filter(|end| *end > fresh) {
+                    marks[start..end].fill(true);
+                }
+            }
+        }
+    }
+
+    /// Appends what is not marked, and one mask for each run of bytes that is. Whether the last byte was
+    /// marked, as the one before the first was (`in_mask`).
+    fn masked(&self, bytes: impl Iterator<Item = (u8, bool)>, mut in_mask: bool, out: &mut Vec<u8>) -> bool {
+        for (byte, marked) in bytes {
+            match (marked, in_mask) {
+                (false, _) => out.push(byte),
+                (true, false) => out.extend_from_slice(self.mask.as_bytes()),
+                (true, true) => {}
+            }
+            in_mask = marked;
+        }
+        in_mask
+    }
+
+    /// The whole text without what is known.
+    fn blotted(&self, text: &str) -> String {
+        if !self.finds(text) {
+            return text.to_owned();
+        }
+        let mut marks = vec![false; text.len()];
+        self.mark(text.as_bytes(), 0, &mut marks);
+        let mut out = Vec::with_capacity(text.len());
+        self.masked(text.bytes().zip(marks), false, &mut out);
+        // A match begins and ends at characters, since a secret is whole characters: nothing is lost here.
+        String::from_utf8_lossy(&out).into_owned()
     }
 }
 
@@ -160,16 +223,7 @@ impl RedactStream {
         self.marks.resize(self.held.len(), false);
         // Matches that ended within the older bytes are marked already; newer ones begin at most
         // `longest - 1` bytes before the chunk, which is all that is held.
-        for start in 0..self.held.len() {
-            if !self.known.begins[usize::from(self.held[start])] {
-                continue;
-            }
-            for needle in &self.known.needles {
-                if let Some(end) = needle.matches_at(&self.held, start).filter(|end| *end > fresh) {
-                    self.marks[start..end].fill(true);
-                }
-            }
-        }
+        self.known.mark(&self.held, fresh, &mut self.marks);
         self.emit(self.held.len().saturating_sub(self.known.longest.saturating_sub(1)), out);
     }
 
@@ -180,14 +234,8 @@ impl RedactStream {
     }
 
     fn emit(&mut self, n: usize, out: &mut Vec<u8>) {
-        for (byte, marked) in self.held.drain(..n).zip(self.marks.drain(..n)) {
-            match (marked, self.in_mask) {
-                (false, _) => out.push(byte),
-                (true, false) => out.extend_from_slice(self.known.mask.as_bytes()),
-                (true, true) => {}
-            }
-            self.in_mask = marked;
-        }
+        let marked = self.held.drain(..n).zip(self.marks.drain(..n));
+        self.in_mask = self.known.masked(marked, self.in_mask, out);
     }
 }
 

@@ -110,7 +110,8 @@ pub(super) fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<E
         };
         output.complain(&inspect_in(&component, surroundings).to_string());
         ask::buckets(&component.manifest, &config, &mut known, &output)?;
-        ask::clusters(&component.manifest, &config, &mut known, &output)?;
+        let settings = ask::Settings::of(&config, label);
+        ask::clusters(&component.manifest, &config, &settings, &mut known, &output)?;
     }
     let search = environment::process("PATH").and_then(|path| path.into_string().ok()).unwrap_or_default();
     let mut grants = propose::grants(&component.manifest, &known, &search)?;

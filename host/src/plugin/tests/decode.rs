@@ -32,6 +32,25 @@ fn check_refused(bytes: &[u8], kind: Kind, words: &[&str]) {
     }
 }
 
+/// Whatever was checked before: what is not granted is not there to be called.
+#[test]
+fn the_linker_holds_the_granted_interfaces_and_no_other() {
+    let (component, cache) = (Component::decode(rogue()).unwrap(), Cache::none());
+    let engine = &cache.engine().unwrap();
+    let compiled = cache.component(engine, &component.sha256, rogue()).unwrap();
+    let linked = |grants: &Grants| {
+        let linker = crate::plugin::linker::for_plugin(engine, &component, grants).unwrap();
+        linker.instantiate_pre(&compiled).map(drop).map_err(|error| format!("{error:#}"))
+    };
+    assert_eq!(linked(&all_grants()), Ok(()));
+    let without_exec = Grants { exec: Default::default(), ..all_grants() };
+    let without_storage = Grants { artifacts: None, buckets: Default::default(), ..all_grants() };
+    for (grants, interface) in [(without_exec, "exec"), (without_storage, "storage")] {
+        let error = linked(&grants).unwrap_err();
+        assert!(error.contains(&format!("strongroom:plugin/{interface}@")), "{error}");
+    }
+}
+
 fn importing(name: &str) -> Vec<u8> {
     let mut component = Encoded::new();
     let mut types = ComponentTypeSection::new();

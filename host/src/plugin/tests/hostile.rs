@@ -4,6 +4,7 @@ use super::{Bench, in_full};
 use crate::error::Kind;
 use crate::plugin::context::Level;
 use crate::plugin::guard::lock;
+use crate::plugin::verb::BackupRequest;
 use crate::policy::Verb;
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,40 @@ async fn handles_and_streams_are_bounded() {
     check_ends(&bench, "flood-pipes", Kind::Limit, &["\"open_streams\"", "open_streams = 20"]).await;
     let bench = Bench::with(|b| b.limits.handles = 100);
     check_ends(&bench, "flood-handles", Kind::Limit, &["\"handles\"", "handles = 200"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handle_of_another_run_is_none_while_that_run_goes_on_with_it() {
+    let (holder, other) = (Bench::new(), Bench::new());
+    let attack = async {
+        let number = loop {
+            let said =
+                lock(&holder.notes.lines).iter().find_map(|(_, line)| line.strip_prefix("handle ")?.parse().ok());
+            match said {
+                Some(number) => break number,
+                None => holder.notes.said.notified().await,
+            }
+        };
+        let deed = format!("use-handle-{}", u32::to_string(&number));
+        check_ends(&other, &deed, Kind::Failed, &["stopped in \"backup\"", "handle index"]).await;
+        lock(&holder.drawer.0).insert("go".to_owned(), Vec::new());
+    };
+    let ((answer, _), ()) = tokio::join!(holder.backup("hold-a-handle"), attack);
+    answer.expect("whose handle it is");
+    assert_eq!(holder.shelf.bytes("mine").as_deref(), Some(&b"mine"[..]));
+    assert!(other.shelf.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_remembers_is_gone_in_the_next_one_of_the_same_plugin() {
+    let bench = Bench::new();
+    let plugin = bench.load().await;
+    for _ in 0..3 {
+        let instance = plugin.start(bench.context("handle-in-a-static")).await.unwrap();
+        let request = BackupRequest { settings: serde_json::json!({ "do": "handle-in-a-static" }), previous: None };
+        let report = instance.backup(request).await.unwrap();
+        assert_eq!(report.facts, [("static".to_owned(), "empty".to_owned())]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use super::{Bench, in_full};
 use crate::error::{Error, Kind, Result};
 use crate::plugin::guard::lock;
 use crate::plugin::verb::BackupRequest;
-use crate::plugin::{Ended, HandleUse, Observer, Stop};
+use crate::plugin::{Ended, HandleUse, Noted, Observer, Stop};
 use crate::policy::{Call, Decision};
 use async_trait::async_trait;
 use serde_json::json;
@@ -38,16 +38,19 @@ impl Told {
 
 #[async_trait]
 impl Observer for Told {
-    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<u64> {
+    async fn decided(&self, function: &'static str, call: &Call<'_>, decision: &Decision) -> Result<Noted> {
         self.check(function)?;
         let word = if decision.allowed { "allowed" } else { "denied" };
         let line = self.say(format!("{word} {function}"));
-        Ok(if call.acts() && decision.allowed { line } else { 0 })
+        Ok(Noted { line: if call.acts() && decision.allowed { line } else { 0 }, nth: 0 })
     }
 
     fn ended(&self, ended: &Ended<'_>) -> Result<()> {
         let outcome = ended.error.map_or("ok".to_owned(), |error| format!("{:?}", error.kind()));
-        self.say(format!("ended {} of line {} with {} bytes: {outcome}", ended.function, ended.line, ended.bytes));
+        self.say(format!(
+            "ended {} of line {} with {} bytes: {outcome}",
+            ended.function, ended.noted.line, ended.bytes
+        ));
         Ok(())
     }
 

@@ -5,10 +5,10 @@ use crate::id::ArtifactName;
 use crate::plugin::context::{ArchiveReader, ArchiveWriter, Artifacts, Entry, PutOptions, Transfer};
 use crate::progress::Progress;
 use crate::record::{ArtifactRecord, BackupRecord};
-use crate::run::Job;
+use crate::run::{Job, LateIdentity};
 use crate::store::{Store, StoreSegments};
 use crate::stream::archive::{self, IndexedArchive, RandomAccess};
-use crate::stream::{ArtifactReader, Budget, ByteSource, Identity, Origin, Source, SourceInfo, open_artifact};
+use crate::stream::{ArtifactReader, Budget, ByteSource, Origin, Source, SourceInfo, open_artifact};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{BTreeSet, VecDeque};
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub struct StoredArtifacts {
     record: Arc<BackupRecord>,
     store: Arc<dyn Store>,
-    identity: Option<Arc<Identity>>,
+    identity: Option<Arc<LateIdentity>>,
     budget: Arc<Budget>,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
@@ -68,12 +68,13 @@ impl StoredArtifacts {
             .ok_or_else(|| Error::not_found(format!("backup {} has no artifact \"{name}\"", self.record.id)))
     }
 
-    /// Whether the identity opens the backup, before a plugin is started: `Denied` if not. Damage is
-    /// found, and named, where the artifacts are read.
+    /// Whether the identity opens the backup, before a plugin is started: `Denied` if not, `Invalid` if it
+    /// cannot be had. Damage is found, and named, where the artifacts are read.
     pub async fn check_identity(&self) -> Result<()> {
         let Some(first) = self.record.artifacts.iter().find(|artifact| artifact.encrypted) else {
             return Ok(());
         };
+        self.identity.as_ref().map(|late| late.get()).transpose()?;
         match self.open(first).await {
             Err(error) if error.kind() == Kind::Denied => {
                 Err(error.while_doing(format!("backup {} cannot be opened with this identity", self.record.id)))
@@ -92,7 +93,9 @@ impl StoredArtifacts {
             artifact.encrypted,
         )?;
         let cancel = self.cancel.child_token();
-        open_artifact(artifact, Arc::new(segments), self.identity.as_deref(), &self.budget, cancel).await
+        let late = self.identity.as_ref().filter(|_| artifact.encrypted);
+        let identity = late.map(|late| late.get()).transpose()?;
+        open_artifact(artifact, Arc::new(segments), identity.as_deref(), &self.budget, cancel).await
     }
 
     /// Reads one artifact to its proven end and throws the bytes away.

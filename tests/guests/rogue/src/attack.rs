@@ -8,6 +8,7 @@ use crate::strongroom::plugin::run;
 use crate::strongroom::plugin::storage::{self, Existing};
 use crate::strongroom::plugin::types::{Error, Outcome, Step};
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Does what is named; `None` when it is not one of these.
 pub fn act(deed: &str) -> Option<Result<Facts, Error>> {
@@ -19,6 +20,8 @@ pub fn act(deed: &str) -> Option<Result<Facts, Error>> {
         "spin-beside-a-process" => spin_beside_a_process(),
         "huge-argument" => huge_argument(),
         "use-a-handle-twice" => use_a_handle_twice(),
+        "hold-a-handle" => hold_a_handle(),
+        "handle-in-a-static" => handle_in_a_static(),
         "look-alike-labels" => refused("label", LABELS, |label| {
             storage::open_bucket(label)?.objects("", None).map(drop)?;
             Ok(())
@@ -48,7 +51,8 @@ pub fn act(deed: &str) -> Option<Result<Facts, Error>> {
         "open-unseen-entry" => storage::open_archive("many")
             .and_then(|archive| archive.open("dir/7"))
             .and_then(|(_, source)| source.read(100).map(|_| vec![])),
-        _ => return None,
+        // A number that somebody who is in another run has told.
+        told => use_handle(told.strip_prefix("use-handle-")?.parse().ok()?),
     })
 }
 
@@ -188,14 +192,54 @@ fn huge_argument() -> Result<Facts, Error> {
     Err(Error::Failed("only a component has this memory".to_owned()))
 }
 
-#[expect(unsafe_code, reason = "what no bindings would let it do is what it is for")]
 fn use_a_handle_twice() -> Result<Facts, Error> {
     let (_sink, source) = bytes::pipe()?;
     let number = source.handle();
     drop(source);
-    // SAFETY: a handle is a number that the host checks; one that is gone ends this guest, which is tried.
-    let again = unsafe { Source::from_handle(number) };
-    again.read(1).map(|bytes| fact("read", bytes.len()))
+    use_handle(number)
+}
+
+/// Reads what a number stands for that this run was not given, or not any more.
+#[expect(unsafe_code, reason = "what no bindings would let it do is what it is for")]
+fn use_handle(number: u32) -> Result<Facts, Error> {
+    // SAFETY: a handle is a number that the host checks; one that is not there ends this guest, which is tried.
+    let source = unsafe { Source::from_handle(number) };
+    source.read(1).map(|bytes| fact("read", bytes.len()))
+}
+
+/// Has a handle, says its number, and uses it when it is told to: by an object in a bucket.
+fn hold_a_handle() -> Result<Facts, Error> {
+    let (sink, source) = bytes::pipe()?;
+    run::log(run::Level::Info, &format!("handle {}", source.handle()), &[]);
+    let bucket = storage::open_bucket("data")?;
+    while bucket.objects("go", None)?.objects.is_empty() {
+        run::sleep_ms(5);
+    }
+    let transfer = storage::put("mine", source, &PLAIN)?;
+    sink.write(b"mine")?;
+    bytes::finish(sink)?;
+    stored(&transfer)
+}
+
+/// The number of a handle that an earlier run had, as the record of its backup tells it; without one it has
+/// a handle and tells its number.
+pub fn handle_of_the_last_run(kept: Option<u32>) -> Result<Facts, Error> {
+    if let Some(number) = kept {
+        return use_handle(number);
+    }
+    let (_sink, source) = bytes::pipe()?;
+    harmless()?;
+    Ok(fact("handle", source.handle()))
+}
+
+/// A handle that is remembered where a program would keep it from one call to the next.
+fn handle_in_a_static() -> Result<Facts, Error> {
+    static KEPT: AtomicU32 = AtomicU32::new(0);
+    let (_sink, source) = bytes::pipe()?;
+    match KEPT.swap(source.handle(), Ordering::Relaxed) {
+        0 => harmless().map(|_| fact("static", "empty")),
+        number => use_handle(number),
+    }
 }
 
 /// Slots that the command does not have, and many of them.

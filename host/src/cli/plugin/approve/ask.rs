@@ -1,11 +1,12 @@
-//! The questions of `plugin approve`: every bucket, every slot, every command in full. No answer is yes.
+//! The questions of `plugin approve`: every bucket, cluster and namespace, every slot, every command in
+//! full. No answer is yes, and each question takes less than what was asked for.
 
 use super::super::super::ask::answer;
 pub(super) use super::super::super::ask::yes;
 use super::super::super::output::Output;
 use super::super::super::{propose, vendor};
 use crate::config::Config;
-use crate::config::edit::{RawExec, RawGrants};
+use crate::config::edit::{RawExec, RawGrants, RawKube, RawMetrics, RawScratch};
 use crate::error::{Error, Result};
 use crate::id::Label;
 use crate::plugin::inspect::admits;
@@ -54,10 +55,14 @@ pub(super) fn buckets(
     places("bucket", &asked, &configured, &mut known.buckets, output)
 }
 
+/// Settings of a job that name namespaces, by the custom of plugins for clusters: what they say is offered.
+const NAMESPACES: [&str; 2] = ["namespaces", "namespace"];
+
 /// Asks which clusters are meant, and which namespaces of each: there is no default.
 pub(super) fn clusters(
     manifest: &PluginManifest,
     config: &Config,
+    settings: &Settings,
     known: &mut propose::Known,
     output: &Output,
 ) -> Result<()> {
@@ -66,18 +71,24 @@ pub(super) fn clusters(
     places("cluster", &asked, &configured, &mut known.clusters, output)?;
     let labels: BTreeSet<String> = known.clusters.values().flatten().cloned().collect();
     for label in labels {
-        let given: Vec<String> = known.namespaces.get(&label).into_iter().flatten().cloned().collect();
+        let mut given: Vec<String> = known.namespaces.get(&label).into_iter().flatten().cloned().collect();
+        if given.is_empty() {
+            let named = NAMESPACES.iter().filter_map(|setting| settings.0.get(*setting));
+            given = named.flatten().cloned().collect();
+        }
         output.complain(&format!("\nwhich namespaces of cluster \"{}\"?", vendor::line(&label, 64)));
         let question = if given.is_empty() {
             "names, where * stands for any characters; * alone for all and what lies in none; or nothing for none:"
                 .to_owned()
         } else {
-            format!("y for {}, other names, or nothing for none:", given.join(", "))
+            let shown: Vec<_> = given.iter().map(|name| speech::whole(name)).collect();
+            format!("y for {}, other names, or nothing for none:", shown.join(", "))
         };
         let answer = answer(&question)?;
-        let chosen: BTreeSet<String> = match answer.as_str() {
-            "y" | "Y" | "yes" => given.into_iter().collect(),
-            other => other.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        let chosen: BTreeSet<String> = match Answer::of(&answer) {
+            Answer::Yes => given.into_iter().collect(),
+            Answer::No => BTreeSet::new(),
+            Answer::Other(names) => names.into_iter().collect(),
         };
         if chosen.is_empty() {
             known.clusters.values_mut().for_each(|labels| labels.retain(|one| *one != label));
@@ -108,9 +119,10 @@ fn places(
             format!("y for {}, other label(s), or nothing for none:", offered.join(", "))
         };
         let answer = answer(&question)?;
-        let chosen: BTreeSet<String> = match answer.as_str() {
-            "y" | "Y" | "yes" => offered.into_iter().collect(),
-            other => other.split([',', ' ']).filter(|label| !label.is_empty()).map(str::to_owned).collect(),
+        let chosen: BTreeSet<String> = match Answer::of(&answer) {
+            Answer::Yes => offered.into_iter().collect(),
+            Answer::No => BTreeSet::new(),
+            Answer::Other(labels) => labels.into_iter().collect(),
         };
         for label in &chosen {
             if !configured.contains(label.as_str()) {
@@ -174,19 +186,14 @@ pub(super) fn grants(
         }
     }
     without.iter().for_each(|label| drop(grants.bucket.remove(label)));
-    without.clear();
-    for (label, several) in &grants.kube {
-        for grant in several {
-            output.complain(&format!("\ncluster \"{label}\"\n{}", propose::toml(grant)?));
-            if grant.as_grant().is_administrator() {
-                output.complain("  whoever holds this is the cluster's administrator");
+    for (label, several) in std::mem::take(&mut grants.kube) {
+        for asked in several {
+            output.complain(&format!("\ncluster \"{label}\"\n{}", propose::toml(&asked)?));
+            if let Some(granted) = ask_cluster(asked, output)? {
+                grants.kube.entry(label.clone()).or_default().push(granted);
             }
         }
-        if !yes("grant it?")? {
-            without.push(label.clone());
-        }
     }
-    without.iter().for_each(|label| drop(grants.kube.remove(label)));
     if let Some(artifacts) = &grants.artifacts {
         if !artifacts.inspect.is_empty() {
             output
@@ -199,24 +206,94 @@ pub(super) fn grants(
     if let (Some(scratch), Some(request)) = (&grants.scratch, &manifest.request.scratch) {
         output.complain(&format!("\nscratch directory\n{}", propose::toml(scratch)?));
         output.complain(&format!("  why, says the vendor: {}", vendor::line(&request.reason, vendor::MAX_BYTES)));
-        if !yes("a private directory of that size, removed when the run ends: grant it?")? {
-            grants.scratch = None;
-        }
+        grants.scratch = ask_scratch(scratch.clone(), output)?;
     }
-    if let Some(metrics) = &mut grants.metrics {
+    if let Some(metrics) = &grants.metrics {
         let reason = manifest.request.metrics.as_ref().map(|request| request.reason.as_str()).unwrap_or_default();
         output.complain(&format!("\nmetrics\n{}", propose::toml(metrics)?));
         output.complain(&format!("  why, says the vendor: {}", vendor::line(reason, vendor::MAX_BYTES)));
-        if !metrics.query.is_empty() {
-            output.complain(
-                "  it would see those metrics of everybody: write labels = { … } into the grant to narrow it",
-            );
-        }
-        if !yes("grant it?")? {
-            grants.metrics = None;
-        }
+        grants.metrics = ask_metrics(metrics.clone(), output)?;
     }
     Ok(grants)
+}
+
+/// What was answered to a question that offers something.
+enum Answer {
+    /// What is offered.
+    Yes,
+    /// Nothing of it.
+    No,
+    /// These words instead, at least one.
+    Other(Vec<String>),
+}
+
+impl Answer {
+    fn of(answer: &str) -> Self {
+        let words = answer.split([',', ' ']).filter(|word| !word.is_empty());
+        match answer {
+            "" | "n" | "N" | "no" => Answer::No,
+            "y" | "Y" | "yes" => Answer::Yes,
+            _ => Answer::Other(words.map(str::to_owned).collect()),
+        }
+    }
+}
+
+/// One grant of a cluster as it is, for other kinds of objects, or not at all.
+fn ask_cluster(mut grant: RawKube, output: &Output) -> Result<Option<RawKube>> {
+    loop {
+        if grant.as_grant().is_administrator() {
+            output.complain("  whoever holds this is the cluster's administrator");
+        }
+        match Answer::of(&answer("grant it? y, other kinds than these, or nothing to refuse:")?) {
+            Answer::No => return Ok(None),
+            Answer::Yes => return Ok(Some(grant)),
+            Answer::Other(kinds) => {
+                let other = RawKube { kinds: kinds.into_iter().collect(), ..grant.clone() };
+                let mistakes = other.as_grant().check();
+                mistakes.iter().for_each(|mistake| output.complain(&format!("  {}", speech::whole(&mistake.message))));
+                if mistakes.is_empty() {
+                    output.complain(&propose::toml(&other)?);
+                    grant = other;
+                }
+            }
+        }
+    }
+}
+
+/// A scratch directory of the size that is asked for, of another one, or none.
+fn ask_scratch(scratch: RawScratch, output: &Output) -> Result<Option<RawScratch>> {
+    let question =
+        format!("a private directory, removed when the run ends: y for {}, another size, or nothing:", scratch.bytes);
+    loop {
+        match answer(&question)?.as_str() {
+            "" | "n" | "N" | "no" => return Ok(None),
+            "y" | "Y" | "yes" => return Ok(Some(scratch)),
+            size => match crate::unit::parse_bytes(size) {
+                Ok(_) => return Ok(Some(RawScratch { bytes: size.to_owned(), ..scratch })),
+                Err(error) => output.complain(&format!("  {error}")),
+            },
+        }
+    }
+}
+
+/// Metrics as they are asked for, with fewer names to query, or none.
+fn ask_metrics(mut metrics: RawMetrics, output: &Output) -> Result<Option<RawMetrics>> {
+    if !metrics.query.is_empty() {
+        output.complain("  it would see those metrics of everybody: write labels = { … } into the grant to narrow it");
+        let names: Vec<&str> = metrics.query.iter().map(String::as_str).collect();
+        let question = format!("which may it ask for? y for {}, some of them, or nothing for none:", names.join(", "));
+        match Answer::of(&answer(&question)?) {
+            Answer::Yes => {}
+            Answer::No => metrics.query.clear(),
+            Answer::Other(names) => metrics.query.retain(|name| names.contains(name)),
+        }
+        if metrics.query.is_empty() && metrics.prefix.is_none() {
+            output.complain("  not granted: nothing is left of it");
+            return Ok(None);
+        }
+        output.complain(&propose::toml(&metrics)?);
+    }
+    Ok(yes("grant it?")?.then_some(metrics))
 }
 
 /// What may fill a slot, or that nothing may.
