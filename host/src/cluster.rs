@@ -5,6 +5,7 @@
 //! Trying again happens in `request`, and nowhere else.
 
 mod access;
+mod ahead;
 mod certificate;
 mod connect;
 mod discovery;
@@ -21,6 +22,7 @@ mod wait;
 mod write;
 
 pub use access::Question;
+pub use ahead::Ahead;
 pub use discovery::{Discovery, Kind};
 pub use list::{Admit, Listed, Listing, Page, Scope, Selection, Shown};
 pub use object::{Labels, MAX_OBJECT_BYTES, Moved, Object, is_secret, labels_in};

@@ -457,6 +457,28 @@ fn what_one_manager_applied_comes_back_in_one_request_and_never_over_one_that_is
 }
 
 #[test]
+fn of_many_the_first_to_answer_is_named_and_nothing_is_waited_for_in_vain() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("first").unwrap();
+    let front = Front::start(cluster, |request, _| {
+        // A list that is never answered beside one that is.
+        if request.contains("fieldSelector") { Act::Silent } else { Act::Pass }
+    });
+    let rig = Rig::behind(&front, &reads(&["*"], ""));
+    let wait = |clusters: u32, lists: &Value| json!({"do": "first-ready", "clusters": clusters, "kind": MAPS, "namespace": namespace, "fields": lists});
+    let answers = rig.backup(&[
+        wait(0, &json!([])),
+        wait(1001, &json!([])),
+        wait(2, &json!([])),
+        wait(0, &json!(["metadata.name=x", "", "metadata.name=y"])),
+    ]);
+    check_case(&answers[0], "invalid", &["nothing to wait for"]);
+    check_case(&answers[1], "invalid", &["too many clusters and lists"]);
+    assert!(answers[2] == json!(["cluster", 0]) || answers[2] == json!(["cluster", 1]), "{}", answers[2]);
+    assert_eq!(answers[3], json!(["listing", 1]));
+}
+
+#[test]
 fn status_conditions_access_and_logs() {
     let cluster = cluster();
     let namespace = cluster.namespace("look").unwrap();

@@ -1,6 +1,9 @@
 //! The plugin `kubernetes` from end to end: real clusters with their controllers running, the real
 //! binary, objects of fifty kinds.
 
+#[path = "kubernetes/parallel.rs"]
+mod parallel;
+
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
