@@ -22,7 +22,7 @@ pub(super) const BLOTTED: &str = "cmVkYWN0ZWQgYnkgc3Ryb25ncm9vbQ==";
 const BLOTTED_TEXT: &str = "redacted by strongroom";
 
 /// Where `kubectl apply` keeps a copy of the whole object, a Secret's values in it.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What only the server that an object came from could know, in its metadata.
 const OF_ITS_SERVER: [&str; 7] = [
@@ -99,6 +99,11 @@ impl Object {
 
     pub(super) fn metadata(&self, key: &str) -> Option<&Value> {
         self.body.get("metadata")?.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether it has this annotation.
+    pub(super) fn is_annotated(&self, name: &str) -> bool {
+        self.metadata("annotations").is_some_and(|annotations| annotations.get(name).is_some())
     }
 
     pub(super) fn metadata_mut(&mut self) -> Option<&mut Map<String, Value>> {

@@ -2,7 +2,7 @@
 //! change is told from none.
 
 use super::failure::Doing;
-use super::object::Object;
+use super::object::{LAST_APPLIED, Object};
 use super::owner::{self, MANAGER, Managers};
 use super::request::{Ask, JSON};
 use super::{Cluster, Kind, Labels, failure, path};
@@ -134,7 +134,8 @@ impl Cluster {
             Managers::Ours | Managers::Applied(..) | Managers::Several(_) => MANAGER,
         };
         let applied = match &managers {
-            Managers::Applied(name, _) if !options.dry_run => {
+            // The server would write what is applied into this annotation.
+            Managers::Applied(name, _) if !options.dry_run && !object.is_annotated(LAST_APPLIED) => {
                 Box::pin(self.create_applied(kind, &mut object, name, &doing)).await?
             }
             _ => None,
