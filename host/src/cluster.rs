@@ -5,6 +5,7 @@
 //! Trying again happens in `request`, and nowhere else.
 
 mod access;
+mod ahead;
 mod blot;
 mod certificate;
 mod connect;
@@ -24,6 +25,7 @@ mod wait;
 mod write;
 
 pub use access::Question;
+pub use ahead::Ahead;
 pub use blot::{Marks, PURPOSE_MARKS, Values};
 pub use discovery::{Discovery, Kind};
 pub use list::{Admit, Listed, Listing, Page, Scope, Selection, Shown};

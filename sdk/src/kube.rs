@@ -136,7 +136,7 @@ impl List<'_> {
         self
     }
 
-    /// Asks for it.
+    /// Asks for its first page, and waits for nothing.
     pub fn start(self) -> Result<Listing> {
         let what = format!("list {} in cluster \"{}\"", self.selection.kind.kind, self.cluster.label);
         let inner = self.cluster.inner.objects(&self.selection).map_err(|error| Error::from(error).context(&what))?;
@@ -302,6 +302,28 @@ pub fn open(label: impl Into<String>) -> Result<Cluster> {
     let inner =
         wit::open(&label).map_err(|error| Error::from(error).context(format_args!("open cluster \"{label}\"")))?;
     Ok(Cluster { label, inner })
+}
+
+/// What has its answer, by its place in the list that it was given in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ready {
+    /// [`Cluster::kinds`] answers at once.
+    Cluster(usize),
+    /// [`Listing::next_page`] answers at once.
+    Listing(usize),
+}
+
+/// Waits for whichever has its answer first, be it an error, so that nothing that is slow holds up the rest.
+/// All of them are asked at the same time.
+pub fn first_ready(clusters: &[&Cluster], listings: &[&Listing]) -> Result<Ready> {
+    let clusters: Vec<&wit::Cluster> = clusters.iter().map(|cluster| &cluster.inner).collect();
+    let listings: Vec<&wit::Listing> = listings.iter().map(|listing| &listing.inner).collect();
+    let place = |place: u32| usize::try_from(place).unwrap_or(usize::MAX);
+    match wit::first_ready(&clusters, &listings) {
+        Ok(wit::Ready::Cluster(at)) => Ok(Ready::Cluster(place(at))),
+        Ok(wit::Ready::Listing(at)) => Ok(Ready::Listing(place(at))),
+        Err(error) => Err(Error::from(error).context("wait for clusters")),
+    }
 }
 
 impl Cluster {

@@ -11,6 +11,7 @@ mod mark;
 use serde_json::{Value, json};
 use std::time::Duration;
 use strongroom_tests::kube::Cluster;
+use strongroom_tests::kube::front::{Act, Front};
 use strongroom_tests::kube::rig::{Rig, grant, reads};
 use strongroom_tests::relay::{private, sha256};
 use strongroom_tests::{plugin, wait_until};
@@ -420,6 +421,65 @@ fn recorded_managers_are_the_owners_again() {
     run(&["delete", "configmap", "one", "several", "-n", &namespace]);
     assert_eq!(rig.change(json!({"do": "apply-unseen", "archive": "maps", "mode": "create"})), "applied");
     assert_eq!([managers("one"), managers("several")], before);
+}
+
+#[test]
+fn what_one_manager_applied_comes_back_in_one_request_and_never_over_one_that_is_there() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("applied").unwrap();
+    cluster.apply(&config_map(&namespace, "applied", "1")).unwrap();
+    // The server fills in what the manager did not write, and which is not the manager's.
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "filled", "namespace": namespace},
+        "spec": {"clusterIP": "None", "ports": [{"port": 80}]}});
+    cluster.apply(&service).unwrap();
+    let managers = |kind: &str, name: &str| {
+        let object = cluster.get(&[kind, name, "-n", &namespace, "--show-managed-fields"]).unwrap();
+        let entry = |entry: &Value| json!([entry["manager"], entry["operation"], entry["fieldsV1"]]);
+        object["metadata"]["managedFields"].as_array().unwrap().iter().map(entry).collect::<Vec<_>>()
+    };
+    let before = [managers("configmap", "applied"), managers("service", "filled")];
+    assert_eq!(before[0].len(), 1);
+    let front = Front::start(cluster, |_, _| Act::Pass);
+    let rig = Rig::behind(&front, &(reads(&["*"], "") + &grant(&["apply", "delete"], &["*"], "")));
+    let list = |kind: &str, name: &str, archive: &str| json!({"do": "list", "kind": kind, "namespace": namespace, "fields": format!("metadata.name={name}"), "archive": archive});
+    rig.backup(&[list(MAPS, "applied", "maps"), list("/v1/services/Service", "filled", "services")]);
+    let create = |archive: &str| rig.change(json!({"do": "apply-unseen", "archive": archive, "mode": "create"}));
+    cluster.kubectl(["patch", "configmap", "applied", "-n", &namespace, "-p", r#"{"data":{"k":"theirs"}}"#]).unwrap();
+    check_case(&create("maps"), "conflict", &["already exists"]);
+    assert_eq!(cluster.get(&["configmap", "applied", "-n", &namespace]).unwrap()["data"]["k"], "theirs");
+
+    cluster.kubectl(["delete", "-n", &namespace, "configmap/applied", "service/filled"]).unwrap();
+    let path = format!("/api/v1/namespaces/{namespace}");
+    let n_writes = |kind: &str| {
+        let n = |method: &str| front.n_requests(&format!("{method} {path}/{kind}"));
+        (n("PATCH"), n("POST"))
+    };
+    assert_eq!(n_writes("configmaps"), (1, 0), "the one that was there");
+    assert_eq!((create("maps"), create("services")), (json!("applied"), json!("applied")));
+    assert_eq!((n_writes("configmaps"), n_writes("services")), ((2, 0), (2, 0)));
+    assert_eq!([managers("configmap", "applied"), managers("service", "filled")], before);
+}
+
+#[test]
+fn of_many_the_first_to_answer_is_named_and_nothing_is_waited_for_in_vain() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("first").unwrap();
+    let front = Front::start(cluster, |request, _| {
+        // A list that is never answered beside one that is.
+        if request.contains("fieldSelector") { Act::Silent } else { Act::Pass }
+    });
+    let rig = Rig::behind(&front, &reads(&["*"], ""));
+    let wait = |clusters: u32, lists: &Value| json!({"do": "first-ready", "clusters": clusters, "kind": MAPS, "namespace": namespace, "fields": lists});
+    let answers = rig.backup(&[
+        wait(0, &json!([])),
+        wait(1001, &json!([])),
+        wait(2, &json!([])),
+        wait(0, &json!(["metadata.name=x", "", "metadata.name=y"])),
+    ]);
+    check_case(&answers[0], "invalid", &["nothing to wait for"]);
+    check_case(&answers[1], "invalid", &["too many clusters and lists"]);
+    assert!(answers[2] == json!(["cluster", 0]) || answers[2] == json!(["cluster", 1]), "{}", answers[2]);
+    assert_eq!(answers[3], json!(["listing", 1]));
 }
 
 #[test]

@@ -5,6 +5,8 @@
 mod gitops;
 #[path = "kubernetes/moving.rs"]
 mod moving;
+#[path = "kubernetes/parallel.rs"]
+mod parallel;
 #[path = "kubernetes/refused.rs"]
 mod refused;
 

@@ -6,6 +6,7 @@
 //! consumer and S3 sink.
 
 pub mod check;
+pub mod cluster;
 pub mod contender;
 pub mod host;
 pub mod input;
@@ -35,7 +36,7 @@ use std::time::Instant;
 use table::Table;
 
 /// What is built before anything is measured.
-const BINARIES: [&str; 3] = ["strongroom", "xtask", "zstd-alone"];
+const BINARIES: [&str; 4] = ["strongroom", "xtask", "kube-alone", "zstd-alone"];
 
 /// `cargo xtask bench`. Returns whether it succeeded: a goal that is not met is no failure, a ratio that became
 /// worse is one with `--check`.
@@ -52,7 +53,13 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
     let peers = Peers::locate()?;
     let host = Host::prepare(workspace, &scratch, peers.keygen())?;
     let about = about(&host, &peers, &options)?;
-    let arena = Arena { scratch, peers, host, zstd_alone: workspace.release("zstd-alone") };
+    let arena = Arena {
+        scratch,
+        peers,
+        host,
+        zstd_alone: workspace.release("zstd-alone"),
+        kube_alone: workspace.release("kube-alone"),
+    };
     let mut bench = Bench::new(arena, options);
     (bench.table.about, bench.table.bytes) = (about, bench.options.bytes);
     bench.run()?;

@@ -136,6 +136,14 @@ impl Status {
         causes.peek().is_some() && causes.all(|cause| cause.message.starts_with(&own))
     }
 
+    /// Whether a conflict is one with an object of this name that is there: over its version, or its fields.
+    pub(super) fn is_about_one_that_exists(&self, kind: &super::Kind, name: &str) -> bool {
+        let group = if kind.group.is_empty() { String::new() } else { format!(".{}", kind.group) };
+        let begin =
+            format!("Operation cannot be fulfilled on {}{group} \"{name}\": the object has been modified", kind.plural);
+        self.message.starts_with(&begin) || self.conflicts().is_some()
+    }
+
     /// What the server said, or of a Secret only what cannot quote it.
     fn said(&self, is_secret: bool) -> String {
         if let Some(conflicts) = self.conflicts() {
@@ -204,6 +212,11 @@ pub(super) fn refused(cluster: &Cluster, doing: &Doing, answer: &Answer) -> Erro
         StatusCode::GATEWAY_TIMEOUT => with(Kind::TimedOut),
         _ => with(Kind::Failed),
     }
+}
+
+/// An object that is there already, in the words of a server that was asked to create it.
+pub(super) fn exists(cluster: &Cluster, doing: &Doing) -> Error {
+    Error::new(Kind::Conflict, format!("{cluster}: could not {doing}: it already exists")).fact("status", "409")
 }
 
 /// No answer came.

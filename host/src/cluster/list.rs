@@ -1,8 +1,9 @@
 //! Lists in pages: of any length, in flat memory, through expired tokens, with nothing handed out twice.
 //!
-//! The next page is on its way while this one is looked at. Memory: two pages, each of at most
-//! [`MAX_PAGE_BYTES`] and mostly of [`GOOD_PAGE_BYTES`].
+//! The first page is asked for when a list is made, and the next one is on its way while this one is looked
+//! at. Memory: two pages, each of at most [`MAX_PAGE_BYTES`] and mostly of [`GOOD_PAGE_BYTES`].
 
+use super::ahead::Ahead;
 use super::blot::{Marks, blotted};
 use super::failure::{self, Doing, Status};
 use super::object::{Labels, labels_of};
@@ -14,7 +15,7 @@ use http::StatusCode;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// Objects of a page at most: what kubectl asks for, and what the contract promises.
 const PAGE_OBJECTS: u32 = 500;
@@ -94,7 +95,7 @@ pub struct Listing {
     selection: Arc<Selection>,
     /// Where the next page begins; none at the end.
     at: Option<Cursor>,
-    ahead: Option<JoinHandle<(Cursor, Result<Fetched>)>>,
+    ahead: Option<Ahead<(Cursor, Result<Fetched>)>>,
 }
 
 #[derive(Clone, Debug)]
@@ -155,19 +156,22 @@ impl Page {
 }
 
 impl Listing {
-    /// A list; nothing is asked yet.
+    /// A list, whose first page is asked for. Call it on the async runtime.
     pub fn new(cluster: Arc<Cluster>, selection: Selection) -> Self {
-        let at = Cursor {
-            scopes: selection.scopes.iter().cloned().collect(),
-            token: None,
-            last: String::new(),
-            behind: None,
-            limit: PAGE_OBJECTS,
-            is_sorted: true,
-            restarts: 0,
-        };
-        let at = (!at.scopes.is_empty()).then_some(at);
-        Self { cluster, selection: Arc::new(selection), at, ahead: None }
+        let at = Cursor::begin(&selection);
+        let mut listing = Self { cluster, selection: Arc::new(selection), at, ahead: None };
+        listing.ask();
+        listing
+    }
+
+    /// Asks for the next page, if it is not asked for yet. What it returns is cancelled when the page, the end
+    /// or an error is there; `None` behind the end.
+    pub fn ask(&mut self) -> Option<CancellationToken> {
+        if let Some(cursor) = self.at.take() {
+            let (cluster, selection) = (self.cluster.clone(), self.selection.clone());
+            self.ahead = Some(Ahead::start(async move { fetch(&cluster, &selection, cursor).await }));
+        }
+        self.ahead.as_ref().map(Ahead::is_there)
     }
 
     /// The next page with at least one object; none at the end.
@@ -176,13 +180,9 @@ impl Listing {
     /// other it goes on with the next namespace that was to be listed.
     pub async fn next_page(&mut self) -> Result<Option<Page>> {
         loop {
-            let (cursor, fetched) = match (self.ahead.take(), self.at.take()) {
-                (Some(ahead), _) => ahead.await.map_err(|error| {
-                    Error::failed(format!("the host failed while it listed objects of {}", self.cluster)).because(error)
-                })?,
-                (None, Some(cursor)) => Box::pin(fetch(&self.cluster, &self.selection, cursor)).await,
-                (None, None) => return Ok(None),
-            };
+            self.ask();
+            let Some(ahead) = self.ahead.take() else { return Ok(None) };
+            let (cursor, fetched) = ahead.answer().await?;
             let Fetched { page, next } = match fetched {
                 Ok(fetched) => fetched,
                 Err(error) => {
@@ -190,10 +190,8 @@ impl Listing {
                     return Err(error);
                 }
             };
-            if let Some(next) = next {
-                let (cluster, selection) = (self.cluster.clone(), self.selection.clone());
-                self.ahead = Some(tokio::spawn(async move { fetch(&cluster, &selection, next).await }));
-            }
+            self.at = next;
+            self.ask();
             if !page.is_empty() {
                 return Ok(Some(page));
             }
@@ -201,15 +199,21 @@ impl Listing {
     }
 }
 
-impl Drop for Listing {
-    fn drop(&mut self) {
-        if let Some(ahead) = self.ahead.take() {
-            ahead.abort();
-        }
-    }
-}
-
 impl Cursor {
+    /// Before the first page; none where there is no place to list.
+    fn begin(selection: &Selection) -> Option<Self> {
+        let at = Self {
+            scopes: selection.scopes.iter().cloned().collect(),
+            token: None,
+            last: String::new(),
+            behind: None,
+            limit: PAGE_OBJECTS,
+            is_sorted: true,
+            restarts: 0,
+        };
+        (!at.scopes.is_empty()).then_some(at)
+    }
+
     /// The beginning of the next place, if there is one.
     fn next_scope(mut self) -> Option<Self> {
         self.scopes.pop_front();
@@ -480,7 +484,7 @@ mod tests {
     }
 
     fn begin(selection: &Selection) -> Cursor {
-        Listing::new(cluster(), selection.clone()).at.clone().unwrap()
+        Cursor::begin(selection).unwrap()
     }
 
     fn items(names: &[(&str, &str)]) -> String {

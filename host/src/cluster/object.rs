@@ -92,6 +92,11 @@ impl Object {
         self.body.get("metadata")?.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether it has this annotation.
+    pub(super) fn is_annotated(&self, name: &str) -> bool {
+        self.metadata("annotations").is_some_and(|annotations| annotations.get(name).is_some())
+    }
+
     pub(super) fn metadata_mut(&mut self) -> Option<&mut Map<String, Value>> {
         self.body.get_mut("metadata")?.as_object_mut()
     }

@@ -35,6 +35,9 @@ pub(super) enum Managers {
     Ours,
     /// There was one, which wrote as we do: the object is created under its name.
     One(String),
+    /// There was one, which applied it: the object is applied under its name, and it is looked whether it
+    /// has become the manager of the same fields.
+    Applied(String, Vec<Value>),
     /// They are written once the object is there, for the server gives all fields of a new object to
     /// whoever creates it.
     Several(Vec<Value>),
@@ -53,8 +56,21 @@ pub(super) fn take(metadata: &mut Map<String, Value>) -> Managers {
             Some(name) if fits(name) => Managers::One(name.to_owned()),
             _ => Managers::Ours,
         },
+        [one] if one["operation"] == "Apply" => match one["manager"].as_str().filter(|name| fits(name)) {
+            Some(name) => Managers::Applied(name.to_owned(), of_object),
+            None => Managers::Several(of_object),
+        },
         _ => Managers::Several(of_object),
     }
+}
+
+/// Whether an object just created has the managers that were recorded, of the same fields of the same
+/// version. When they last wrote does not count: it is given anew.
+pub(super) fn are_managers(now: Option<&Value>, recorded: &[Value]) -> bool {
+    const COUNTS: [&str; 4] = ["manager", "operation", "apiVersion", "fieldsV1"];
+    let now = now.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    now.len() == recorded.len()
+        && now.iter().zip(recorded).all(|(one, other)| COUNTS.iter().all(|key| one.get(key) == other.get(key)))
 }
 
 /// The managers of an object just created, with those that were recorded in the place of ours. What
@@ -93,7 +109,24 @@ mod tests {
         assert_eq!(taken(with_status), Managers::One("helm".to_owned()));
         assert_eq!(taken(json!([])), Managers::Ours);
         assert_eq!(taken(json!([entry(&"x".repeat(129), "Update", "")])), Managers::Ours);
-        assert!(matches!(taken(json!([entry("argocd", "Apply", "")])), Managers::Several(_)));
+        let one = entry("argocd", "Apply", "");
+        assert_eq!(taken(json!([one])), Managers::Applied("argocd".to_owned(), vec![one.clone()]));
+        assert!(matches!(taken(json!([entry("a\nb", "Apply", "")])), Managers::Several(_)));
+        assert!(matches!(taken(json!([one, entry("helm", "Update", "")])), Managers::Several(_)));
+    }
+
+    #[test]
+    fn managers_are_those_recorded_when_they_have_the_same_fields() {
+        let are = |now: Value, recorded: Value| are_managers(Some(&now), recorded.as_array().unwrap());
+        let mut later = entry("argocd", "Apply", "");
+        later["time"] = json!("2026-01-01T00:00:00Z");
+        assert!(are(json!([later]), json!([entry("argocd", "Apply", "")])));
+        let mut more = entry("argocd", "Apply", "");
+        more["fieldsV1"]["f:spec"] = json!({});
+        for now in [json!([more]), json!([entry("argocd", "Update", "")]), json!([]), json!([later, more])] {
+            assert!(!are(now.clone(), json!([entry("argocd", "Apply", "")])), "{now}");
+        }
+        assert!(!are_managers(None, &[entry("argocd", "Apply", "")]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! change is told from none.
 
 use super::failure::Doing;
+use super::blot::LAST_APPLIED;
 use super::object::Object;
 use super::owner::{self, MANAGER, Managers};
 use super::request::{Ask, JSON};
@@ -16,6 +17,9 @@ const MERGE: &str = "application/merge-patch+json";
 
 /// What the server changes of an object without anybody having changed it.
 const BOOK_KEEPING: [&str; 3] = ["managedFields", "resourceVersion", "generation"];
+
+/// A version that no object has: an object that is there conflicts with it, and one that is not is created.
+const NO_VERSION: &str = "9223372036854775807";
 
 /// How an object is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,18 +132,70 @@ impl Cluster {
         });
         let manager = match &managers {
             Managers::One(name) => name.as_str(),
-            Managers::Ours | Managers::Several(_) => MANAGER,
+            Managers::Ours | Managers::Applied(..) | Managers::Several(_) => MANAGER,
         };
-        let query = path::query(&[("fieldManager", Some(manager)), ("dryRun", options.dry_run.then_some("All"))]);
-        let body = Value::Object(object.body).to_string().into_bytes();
-        let answer = self.send_ok(&Ask::send(Method::POST, format!("{target}{query}"), JSON, body, doing)).await?;
-        let mut created = self.object(&answer)?;
-        if let Managers::Several(recorded) = &managers
+        let applied = match &managers {
+            // The server would write what is applied into this annotation.
+            Managers::Applied(name, _) if !options.dry_run && !object.is_annotated(LAST_APPLIED) => {
+                Box::pin(self.create_applied(kind, &mut object, name, &doing)).await?
+            }
+            _ => None,
+        };
+        let mut created = match applied {
+            Some(created) => created,
+            None => {
+                let query =
+                    path::query(&[("fieldManager", Some(manager)), ("dryRun", options.dry_run.then_some("All"))]);
+                let body = Value::Object(object.body).to_string().into_bytes();
+                let ask = Ask::send(Method::POST, format!("{target}{query}"), JSON, body, doing);
+                self.object(&self.send_ok(&ask).await?)?
+            }
+        };
+        if let Managers::Applied(_, recorded) | Managers::Several(recorded) = &managers
             && !options.dry_run
+            && !owner::are_managers(created.metadata("managedFields"), recorded)
         {
             created = Box::pin(self.put_managers_back(kind, namespace.as_deref(), &name, created, recorded)).await?;
         }
         Ok(Written { object: created.shown(options.secret_data), before: None, change: Change::Created })
+    }
+
+    /// Creates an object by applying it as its only manager, which saves the request that gives it its fields
+    /// back. An object that is there is never touched: it cannot have the version that this one asks for.
+    /// `None` where the server does not take it so, and it is to be created in the ordinary way.
+    async fn create_applied(
+        &self,
+        kind: &Kind,
+        object: &mut Object,
+        manager: &str,
+        doing: &Doing,
+    ) -> Result<Option<Object>> {
+        let target = path::object(kind, object.namespace(), object.name())?;
+        let set = |object: &mut Object, version: Option<&str>| {
+            if let Some(metadata) = object.metadata_mut() {
+                match version {
+                    Some(version) => drop(metadata.insert("resourceVersion".to_owned(), version.into())),
+                    None => drop(metadata.remove("resourceVersion")),
+                }
+            }
+        };
+        set(object, Some(NO_VERSION));
+        let body = serde_json::to_vec(&object.body)
+            .map_err(|error| Error::failed("the host could not write an object as JSON").because(error))?;
+        set(object, None);
+        let query = path::query(&[("fieldManager", Some(manager))]);
+        let mut ask = Ask::send(Method::PATCH, format!("{target}{query}"), APPLY, body, doing.clone());
+        // As little as creating: the second time it would be there.
+        ask.repeatable = false;
+        let answer = self.send(&ask).await?;
+        if answer.status == StatusCode::CREATED {
+            return self.object(&answer.body).map(Some);
+        }
+        let status = failure::Status::of(&answer);
+        if answer.status == StatusCode::CONFLICT && status.is_about_one_that_exists(kind, object.name()) {
+            return Err(failure::exists(self, doing));
+        }
+        Ok(None)
     }
 
     /// Gives the fields of an object just created to those that managed them. A controller may write it
@@ -272,14 +328,17 @@ impl Cluster {
 
 /// Whether nothing of an object was changed but what the server keeps of it for itself.
 fn is_same(before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
-    let rest = |object: &Map<String, Value>| {
-        let mut object = object.clone();
-        if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
-            BOOK_KEEPING.iter().for_each(|key| drop(metadata.remove(*key)));
-        }
-        object
+    const METADATA: &str = "metadata";
+    let same = |one: &Map<String, Value>, other: &Map<String, Value>, left_out: &[&str]| {
+        let rest = |map: &'_ Map<String, Value>| map.keys().filter(|key| !left_out.contains(&key.as_str())).count();
+        rest(one) == rest(other)
+            && one.iter().all(|(key, value)| left_out.contains(&key.as_str()) || other.get(key) == Some(value))
     };
-    rest(before) == rest(after)
+    let metadata = match (before.get(METADATA), after.get(METADATA)) {
+        (Some(Value::Object(before)), Some(Value::Object(after))) => same(before, after, &BOOK_KEEPING),
+        (before, after) => before == after,
+    };
+    metadata && same(before, after, &[METADATA])
 }
 
 #[cfg(test)]
@@ -295,5 +354,12 @@ mod tests {
         };
         assert!(is_same(&object("1", 2), &object("7", 2)));
         assert!(!is_same(&object("1", 2), &object("1", 3)));
+        let (mut labelled, mut more) = (object("1", 2), object("1", 2));
+        labelled["metadata"]["labels"] = json!({"a": "b"});
+        more.insert("status".to_owned(), json!({}));
+        for other in [labelled, more] {
+            assert!(!is_same(&object("1", 2), &other) && !is_same(&other, &object("1", 2)));
+            assert!(is_same(&other, &other));
+        }
     }
 }

@@ -104,6 +104,7 @@ pub const CAPABILITIES: &[Capability] = &[
     entry("exec", "process.wait", Risk::Executes, "waits for a command to end and reads the end of its standard error"),
     entry("exec", "run", Risk::Executes, "runs a granted command and reads its output"),
     entry("kube", "open", Risk::Bounded, "opens a cluster that is granted by its label"),
+    entry("kube", "first-ready", Risk::Bounded, "waits for whichever of its clusters and lists answers first"),
     entry("kube", "probe", Risk::Bounded, "tries the way to a granted cluster"),
     entry("kube", "cluster.version", Risk::Bounded, "asks a cluster for its version"),
     entry("kube", "cluster.kinds", Risk::Bounded, "asks a cluster which kinds it has"),

@@ -1,7 +1,9 @@
-//! `backup`: every cluster is walked kind by kind, in restore order; some clusters at the same time, so
-//! that one waits for its server while another packs. One that fails leaves the others whole.
+//! `backup`: every cluster is walked kind by kind, in restore order; some clusters at the same time, and
+//! always one that has answered, so that a slow one holds up none of the others. One that fails leaves
+//! them whole. What comes next in a walk is asked for beforehand.
 //!
-//! Memory: one page of objects for each cluster that is being walked.
+//! Memory: one page of objects here, and the pages of [`AHEAD`] lists in the host for each cluster that is
+//! being walked.
 
 use crate::conversion;
 use crate::head::Head;
@@ -12,7 +14,7 @@ use crate::restore::served;
 use crate::secret;
 use crate::settings::Settings;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use strongroom_plugin::kube::{Cluster, Kind, Listing, Page, Reference};
+use strongroom_plugin::kube::{Cluster, Kind, Listing, Page, Ready, Reference};
 use strongroom_plugin::prelude::*;
 use strongroom_plugin::storage::ArchiveWriter;
 
@@ -24,6 +26,11 @@ const MAX_SILENT_KINDS: usize = 3;
 const MAX_FAILED_LISTS: usize = 100;
 /// Namespaces that a fact names as being deleted.
 const MAX_TERMINATING: usize = 20;
+/// Clusters that are asked for their kinds at the same time, besides those that are walked.
+const OPENING: usize = 16;
+/// Lists that are asked for behind the one that is being packed: small kinds take as long as an answer
+/// takes, and there are some hundred of them.
+const AHEAD: usize = 2;
 /// Bytes of facts that counts per kind may take; beyond it they are in the inventory only.
 const COUNTS_BYTES: usize = 40 << 10;
 
@@ -60,7 +67,8 @@ struct Totals {
 struct Walk {
     cluster: Cluster,
     todo: VecDeque<Kind>,
-    current: Option<Packing>,
+    /// The kind that is being packed, and behind it those whose lists were asked for.
+    packings: VecDeque<Packing>,
     inventory: ClusterInventory,
     /// Kinds that are converted by a webhook, as their definitions say.
     converted: BTreeSet<(String, String)>,
@@ -71,9 +79,10 @@ struct Walk {
 #[derive(Debug)]
 struct Packing {
     kind: Kind,
-    /// Namespaces to list one by one, behind the list in progress.
+    /// Namespaces to list one by one, behind the lists in progress; an empty text is all of them.
     namespaces: VecDeque<String>,
-    listing: Option<Listing>,
+    /// The list that is being packed, and behind it those that were asked for.
+    listings: VecDeque<Listing>,
     /// What went wrong with the list the last time, and how often something did.
     failed: Option<String>,
     failures: usize,
@@ -81,33 +90,58 @@ struct Packing {
     restarted: bool,
 }
 
+/// What a list had.
+enum Listed {
+    Page(Page),
+    /// Its end; there is another namespace.
+    Another,
+    /// The end of all lists of the kind.
+    Nothing,
+}
+
 pub(crate) fn backup(request: &BackupRequest<Settings>) -> Result<Report> {
     let settings = &request.settings;
     let policy = Policy::parse(settings)?;
     let mut totals = Totals::default();
     let mut waiting: VecDeque<&String> = settings.clusters.iter().collect();
-    let mut walks: VecDeque<Walk> = VecDeque::new();
+    let (mut opening, mut walks): (Vec<Cluster>, Vec<Walk>) = (Vec::new(), Vec::new());
     let mut done: Vec<ClusterInventory> = Vec::new();
     let mut last_error = None;
+    let mut give_up = |label: &str, error: Error, totals: &mut Totals| {
+        log::error!(cluster = label, "the cluster could not be backed up: {error}");
+        totals.skipped.add(format!("cluster {label}"), error.to_string());
+        last_error = Some(error);
+    };
     loop {
-        while walks.len() < settings.parallel_clusters.max(1)
+        while opening.len() < OPENING
             && let Some(label) = waiting.pop_front()
         {
-            match Walk::begin(label, &policy, &mut totals) {
-                Ok(walk) => walks.push_back(walk),
-                Err(error) => {
-                    log::error!(cluster = label, "the cluster could not be backed up: {error}");
-                    totals.skipped.add(format!("cluster {label}"), error.to_string());
-                    last_error = Some(error);
-                }
+            match kube::open(label) {
+                Ok(cluster) => opening.push(cluster),
+                Err(error) => give_up(label, error, &mut totals),
             }
         }
-        let Some(mut walk) = walks.pop_front() else { break };
-        if walk.step(&policy, &mut totals)? {
-            walks.push_back(walk);
-        } else {
-            log::info!(cluster = walk.inventory.label, objects = objects(&walk.inventory), "packed");
-            done.push(walk.inventory);
+        let has_room = walks.len() < settings.parallel_clusters.max(1);
+        match ready(if has_room { opening.as_slice() } else { &[] }, &walks)? {
+            None => break,
+            Some(Ready::Cluster(place)) => {
+                let cluster = opening.remove(place);
+                let label = cluster.label().to_owned();
+                match Walk::begin(cluster, &policy, &mut totals) {
+                    Ok(walk) => walks.push(walk),
+                    Err(error) => give_up(&label, error, &mut totals),
+                }
+            }
+            Some(Ready::Listing(place)) => {
+                // To the end, so that each has its turn.
+                let mut walk = walks.remove(place);
+                if walk.step(&policy, &mut totals)? {
+                    walks.push(walk);
+                } else {
+                    log::info!(cluster = walk.inventory.label, objects = objects(&walk.inventory), "packed");
+                    done.push(walk.inventory);
+                }
+            }
         }
     }
     if let (true, Some(error)) = (done.is_empty(), last_error) {
@@ -120,11 +154,30 @@ pub(crate) fn backup(request: &BackupRequest<Settings>) -> Result<Report> {
     Ok(report(&inventory, totals))
 }
 
+/// The cluster that can be begun with, or the walk that can take a step, without waiting for any other;
+/// none when there are none.
+fn ready(opening: &[Cluster], walks: &[Walk]) -> Result<Option<Ready>> {
+    if opening.is_empty() && walks.is_empty() {
+        return Ok(None);
+    }
+    // One that waits for no list asks for one in its next step, or ends.
+    if let Some(place) = walks.iter().position(|walk| walk.listing().is_none()) {
+        return Ok(Some(Ready::Listing(place)));
+    }
+    if opening.is_empty() && walks.len() == 1 {
+        return Ok(Some(Ready::Listing(0)));
+    }
+    let opening: Vec<&Cluster> = opening.iter().collect();
+    let listings: Vec<&Listing> = walks.iter().filter_map(Walk::listing).collect();
+    kube::first_ready(&opening, &listings).map(Some)
+}
+
 impl Walk {
-    fn begin(label: &str, policy: &Policy, totals: &mut Totals) -> Result<Self> {
-        let cluster = kube::open(label)?;
-        let version = cluster.version()?;
+    fn begin(cluster: Cluster, policy: &Policy, totals: &mut Totals) -> Result<Self> {
+        let label = cluster.label();
+        // First, since the host has them already, or knows why it does not.
         let found = cluster.kinds()?;
+        let version = cluster.version()?;
         for (group, why) in found.failed.into_iter().filter(|(api, _)| policy.wants_group(served::group(api))) {
             totals.skipped.add(format!("{label}: {group}"), format!("its API did not answer: {why}"));
         }
@@ -136,62 +189,81 @@ impl Walk {
             .and_then(|namespaces| cluster.get(&Reference::new(namespaces, None, "kube-system")).ok())
             .and_then(|object| crate::head::uid(&object));
         let inventory = ClusterInventory { label: label.to_owned(), version, uid, archives: Vec::new() };
-        Ok(Self { cluster, todo: kinds.into(), current: None, inventory, converted: BTreeSet::new(), silent: 0 })
+        let (todo, packings) = (kinds.into(), VecDeque::new());
+        Ok(Self { cluster, todo, packings, inventory, converted: BTreeSet::new(), silent: 0 })
     }
 
-    /// One page. False when the cluster is done. Errors: of the store, which concern every cluster.
+    /// The list that the next step waits for.
+    fn listing(&self) -> Option<&Listing> {
+        self.packings.front()?.listings.front()
+    }
+
+    /// Asks for what comes next.
+    fn look_ahead(&mut self, policy: &Policy) {
+        while self.packings.len() <= AHEAD
+            && let Some(kind) = self.todo.pop_front()
+        {
+            self.packings.push_back(Packing::new(kind, policy));
+        }
+        let mut left = 1 + AHEAD;
+        for packing in &mut self.packings {
+            packing.ask(&self.cluster, left);
+            left = left.saturating_sub(packing.listings.len());
+        }
+    }
+
+    /// One page, which is there already. False when the cluster is done. Errors: of the store, which concern
+    /// every cluster.
     fn step(&mut self, policy: &Policy, totals: &mut Totals) -> Result<bool> {
-        let Some(mut packing) = self.current.take().or_else(|| self.next_kind(policy)) else { return Ok(false) };
+        let was_asked = self.listing().is_some();
+        self.look_ahead(policy);
+        if !was_asked && self.listing().is_some() {
+            // It is waited for together with all others.
+            return Ok(true);
+        }
+        let Some(mut packing) = self.packings.pop_front() else { return Ok(false) };
         match packing.next_page(&self.cluster) {
-            Ok(Some(page)) => {
+            Ok(Listed::Page(page)) => {
                 self.silent = 0;
                 packing.failed = None;
                 packing.restarted |= page.restarted;
                 self.pack(&mut packing, &page, policy, totals)?;
-                self.current = Some(packing);
+                self.packings.push_front(packing);
             }
-            Ok(None) => self.finish(packing, totals)?,
+            Ok(Listed::Another) => self.packings.push_front(packing),
+            Ok(Listed::Nothing) => self.finish(packing, totals)?,
             Err(error) => {
                 let what = format!("{}: {}", self.inventory.label, packing.kind);
                 let text = error.to_string();
                 // The host has tried again already, and a list that failed in the same way twice is given
                 // up. Another answer is another granted namespace.
                 packing.failures += 1;
-                if packing.failed.as_ref() == Some(&text) || packing.failures > MAX_FAILED_LISTS {
-                    packing.listing = None;
-                } else {
+                let again = packing.failed.as_ref() == Some(&text) || packing.failures > MAX_FAILED_LISTS;
+                if !again {
                     totals.skipped.add(what, text.clone());
                     packing.failed = Some(text);
                 }
-                if error.is_retryable() {
-                    packing.listing = None;
-                    self.silent += 1;
+                if again || error.is_retryable() {
+                    packing.listings.pop_front();
                 }
-                if self.silent >= MAX_SILENT_KINDS && !self.todo.is_empty() {
-                    let rest = self.todo.drain(..).map(|kind| kind.to_string()).collect::<Vec<_>>().join(", ");
-                    let why = format!("the cluster no longer answers: {error}");
-                    totals.skipped.add(format!("{}: {rest}", self.inventory.label), why);
+                self.silent += usize::from(error.is_retryable());
+                if self.silent >= MAX_SILENT_KINDS {
+                    self.leave_the_rest(&error, totals);
                 }
-                self.current = Some(packing);
+                self.packings.push_front(packing);
             }
         }
         Ok(true)
     }
 
-    fn next_kind(&mut self, policy: &Policy) -> Option<Packing> {
-        let kind = self.todo.pop_front()?;
-        let mut namespaces: VecDeque<String> = VecDeque::new();
-        if let Some(literals) = policy.literal_namespaces().filter(|_| kind.namespaced) {
-            namespaces.extend(literals.into_iter().map(str::to_owned));
+    /// Gives up what is still to be listed.
+    fn leave_the_rest(&mut self, error: &Error, totals: &mut Totals) {
+        let begun = self.packings.drain(..).map(|packing| packing.kind);
+        let rest: Vec<String> = begun.chain(self.todo.drain(..)).map(|kind| kind.to_string()).collect();
+        if !rest.is_empty() {
+            let why = format!("the cluster no longer answers: {error}");
+            totals.skipped.add(format!("{}: {}", self.inventory.label, rest.join(", ")), why);
         }
-        let everywhere = namespaces.is_empty();
-        let mut packing =
-            Packing { kind, namespaces, listing: None, failed: None, failures: 0, writer: None, restarted: false };
-        if everywhere {
-            // Told apart from an empty list of namespaces by its text, which no namespace has.
-            packing.namespaces.push_back(String::new());
-        }
-        Some(packing)
     }
 
     fn pack(&mut self, packing: &mut Packing, page: &Page, policy: &Policy, totals: &mut Totals) -> Result<()> {
@@ -227,7 +299,7 @@ impl Walk {
             let path = inventory::path(head.namespace(), name);
             if unseen {
                 let attributes = [(attribute::SEEN.to_owned(), secret::to_keep(json))];
-                let body = packing.listing.as_ref().map(|listing| listing.body(place)).transpose()?;
+                let body = packing.listings.front().map(|listing| listing.body(place)).transpose()?;
                 let Some(body) = body else { continue };
                 writer.add(&path, &attributes, body)?;
             } else {
@@ -280,20 +352,47 @@ impl Walk {
 }
 
 impl Packing {
-    /// The next page of the list in progress, or of the list of the next namespace.
-    fn next_page(&mut self, cluster: &Cluster) -> Result<Option<Page>> {
-        loop {
-            if let Some(listing) = &mut self.listing {
-                if let Some(page) = listing.next_page()? {
-                    return Ok(Some(page));
-                }
-                self.listing = None;
-            }
-            let Some(namespace) = self.namespaces.pop_front() else { return Ok(None) };
-            let list = cluster.list(&self.kind);
-            let list = if namespace.is_empty() { list } else { list.namespace(namespace) };
-            self.listing = Some(list.start()?);
+    fn new(kind: Kind, policy: &Policy) -> Self {
+        let literals = policy.literal_namespaces().filter(|_| kind.namespaced);
+        let mut namespaces: VecDeque<String> = literals.into_iter().flatten().map(str::to_owned).collect();
+        if namespaces.is_empty() {
+            // All of them, told apart by a text that no namespace has.
+            namespaces.push_back(String::new());
         }
+        let listings = VecDeque::new();
+        Self { kind, namespaces, listings, failed: None, failures: 0, writer: None, restarted: false }
+    }
+
+    /// Asks for up to so many of its lists. What goes wrong does so again when its turn comes, and is told then.
+    fn ask(&mut self, cluster: &Cluster, lists: usize) {
+        while self.listings.len() < lists
+            && let Some(namespace) = self.namespaces.front()
+            && let Ok(listing) = self.list(cluster, namespace)
+        {
+            self.namespaces.pop_front();
+            self.listings.push_back(listing);
+        }
+    }
+
+    fn list(&self, cluster: &Cluster, namespace: &str) -> Result<Listing> {
+        let list = cluster.list(&self.kind);
+        let list = if namespace.is_empty() { list } else { list.namespace(namespace) };
+        list.start()
+    }
+
+    /// The next page of the list in progress.
+    fn next_page(&mut self, cluster: &Cluster) -> Result<Listed> {
+        if let Some(listing) = self.listings.front_mut() {
+            if let Some(page) = listing.next_page()? {
+                return Ok(Listed::Page(page));
+            }
+            self.listings.pop_front();
+        } else if let Some(namespace) = self.namespaces.pop_front() {
+            // It could not be asked for ahead, and now says why.
+            self.listings.push_back(self.list(cluster, &namespace)?);
+        }
+        let is_over = self.listings.is_empty() && self.namespaces.is_empty();
+        Ok(if is_over { Listed::Nothing } else { Listed::Another })
     }
 }
 

@@ -106,6 +106,8 @@ pub struct Arena {
     pub host: Host,
     /// `zstd-alone`.
     pub zstd_alone: PathBuf,
+    /// `kube-alone`.
+    pub kube_alone: PathBuf,
 }
 
 /// A contender at work in a place.

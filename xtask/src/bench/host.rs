@@ -3,6 +3,8 @@
 //! The plugin is the test guest `relay`, which stores what a granted command writes and hands it back to
 //! another one; the commands are the producer and the consumer of [`super::role`].
 
+mod kube;
+
 use super::measure::Process;
 use super::place::{ACCESS_KEY, Place, SECRET_KEY};
 use super::scratch::Scratch;
@@ -33,6 +35,22 @@ pub enum Job {
     Tiny(u64),
     /// A directory tree as one archive, with the plugin `bucket`.
     Tree(PathBuf),
+    /// Two kinds of objects of a cluster, with the plugin `kubernetes`.
+    Objects {
+        /// How the cluster is reached, in the context `admin`.
+        kubeconfig: PathBuf,
+    },
+    /// The same as [`Job::Stream`], from a producer in the pod `worker`.
+    Pod {
+        /// How its cluster is reached.
+        kubeconfig: PathBuf,
+        /// Its namespace.
+        namespace: String,
+        /// The file.
+        file: PathBuf,
+        /// Bytes.
+        bytes: u64,
+    },
 }
 
 /// Paths of everything that it needs.
@@ -43,7 +61,7 @@ pub struct Host {
     dir: PathBuf,
     log: PathBuf,
     recipient: String,
-    plugins: [Plugin; 2],
+    plugins: [Plugin; 3],
 }
 
 #[derive(Debug)]
@@ -57,15 +75,15 @@ impl Host {
     pub fn prepare(workspace: &Workspace, scratch: &Scratch, keygen: &Path) -> Result<Self> {
         let dir = scratch.empty("host")?;
         let program = workspace.release("strongroom");
-        let plugins = ["tests/guests/relay", "plugins/bucket"].map(|krate| Plugin::build(workspace, &program, krate));
-        let [relay, bucket] = plugins;
+        let crates = ["tests/guests/relay", "plugins/bucket", "plugins/kubernetes"];
+        let [relay, bucket, kubernetes] = crates.map(|krate| Plugin::build(workspace, &program, krate));
         let identity = dir.join("identity.txt");
         command::run(keygen).arg("-o").arg(&identity).read()?;
         private(&identity)?;
         let recipient = command::run(keygen).arg("-y").arg(&identity).read()?;
         let role = workspace.release("xtask");
         let log = scratch.path("role.log");
-        Ok(Self { program, role, dir, log, recipient, plugins: [relay?, bucket?] })
+        Ok(Self { program, role, dir, log, recipient, plugins: [relay?, bucket?, kubernetes?] })
     }
 
     /// The age recipient, for whoever else encrypts.
@@ -115,6 +133,11 @@ impl Host {
         let log = self.log.display().to_string();
         let (produce, settings) = match job {
             Job::Tree(root) => return self.describe_tree(root),
+            Job::Objects { kubeconfig } => return self.describe_objects(kubeconfig),
+            Job::Pod { kubeconfig, namespace, file, bytes } => {
+                let stream = Job::Stream { file: file.clone(), bytes: *bytes };
+                return self.describe(&stream) + &kube::run_in_pod(kubeconfig, namespace);
+            }
             Job::Stream { file, bytes } => {
                 (role(&["produce", &file.display().to_string(), &bytes.to_string(), &log]), String::new())
             }

@@ -56,6 +56,12 @@ impl Process {
         self
     }
 
+    /// The program and its arguments, for whoever runs them elsewhere.
+    pub fn words(&self) -> Vec<String> {
+        let args = self.args.iter().map(|arg| arg.to_string_lossy().into_owned());
+        std::iter::once(self.program.display().to_string()).chain(args).collect()
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.args).env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));

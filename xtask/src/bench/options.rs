@@ -8,6 +8,10 @@ use anyhow::{Context, Result, bail};
 const BYTES: u64 = 1 << 30;
 /// Plaintext of a quick run, in bytes.
 const QUICK_BYTES: u64 = 64 << 20;
+/// Objects of a cluster unless told otherwise: a backup of them takes a second or two.
+const OBJECTS: u64 = 20_000;
+/// Objects in a quick run.
+const QUICK_OBJECTS: u64 = 5_000;
 /// Rounds of a row unless told otherwise.
 const ROUNDS: usize = 5;
 
@@ -22,6 +26,8 @@ pub struct Options {
     pub rounds: usize,
     /// Plaintext of a run, in bytes.
     pub bytes: u64,
+    /// Objects of a cluster; ten times as many where memory is looked at.
+    pub objects: u64,
     /// Compare with the last table, and fail beyond the tolerance.
     pub check: bool,
     /// Make this the last table.
@@ -37,6 +43,7 @@ impl Options {
             inputs: Input::ALL.to_vec(),
             rounds: ROUNDS,
             bytes: BYTES,
+            objects: OBJECTS,
             check: false,
             save: false,
         };
@@ -47,9 +54,10 @@ impl Options {
                 "--check" => options.check = true,
                 "--save" => options.save = true,
                 "--long" => options.rows = ROWS.iter().map(|row| row.name.to_owned()).collect(),
-                "--quick" => (options.rounds, options.bytes) = (1, QUICK_BYTES),
+                "--quick" => (options.rounds, options.bytes, options.objects) = (1, QUICK_BYTES, QUICK_OBJECTS),
                 "--rounds" => options.rounds = value()?.parse().context("--rounds takes a number")?,
                 "--mib" => options.bytes = value()?.parse::<u64>().context("--mib takes a number")? << 20,
+                "--objects" => options.objects = value()?.parse().context("--objects takes a number")?,
                 "--input" => options.inputs = vec![input(value()?)?],
                 "--only" => options.rows = value()?.split(',').map(str::to_owned).collect(),
                 _ => bail!("\"{word}\" is not an option of bench: {USAGE}"),
@@ -59,11 +67,11 @@ impl Options {
         if let Some(unknown) = options.rows.iter().find(|name| !names.contains(&name.as_str())) {
             bail!("there is no row \"{unknown}\"; rows: {}", names.join(", "));
         }
-        if options.save && options.inputs.len() < Input::ALL.len() {
-            bail!("--save takes whole rows, and --input leaves some of them out");
+        if options.save && (options.inputs.len() < Input::ALL.len() || options.objects != OBJECTS) {
+            bail!("--save takes whole rows, which --input and --objects change");
         }
-        if options.rounds == 0 || options.bytes == 0 {
-            bail!("nothing is measured in no rounds or of no bytes");
+        if options.rounds == 0 || options.bytes == 0 || options.objects < QUICK_OBJECTS {
+            bail!("nothing is measured in no rounds, of no bytes, or of less than {QUICK_OBJECTS} objects");
         }
         Ok(options)
     }
@@ -73,7 +81,7 @@ fn input(name: &str) -> Result<Input> {
     Input::parse(name).with_context(|| format!("--input takes mixed, text or incompressible, not \"{name}\""))
 }
 
-const USAGE: &str = "--only ROW,ROW  --input NAME  --rounds N  --mib N  --quick  --long  --check  --save";
+const USAGE: &str = "--only ROW,ROW  --input NAME  --rounds N  --mib N  --objects N  --quick  --long  --check  --save";
 
 #[cfg(test)]
 mod tests {
@@ -98,7 +106,9 @@ mod tests {
             ("--only nothing", "there is no row \"nothing\""),
             ("--rounds", "--rounds needs a value"),
             ("--rounds 0", "no rounds"),
+            ("--objects 10", "less than 5000 objects"),
             ("--input mixed --save", "whole rows"),
+            ("--objects 6000 --save", "whole rows"),
             ("--input nothing", "--input takes"),
             ("--fast", "\"--fast\" is not an option"),
         ] {

@@ -1,6 +1,7 @@
 //! The rows of the benchmark: what is measured, one after another. Adding one is a line in [`ROWS`] and a file.
 
 mod audit;
+mod kube;
 mod many;
 mod memory;
 mod start;
@@ -36,6 +37,9 @@ pub const ROWS: &[Row] = &[
     Row { name: "start", what: "Start-up", is_long: false, run: start::run },
     Row { name: "many", what: "Many small things", is_long: false, run: many::run },
     Row { name: "audit", what: "The audit log", is_long: false, run: audit::run },
+    Row { name: "kube", what: "A Kubernetes cluster", is_long: false, run: kube::speed },
+    Row { name: "kube-exec", what: "The output of a command in a pod", is_long: false, run: kube::exec },
+    Row { name: "kube-memory", what: "Peak memory over ten times the objects", is_long: false, run: kube::memory },
     Row { name: "memory", what: "Peak memory over 1 GiB", is_long: false, run: memory::short },
     Row { name: "memory-long", what: "Peak memory over 100 GiB", is_long: true, run: memory::long },
 ];

@@ -6,12 +6,13 @@
 
 mod list;
 mod look;
+mod ready;
 mod unseen;
 mod write;
 
 pub use list::GuestListing;
 
-use crate::cluster::{Cluster, Kind, Labels};
+use crate::cluster::{Ahead, Cluster, Discovery, Kind, Labels};
 use crate::error::{Error, Result};
 use crate::plugin::bindings::strongroom::plugin::{kube, types};
 use crate::plugin::capability::bytes::GuestSource;
@@ -32,6 +33,8 @@ const MAX_OBJECTS: usize = 1000;
 pub struct GuestCluster {
     label: String,
     cluster: Arc<Cluster>,
+    /// Its kinds, where they were asked for and not taken yet.
+    kinds: Option<Ahead<Result<Discovery>>>,
     /// Counts what is read of it.
     ledger: Arc<Ledger>,
 }
@@ -158,10 +161,18 @@ impl kube::Host for State {
         let work = async {
             let cluster = self.configured(&label)?;
             let ledger = guard.ledger("cluster", &label);
-            Ok(self.table.push(GuestCluster { label: label.clone(), cluster, ledger })?)
+            Ok(self.table.push(GuestCluster { label: label.clone(), cluster, kinds: None, ledger })?)
         };
         let call = Call::Kube(KubeCall { cluster: &label, verb: None, objects: &[] });
         guard.pass("kube.open", Some(&call), Deadline::Own, work).await
+    }
+
+    async fn first_ready(
+        &mut self,
+        clusters: Vec<Resource<GuestCluster>>,
+        listings: Vec<Resource<GuestListing>>,
+    ) -> Result<kube::Ready, Refusal> {
+        Box::pin(self.first_to_answer(&clusters, &listings)).await
     }
 
     async fn probe(&mut self, label: String) -> Result<kube::Health, Refusal> {
@@ -185,8 +196,12 @@ impl kube::HostCluster for State {
 
     async fn kinds(&mut self, this: Resource<GuestCluster>) -> Result<kube::Discovery, Refusal> {
         let (guard, open) = (self.guard.clone(), self.kube(&this)?);
+        let asked = self.table.get_mut(&this)?.kinds.take();
         let work = async {
-            let found = Box::pin(open.cluster.kinds()).await?;
+            let found = match asked {
+                Some(asked) => asked.answer().await??,
+                None => Box::pin(open.cluster.kinds()).await?,
+            };
             Ok(kube::Discovery { kinds: found.kinds.into_iter().map(Into::into).collect(), failed: found.failed })
         };
         open.ask(&guard, "kube.cluster.kinds", work).await

@@ -200,6 +200,25 @@ fn unseen(body: Source, deed: &Value) -> Unseen {
     Unseen { body, namespace: option(&deed["to"]), owners }
 }
 
+/// Waits for one cluster so many times over, and for a list for each of the fields.
+fn first_ready(cluster: &Cluster, deed: &Value) -> Result<Value, Error> {
+    let begin = |fields: &Value| {
+        cluster.objects(&kube::Selection {
+            kind: kind(deed),
+            namespace: option(&deed["namespace"]),
+            label_selector: None,
+            field_selector: option(fields).filter(|fields| !fields.is_empty()),
+        })
+    };
+    let listings = list(&deed["fields"]).map(begin).collect::<Result<Vec<_>, _>>()?;
+    let clusters: Vec<&Cluster> = (0..deed["clusters"].as_u64().unwrap_or_default()).map(|_| cluster).collect();
+    let listings: Vec<_> = listings.iter().collect();
+    Ok(match kube::first_ready(&clusters, &listings)? {
+        kube::Ready::Cluster(place) => json!(["cluster", place]),
+        kube::Ready::Listing(place) => json!(["listing", place]),
+    })
+}
+
 fn perform(deed: &Value) -> Result<Value, Error> {
     let label = deed["cluster"].as_str().unwrap_or("a");
     if deed["do"] == "probe" {
@@ -226,6 +245,7 @@ fn perform(deed: &Value) -> Result<Value, Error> {
             Ok(json!({"kinds": kinds.len(), "failed": found.failed, "found": kinds.contains(&text(&deed["kind"]))}))
         }
         "list" => list_objects(&cluster, deed),
+        "first-ready" => first_ready(&cluster, deed),
         "get" => Ok(cluster.get(&reference(deed))?.into()),
         "body" => {
             let source = cluster.body(&reference(deed))?;

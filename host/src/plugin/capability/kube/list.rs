@@ -14,6 +14,7 @@ use crate::policy::Call;
 use crate::policy::kube::{KubeCall, KubeObject, KubeScope, KubeVerb};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
 
 /// A list in the guest's hands, with its last page.
@@ -25,6 +26,14 @@ pub struct GuestListing {
     named: Named,
     ledger: Arc<Ledger>,
     _permit: Permit,
+}
+
+impl GuestListing {
+    /// Asks for its next page, if it is not asked for yet; see [`Listing::ask`]. `None` where there is none to
+    /// wait for.
+    pub(super) fn ask(&mut self) -> Option<CancellationToken> {
+        self.listing.as_mut()?.ask()
+    }
 }
 
 impl State {
