@@ -235,7 +235,7 @@ impl Shared {
             }
             Started::Bare => (
                 Kind::Unavailable,
-                "the container has no tee and wc, and without them a cut input would look like its end",
+                "the container has no wc, or neither tee nor perl, and without them a cut input would look like its end",
                 "use an image with coreutils or busybox, or a program that refuses a cut input, and say so in its grant",
             ),
             Started::Never => {

@@ -60,6 +60,7 @@ impl InPods {
     }
 }
 
+const PERL: (&str, &str) = ("perl", "/usr/bin/perl");
 const TEE: (&str, &str) = ("tee", "/usr/bin/tee");
 const CKSUM: (&str, &str) = ("cksum", "/usr/bin/cksum");
 const WC: (&str, &str) = ("wc", "/usr/bin/wc");
@@ -80,12 +81,14 @@ fn the_record_says_how_an_output_was_proven_by_what_the_image_has() {
     // Debian's busybox does not know cksum, and says so only when it is called.
     let small = ["tee", "cksum", "wc", "grep"].map(busybox);
     for (name, programs, proof, can_restore) in [
-        ("whole", &[TEE, CKSUM, WC, GREP][..], "cksum", true),
+        ("whole", &[PERL, TEE, CKSUM, WC, GREP][..], "cksum", true),
+        ("no-perl", &[TEE, CKSUM, WC, GREP], "cksum", true),
         ("busybox", &small, "count", true),
         ("no-cksum", &[TEE, WC, GREP], "count", true),
         ("no-wc", &[TEE, CKSUM, GREP], "cksum", false),
         ("no-sum", &[TEE, GREP], "marker", false),
-        ("no-tee", &[CKSUM, WC, GREP], "marker", false),
+        ("no-tee", &[PERL, CKSUM, WC, GREP], "cksum", true),
+        ("neither", &[CKSUM, WC, GREP], "marker", false),
     ] {
         pods.pod(cluster, name, Some(programs));
         let id = pods.choose(&format!("name = {name:?}")).relay.backup();
@@ -98,7 +101,7 @@ fn the_record_says_how_an_output_was_proven_by_what_the_image_has() {
         } else {
             // A cut input would look like its end, so the program is not even started.
             assert_ne!(restored.code, Some(0), "{}", restored.shown());
-            restored.check_stderr("the container has no tee and wc");
+            restored.check_stderr("the container has no wc, or neither tee nor perl");
             assert!(!found.exists(), "{name}");
         }
     }
