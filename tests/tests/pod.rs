@@ -21,8 +21,8 @@ use strongroom_tests::dice::Dice;
 use strongroom_tests::kube::front::{Act, Front};
 use strongroom_tests::kube::{Cluster, User};
 use strongroom_tests::tool::{LONG, check_error, line, read_all, read_line, run, sh, start};
-use strongroom_tests::wire::{Way, Wire};
 use strongroom_tests::wait_until;
+use strongroom_tests::wire::{Way, Wire};
 use tokio_util::sync::CancellationToken;
 
 const SECRET: &str = "correct horse 'battery' \\ \"staple\"";
