@@ -271,7 +271,7 @@ impl Process {
     /// ends only when the process is dropped, so waiting for it would never end.
     pub async fn wait(&mut self) -> Result<Exit> {
         if let Some(pipe) = self.stdout.take() {
-            self.shared.drain(pipe.into_fd(), u64::MAX);
+            self.shared.drain(pipe.into_body(), u64::MAX);
         }
         if self.hold && !self.shared.has_ended() {
             let label = &self.shared.label;

@@ -9,6 +9,7 @@ pub mod behind;
 pub mod bomb;
 pub mod canary;
 pub mod container;
+pub mod dice;
 pub mod documented;
 pub mod documents;
 pub mod durable;

@@ -16,6 +16,7 @@ use strongroom::failpoint::Point;
 use strongroom::store::Store;
 use strongroom::store::s3::{S3Spec, S3Store};
 use strongroom_tests::behind::Seen;
+use strongroom_tests::dice::Dice;
 use strongroom_tests::documents::Documents;
 use strongroom_tests::proxy::{Act, Proxy, Rule};
 use strongroom_tests::relay::{Relay, Setup, sh};
@@ -137,28 +138,6 @@ impl Bucket {
 
 /// Three artifacts of one part each.
 const TINY: (&str, &[&str]) = ("seq 1 2000", &["a", "b", "c"]);
-
-/// Numbers that look random and can be repeated (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn seeded() -> Self {
-        let seed = std::env::var("STRONGROOM_SEED").ok().map_or(20_261_121, |text| text.parse().expect("a number"));
-        Self(seed)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-
-    fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
-        &from[usize::try_from(self.below(from.len() as u64)).expect("an index")]
-    }
-}
 
 /// A job with its store, and what is known to be in it.
 struct World {

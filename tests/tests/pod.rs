@@ -1,6 +1,11 @@
 //! Commands in pods of a real cluster: bytes, environment, exit codes, cuts, and who is chosen.
 #![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
 
+#[path = "pod/binary.rs"]
+mod binary;
+#[path = "pod/postgres.rs"]
+mod postgres;
+
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,14 +16,13 @@ use strongroom::exec::{Choice, Place, Pod, PodSpec, RunIn, Several, settled, spa
 use strongroom::policy::exec::{CommandLine, StdinGrant};
 use strongroom::secret::Secret;
 use strongroom::stream::source::InMemory;
-use strongroom::stream::{ByteSource, Origin, Proof, Source};
+use strongroom::stream::{ByteSource, Origin, Proof, Source, SourceInfo};
+use strongroom_tests::dice::Dice;
+use strongroom_tests::kube::front::{Act, Front};
 use strongroom_tests::kube::{Cluster, User};
-use strongroom_tests::postgres::job::{self, Job, Setup};
-use strongroom_tests::postgres::{PASSWORD, USER, Version};
-use strongroom_tests::relay::{self, Relay, sh as sh_words};
 use strongroom_tests::tool::{LONG, check_error, line, read_all, read_line, run, sh, start};
+use strongroom_tests::wait_until;
 use strongroom_tests::wire::{Way, Wire};
-use strongroom_tests::{free_port, wait_until};
 use tokio_util::sync::CancellationToken;
 
 const SECRET: &str = "correct horse 'battery' \\ \"staple\"";
@@ -37,9 +41,9 @@ fn tool(cluster: &Cluster) -> String {
     })
 }
 
-/// Where that container runs.
-fn home(cluster: &Cluster, namespace: &str) -> PathBuf {
-    cluster.pods_dir().join(namespace).join("tool/main")
+/// Where the container `main` of a pod runs.
+fn home(cluster: &Cluster, namespace: &str, pod: &str) -> PathBuf {
+    cluster.pods_dir().join(namespace).join(pod).join("main")
 }
 
 fn spec(namespace: &str, choice: Choice) -> PodSpec {
@@ -57,6 +61,10 @@ fn spec(namespace: &str, choice: Choice) -> PodSpec {
 fn place_as(cluster: &Cluster, user: &User, port: u16, spec: PodSpec, several: Several) -> Place {
     let kubeconfig = tokio::task::block_in_place(|| cluster.kubeconfig_at(user, port)).unwrap();
     let way = WayTo::Kubeconfig { path: Some(kubeconfig), context: user.name().to_owned(), exec_credentials: false };
+    place_by(way, spec, several)
+}
+
+fn place_by(way: WayTo, spec: PodSpec, several: Several) -> Place {
     let connection = strongroom::cluster::Cluster::new(ClusterSpec {
         label: "test".to_owned(),
         way,
@@ -152,9 +160,9 @@ async fn a_command_in_a_pod_passes_bytes_environment_and_exit_codes() {
         assert_eq!(output.stdout, b"out\n");
     }
     assert_eq!(run(sh("kill -9 $$"), here()).await.unwrap().exit.code, Some(137));
-    let strange =
-        run(line("/bin/echo", &["$(id)", "`id`", "a b", "'", "\"", "&x=1#%41+", "-n"]), here()).await.unwrap();
-    assert_eq!(strange.stdout, b"$(id) `id` a b ' \" &x=1#%41+ -n\n");
+    let strange = ["$(id)", "`id`", "a b", "'", "\"", "&x=1#%41+", "-n", "", "two\nlines\n", ".", "\\n \\", " a "];
+    let output = run(line("/bin/echo", &strange), here()).await.unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}\n", strange.join(" ")));
     let error = start(line("/bin/nothing", &[]), here(), None).await.unwrap_err();
     check_error(&error, Kind::NotFound, &["/bin/nothing", "no such file"]);
     let error = start(line("/etc/passwd", &[]), here(), None).await.unwrap_err();
@@ -165,34 +173,43 @@ async fn a_command_in_a_pod_passes_bytes_environment_and_exit_codes() {
     let mut output = held.stdout().unwrap();
     assert_eq!(read_line(&mut output).await, "one");
     drop((held, output));
-    wait_until_nothing_runs(&home(cluster, &namespace));
+    wait_until_nothing_runs(&home(cluster, &namespace, "tool"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_is_in_nobodys_arguments_and_in_no_line_of_the_audit_log() {
+async fn slots_and_secrets_are_in_no_line_of_the_audit_log_and_in_no_list_of_processes() {
     let cluster = cluster();
     let namespace = tool(cluster);
     let mut here = place(cluster, &namespace);
-    here.env.insert("TEST_ENV".to_owned(), "no-secret-but-not-in-the-log".to_owned());
-    let command = CommandLine { secrets: vec!["PGPASSWORD".to_owned()], ..sh("echo ready; exec sleep 1000") };
+    here.env.insert("TEST_ENV".to_owned(), "value-of-the-job".to_owned());
+    let mut command = line("/bin/sh", &["-c", "echo ready; sleep 1000; exit 0", "sh", "slot-of-an-argument"]);
+    command.env = vec![("PGDATABASE".to_owned(), "slot-of-a-variable".to_owned())];
+    command.secrets = vec!["PGPASSWORD".to_owned()];
     let mut process = start(command, here, None).await.unwrap();
     let mut output = process.stdout().unwrap();
     assert_eq!(read_line(&mut output).await, "ready");
-    let mut seen = 0;
+    let (mut wrappers, mut programs) = (0, 0);
     for entry in std::fs::read_dir("/proc").unwrap() {
         let Ok(arguments) = std::fs::read(entry.unwrap().path().join("cmdline")) else { continue };
-        let arguments = String::from_utf8_lossy(&arguments).into_owned();
-        assert!(!arguments.contains(SECRET), "{arguments}");
-        seen += usize::from(arguments.contains("sr_variables") && arguments.contains("exec sleep 1000"));
+        let arguments = String::from_utf8_lossy(&arguments).replace('\0', " ");
+        for hidden in [SECRET, "value-of-the-job", "slot-of-a-variable"] {
+            assert!(!arguments.contains(hidden), "{arguments}");
+        }
+        wrappers += usize::from(arguments.starts_with("/bin/sh -c sr_nl="));
+        // What a program is started with is what its process is listed with.
+        if arguments.contains("slot-of-an-argument") {
+            assert_eq!(arguments, "/bin/sh -c echo ready; sleep 1000; exit 0 sh slot-of-an-argument ");
+            programs += 1;
+        }
     }
-    assert!(seen >= 1, "the wrapper was looked at");
+    assert!(wrappers >= 1 && programs >= 1, "{wrappers} wrappers and {programs} programs were looked at");
     drop((process, output));
-    wait_until_nothing_runs(&home(cluster, &namespace));
+    wait_until_nothing_runs(&home(cluster, &namespace, "tool"));
     let log = cluster.audit_log().unwrap();
     let lines: Vec<_> = log.lines().filter(|line| line.contains(&namespace)).collect();
-    assert!(lines.iter().any(|line| line.contains("sleep")), "the command is in the audit log");
+    assert!(lines.iter().any(|line| line.contains("sr_nl") && line.contains("pods/tool/exec")), "{lines:?}");
     for line in lines {
-        for hidden in ["correct", "horse", "battery", "no-secret-but"] {
+        for hidden in ["correct", "horse", "battery", "value-of", "slot-of", "sleep"] {
             assert!(!line.contains(hidden), "{line}");
         }
     }
@@ -206,9 +223,9 @@ async fn dropping_the_handles_ends_the_program_in_its_pod_with_its_children() {
     let mut process = start(sh(script), place(cluster, &namespace), None).await.unwrap();
     let mut output = process.stdout().unwrap();
     assert_eq!(read_line(&mut output).await, "ready");
-    assert!(running(&home(cluster, &namespace)).len() >= 4);
+    assert!(running(&home(cluster, &namespace, "tool")).len() >= 4);
     drop((process, output));
-    wait_until_nothing_runs(&home(cluster, &namespace));
+    wait_until_nothing_runs(&home(cluster, &namespace, "tool"));
     assert!(run(line("/bin/true", &[]), place(cluster, &namespace)).await.unwrap().exit.is_success());
 }
 
@@ -234,6 +251,64 @@ async fn a_reader_in_a_pod_that_stops_early_succeeds_only_where_that_is_granted(
     }
 }
 
+/// Gives what a test says, when it says it, and ends when that lets go.
+struct Talk {
+    said: std::sync::mpsc::Receiver<&'static [u8]>,
+    len: u64,
+}
+
+impl ByteSource for Talk {
+    fn open(&mut self) -> Result<SourceInfo> {
+        Ok(SourceInfo { len: Some(self.len), ..SourceInfo::default() })
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
+        let Ok(said) = self.said.recv() else { return Ok(0) };
+        buf[..said.len()].copy_from_slice(said);
+        Ok(said.len())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_answers_every_line_as_it_comes_and_sees_the_end_of_its_input_as_one() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    for detects_short_input in [false, true] {
+        let script = "while IFS= read -r line; do echo \"got $line\"; done; echo over";
+        let command = CommandLine { detects_short_input, stdin: StdinGrant::Plugin, ..sh(script) };
+        let (say, said) = std::sync::mpsc::channel();
+        let source = Source::new(Origin::Plugin, Talk { said, len: 8 });
+        let mut process = start(command, place(cluster, &namespace), Some(source)).await.unwrap();
+        let mut output = process.stdout().unwrap();
+        for (line, answer) in [(&b"one\n"[..], "got one"), (b"two\n", "got two")] {
+            say.send(line).unwrap();
+            assert_eq!(read_line(&mut output).await, answer);
+        }
+        drop(say);
+        let (rest, end) = read_all(output).await;
+        end.unwrap();
+        assert_eq!(rest, b"over\n");
+        assert!(process.wait().await.unwrap().is_success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_say_where_an_input_ends_is_refused() {
+    let cluster = cluster();
+    let namespace = tool(cluster);
+    let front = tokio::task::block_in_place(|| {
+        Front::start(cluster, |request, _| if request.contains("/exec?") { Act::WithoutV5 } else { Act::Pass })
+    });
+    let way = WayTo::Address { server: front.url(), ca: None };
+    let place = place_by(way, spec(&namespace, Choice::Name("tool".to_owned())), Several::Refuse);
+    let error = run(sh("touch ran"), place).await.unwrap_err();
+    let says = ["could not start \"tool\"", "cannot say where standard input ends", "v4.channel.k8s.io"];
+    check_error(&error, Kind::Unavailable, &says);
+    let home = home(cluster, &namespace, "tool");
+    wait_until_nothing_runs(&home);
+    assert!(!home.join("ran").exists());
+}
+
 /// Of no known length.
 struct Endless;
 
@@ -251,7 +326,7 @@ async fn a_program_that_acts_on_a_cut_input_gets_none_whose_length_nobody_knows(
     let source = Source::new(Origin::Plugin, Endless);
     let error = start(command, place(cluster, &namespace), Some(source)).await.unwrap_err();
     check_error(&error, Kind::Invalid, &["how long its input is", "detects_short_input"]);
-    assert_eq!(running(&home(cluster, &namespace)), Vec::<String>::new());
+    assert_eq!(running(&home(cluster, &namespace, "tool")), Vec::<String>::new());
 }
 
 /// `seq 1 N`, and what it writes.
@@ -278,25 +353,32 @@ async fn output_that_is_cut_on_the_wire_is_never_a_success() {
     assert_eq!(settled(LONG).await, 0);
     // What is not output came before it, but for some words at the end: so this many bytes end inside.
     let (total, length) = (wire.passed(Way::Down), expected.len() as u64);
-    for turn in xtask::soak::turns(10, "cuts of an output") {
-        let cuts = wire.cuts();
-        let at = total - length + turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (length * 9 / 10);
+    let mut dice = Dice::seeded();
+    for _ in xtask::soak::turns(10, "cuts of an output") {
+        let (cuts, at) = (wire.cuts(), total - length + dice.below(length * 9 / 10));
         wire.cut_after(Way::Down, at);
-        match start(command.clone(), through(), None).await {
+        let error = match start(command.clone(), through(), None).await {
             // The channels overtake one another: output can come before the word that the program runs.
-            Err(error) => check_error(&error, Kind::Unavailable, &["could not start \"tool\""]),
+            Err(error) => {
+                check_error(&error, Kind::Unavailable, &["could not start \"tool\""]);
+                error
+            }
             Ok(mut process) => {
                 let (read, end) = read_all(process.stdout().unwrap()).await;
                 let error = end.expect_err("the output was cut");
-                check_error(&error, Kind::Unavailable, &["nobody knows how \"tool\" ended"]);
+                // So can the program's exit code, before a cut in what it wrote.
+                let shown = format!("{error:?}");
+                let is_known = ["nobody knows how \"tool\" ended", "\"tool\" was cut on its way out"];
+                assert!(is_known.iter().any(|known| shown.contains(known)), "{shown}");
                 assert!(expected.starts_with(&read) && read.len() < expected.len(), "{} bytes", read.len());
+                error
             }
-        }
-        assert_eq!(wire.cuts(), cuts + 1, "cut at {at}");
+        };
+        assert_eq!(wire.cuts(), cuts + 1, "cut at {at}: {error:?}");
         // The host looks for what is left in the pod before the next cut is counted.
         assert_eq!(settled(LONG).await, 0);
     }
-    wait_until_nothing_runs(&home(cluster, &namespace));
+    wait_until_nothing_runs(&home(cluster, &namespace, "tool"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,7 +387,7 @@ async fn input_that_is_cut_on_the_wire_is_never_the_end_of_it() {
     let namespace = tool(cluster);
     let wire = Wire::to(cluster.port()).await.unwrap();
     let bytes = numbers(2_000_000);
-    let home = home(cluster, &namespace);
+    let home = home(cluster, &namespace, "tool");
     let script = "act() { touch acted; exit 0; }; trap act TERM; cat >/dev/null; act";
     let command = CommandLine { stdin: StdinGrant::Plugin, ..sh(script) };
     let start_through = async || {
@@ -317,9 +399,9 @@ async fn input_that_is_cut_on_the_wire_is_never_the_end_of_it() {
     assert_eq!(settled(LONG).await, 0);
     std::fs::remove_file(home.join("acted")).unwrap();
     let (total, length) = (wire.passed(Way::Up), bytes.len() as u64);
-    for turn in xtask::soak::turns(10, "cuts of an input") {
-        let cuts = wire.cuts();
-        let at = total - length + turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (length * 9 / 10);
+    let mut dice = Dice::seeded();
+    for _ in xtask::soak::turns(10, "cuts of an input") {
+        let (cuts, at) = (wire.cuts(), total - length + dice.below(length * 9 / 10));
         wire.cut_after(Way::Up, at);
         let error = start_through().await.unwrap().wait().await.unwrap_err();
         assert_eq!(wire.cuts(), cuts + 1, "cut at {at}");
@@ -456,138 +538,4 @@ async fn who_may_not_run_commands_is_told_what_is_missing() {
     };
     tokio::task::block_in_place(|| wait_until("the new role", LONG, may_run)).unwrap();
     assert!(try_it().await.unwrap().exit.is_success());
-}
-
-/// A pod that is a PostgreSQL server of its own, with a database `shop` that asks for a password.
-struct PostgresPod {
-    cluster: &'static Cluster,
-    namespace: String,
-    port: u16,
-}
-
-impl PostgresPod {
-    fn start() -> Self {
-        let cluster = Cluster::shared("pod");
-        let (namespace, port) = (cluster.namespace("postgres").unwrap(), free_port().unwrap());
-        let [initdb, postgres] = ["initdb", "postgres"].map(|name| Version::V15.program(name).unwrap());
-        let script = format!(
-            "printf %s \"$SUPERUSER\" >password && {} --no-sync --username={USER} --auth=scram-sha-256 --pwfile=password \
-             --encoding=UTF8 --locale=C.UTF-8 --pgdata=data && \
-             exec {} -D data -k \"$POD_DIR\" -p {port} -c listen_addresses=127.0.0.1 -c fsync=off",
-            initdb.display(),
-            postgres.display(),
-        );
-        let spec = json!({
-            "securityContext": {"runAsUser": 65534, "runAsGroup": 65534},
-            "containers": [{"name": "postgres", "image": "postgres:15", "command": ["/bin/sh", "-c", script],
-                "env": [{"name": "SUPERUSER", "value": PASSWORD}]}],
-        });
-        cluster.pod(&namespace, "pg-0", &json!({"app": "pg"}), &spec).unwrap();
-        let pod = Self { cluster, namespace, port };
-        wait_until("PostgreSQL in its pod", LONG, || pod.sql("postgres", "SELECT 1").map(Some)).unwrap();
-        pod
-    }
-
-    fn sql(&self, database: &str, sql: &str) -> anyhow::Result<String> {
-        let output = std::process::Command::new(Version::V15.program("psql")?)
-            .args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql])
-            .env_clear()
-            .envs([("PGHOST", "127.0.0.1"), ("PGUSER", USER), ("PGPASSWORD", PASSWORD), ("PGDATABASE", database)])
-            .env("PGPORT", self.port.to_string())
-            .output()?;
-        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
-    }
-
-    /// Rows and digest of what a restore has to bring back.
-    fn digest(&self, database: &str) -> String {
-        let sql = "SELECT count(*), md5(string_agg(t::text, '' ORDER BY id)) FROM ledger AS t";
-        self.sql(database, sql).unwrap()
-    }
-
-    /// Configures the job with commands in this pod, through a port of the loopback.
-    fn configure(&self, job: &Job, port: u16) {
-        let kubeconfig = self.cluster.kubeconfig_at(self.cluster.admin(), port).unwrap();
-        let place = format!(
-            "{{ pod = {{ cluster = \"test\", namespace = {:?}, selector = \"app=pg\", container = \"postgres\" }} }}",
-            self.namespace
-        );
-        let env =
-            |user: &str| format!("env = {{ PGHOST = \"127.0.0.1\", PGPORT = \"{}\", PGUSER = {user:?} }}", self.port);
-        let more = format!(
-            "[cluster.test]\nkubeconfig = {kubeconfig:?}\ncontext = \"admin\"\n\n[target.beside]\nrun_in = {place}\n{}\n\
-             secrets = {{ PGPASSWORD = {{ file = \"password\" }} }}\noptions = {{ scratch = \"database\" }}",
-            env("verifier"),
-        );
-        let settings = "databases = [\"shop\"]".to_owned();
-        job.configure_env(&env(USER), &Setup { settings, more, run_in: Some(place), ..Setup::default() });
-    }
-}
-
-#[test]
-fn the_postgres_plugin_backs_up_verifies_and_restores_a_server_in_a_pod_through_exec_alone() {
-    let pod = PostgresPod::start();
-    pod.sql("postgres", "CREATE DATABASE shop").unwrap();
-    // 6 MB that hardly compress away.
-    let rows = "SELECT g AS id, md5(g::text) || md5((g * 7)::text) AS body FROM generate_series(1, 60000) g";
-    pod.sql("shop", &format!("CREATE TABLE ledger AS {rows}; ALTER TABLE ledger ADD PRIMARY KEY (id)")).unwrap();
-    // A role that is not a superuser tests a restore in a database of its own.
-    pod.sql("postgres", &format!("CREATE ROLE verifier LOGIN CREATEDB PASSWORD '{PASSWORD}'")).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let wire = runtime.block_on(Wire::to(pod.cluster.port())).unwrap();
-    let job = Job::new(job::Into::Folder, Version::V15);
-    pod.configure(&job, wire.port());
-
-    let id = job.backup();
-    let shown = job.run(&["show", "orders", &id, "--output", "json"]).check_code(0).json();
-    let artifacts = shown["record"]["artifacts"].as_array().unwrap();
-    let dump = artifacts.iter().find(|artifact| artifact["name"] == "shop.dump").unwrap();
-    assert_eq!(dump["origin"], json!({"kind": "exec", "command": "pg_dump", "proof": "cksum"}));
-    let passed = wire.passed(Way::Down);
-    job.run(&["verify", "orders", &id, "--depth", "restore", "--target", "beside"]).check_code(0);
-
-    let before = pod.digest("shop");
-    assert!(before.starts_with("60000|"), "{before}");
-    pod.sql("postgres", "ALTER DATABASE shop RENAME TO before").unwrap();
-    job.run(&["restore", "orders", &id]).check_code(0);
-    assert_eq!(pod.digest("shop"), before);
-
-    // The dump lies in the last three quarters of what came down: somewhere in there the wire is cut.
-    for turn in xtask::soak::turns(3, "cuts of a backup") {
-        let cuts = wire.cuts();
-        wire.cut_after(Way::Down, passed / 4 + turn.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (passed * 5 / 8));
-        let failed = job.run(&["backup", "orders"]);
-        assert_eq!((failed.code, wire.cuts()), (Some(1), cuts + 1), "{}", failed.shown());
-        let listed = job.run(&["list", "orders", "--output", "json"]).check_code(0).json();
-        assert_eq!(listed["backups"].as_array().map(Vec::len), Some(1), "{}", failed.shown());
-    }
-    job.backup();
-}
-
-#[test]
-fn several_pods_stop_a_restore_and_a_backup_takes_the_first() {
-    let cluster = Cluster::shared("pod");
-    let namespace = cluster.namespace("several").unwrap();
-    for name in ["tool-b", "tool-a"] {
-        let spec = json!({"containers": [{"name": "main", "image": "tool:1"}]});
-        cluster.pod(&namespace, name, &json!({"app": "tool"}), &spec).unwrap();
-    }
-    let run_in =
-        |choice: &str| format!("run_in = {{ pod = {{ cluster = \"test\", namespace = {namespace:?}, {choice} }} }}");
-    let relay = Relay::new(relay::Setup { produce: sh_words("echo $POD_NAME"), ..relay::Setup::default() });
-    let written = std::fs::read_to_string(relay.sandbox.path("strongroom.toml")).unwrap();
-    let configure = |choice: &str| {
-        let with = format!("[job.orders]\n{}", run_in(choice));
-        let kubeconfig = cluster.admin_kubeconfig();
-        let cluster = format!("[cluster.test]\nkubeconfig = {kubeconfig:?}\ncontext = \"admin\"\n");
-        relay.sandbox.config(&format!("{cluster}{}", written.replace("[job.orders]", &with)));
-    };
-    configure("selector = \"app=tool\"");
-    let id = relay.backup();
-    let refused = relay.run(&["restore", "orders", &id]);
-    refused.check_code(2).check_stderr("several pods match").check_stderr("name = \"POD\"");
-    configure("name = \"tool-b\"");
-    relay.run(&["restore", "orders", &id]).check_code(0);
-    configure("selector = \"app=tool\", name = \"tool-b\"");
-    relay.run(&["config", "check"]).check_code(2).check_stderr("has a name and a selector");
 }

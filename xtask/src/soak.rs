@@ -12,13 +12,19 @@ use crate::reproduce;
 use crate::stage;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How many turns a test under soak takes.
 pub const COUNT: &str = "STRONGROOM_SOAK_COUNT";
 /// For how many minutes a test under soak begins new turns.
 pub const MINUTES: &str = "STRONGROOM_SOAK_MINUTES";
+/// The seed of a test's random places, to repeat a run.
+pub const SEED: &str = "STRONGROOM_SEED";
+/// The seed of an ordinary run, which is to be the same every time.
+const USUAL_SEED: u64 = 20_261_121;
 /// What a test says at its end stands behind this, anywhere in a line.
 const SAID: &str = "soak: ";
 /// The page with the table of last results.
@@ -107,7 +113,13 @@ const HARNESSES: &[Harness] = &[
         name: "pod",
         what: "the connection to a command in a pod is cut at random places, on its way out, on its way in, and in a backup of PostgreSQL: never a success, and no cut input is taken for a whole one",
         usual: Length::Count(200),
-        how: How::Test { package: "strongroom-tests", program: Some("pod"), filter: "" },
+        how: How::Test { package: "strongroom-tests", program: Some("pod"), filter: "_cut_" },
+    },
+    Harness {
+        name: "pod-bytes",
+        what: "more bytes than 32 bits can count go out of a pod into a backup, and out of that into a pod, unchanged",
+        usual: Length::Count(1),
+        how: How::Test { package: "strongroom-tests", program: Some("pod"), filter: "gigabytes" },
     },
     Harness {
         name: "promises",
@@ -291,6 +303,27 @@ pub fn turns(short: u64, what: &'static str) -> Turns {
         (Some(count), None) => (count, None),
     };
     Turns { next: 0, most, until, what }
+}
+
+/// Whether this is the long form of a test.
+pub fn is_long() -> bool {
+    [COUNT, MINUTES].iter().any(|name| std::env::var_os(name).is_some())
+}
+
+/// The seed of this process's random places: what [`SEED`] says, else always the same in an ordinary run and
+/// another one each time under soak. Said on standard output where soak shows it.
+pub fn seed() -> u64 {
+    static ONE: OnceLock<u64> = OnceLock::new();
+    *ONE.get_or_init(|| {
+        let seed = match std::env::var(SEED) {
+            Ok(text) => text.parse().unwrap_or_else(|_| panic!("{SEED} needs a number, got {text:?}")),
+            // What nobody can guess, cut to a number that a person can copy.
+            Err(_) if is_long() => RandomState::new().build_hasher().finish() % 1_000_000_000,
+            Err(_) => USUAL_SEED,
+        };
+        println!("{SAID}seed {seed}");
+        seed
+    })
 }
 
 /// What [`turns`] gives: the number of each turn, from 0.

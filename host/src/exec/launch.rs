@@ -2,8 +2,9 @@
 
 use super::feed::{self, Food};
 use super::leader::Leader;
-use super::output::Pipe;
-use super::pod::session::Open;
+use super::output::{Body, Pipe};
+use super::pod::flow::flow;
+use super::pod::session::{Open, Out};
 use super::supervise::{self, Handles, Shared, Tail};
 use super::{PIPE_BYTES, local};
 use crate::error::{Error, IoContext, Result};
@@ -109,32 +110,35 @@ async fn follow((launched, fed): (Launched, Fed)) -> Result<Launched> {
 type Fed = Option<(OwnedFd, Food)>;
 
 fn start(prepared: Prepared, command: &CommandLine, food: Option<Food>, redactor: Redactor) -> Result<(Launched, Fed)> {
-    let (stdout, child_stdout) = pipe()?;
     let (stderr, child_stderr) = pipe()?;
-    // A larger pipe is a favour: at the user's limit the kernel refuses, and the smaller one works too.
-    let _ = fcntl_setpipe_size(&stdout, PIPE_BYTES);
     let mut peek = None;
     let mut fed = None;
     let mut child_stdin = None;
     if let Some(food) = food {
         let (read, write) = pipe()?;
-        let _ = fcntl_setpipe_size(&write, PIPE_BYTES);
+        enlarge(&write);
         peek = Some(read.try_clone().doing(|| "keep an end of a pipe".to_owned())?);
         child_stdin = Some(read);
         not_blocking(&write)?;
         fed = Some((write, food));
     }
-    not_blocking(&stdout)?;
     not_blocking(&stderr)?;
-    let leader = match prepared.start {
+    let (leader, body) = match prepared.start {
         // The command holds the child's ends of the pipes: they close with it, or no pipe would ever end.
         Start::Process(mut child) => {
+            let (stdout, child_stdout) = pipe()?;
+            enlarge(&stdout);
+            not_blocking(&stdout)?;
             child.stdout(child_stdout).stderr(child_stderr).stdin(child_stdin.map_or_else(Stdio::null, Stdio::from));
-            Leader::child(child.spawn().map_err(|error| local::start_error(command, error))?)?
+            let child = child.spawn().map_err(|error| local::start_error(command, error))?;
+            (Leader::child(child)?, Body::Pipe(stdout))
         }
-        Start::Session(open) => Leader::Session(open.start(child_stdin, child_stdout, child_stderr)?),
+        Start::Session(open) => {
+            let (inlet, outlet) = flow();
+            (Leader::Session(open.start(child_stdin, Out::Flow(inlet), child_stderr)?), Body::Flow(outlet))
+        }
     };
-    let stdout = Pipe::new(stdout, prepared.marker.clone());
+    let stdout = Pipe::new(body, prepared.marker.clone());
     let tail = Tail::new(redactor, prepared.marker);
     let shared = supervise::start(command, leader, prepared.killer, tail, stderr, peek)?;
     let handles = Arc::new(Handles::new(shared.clone()));
@@ -160,6 +164,11 @@ fn on_starter(job: impl FnOnce() + Send + 'static) -> Result<()> {
 
 pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     pipe_with(PipeFlags::CLOEXEC).doing(|| "make a pipe".to_owned())
+}
+
+/// A larger pipe is a favour: at the user's limit the kernel refuses, and the smaller one works too.
+fn enlarge(end: &OwnedFd) {
+    let _ = fcntl_setpipe_size(end, PIPE_BYTES);
 }
 
 /// For this end only: the child's end of a pipe is another open file.

@@ -1,6 +1,7 @@
 //! Standard output as a source of bytes.
 
 use super::TICK;
+use super::pod::flow::Outlet;
 use super::pod::sum::Sum;
 use super::supervise::{Handles, Kill};
 use crate::error::{Error, IoContext, Result};
@@ -16,28 +17,37 @@ use tokio_util::sync::CancellationToken;
 /// How much of an output is read and thrown away after who read it has let go of it.
 const ABANDONED_BYTES: u64 = 1 << 20;
 
+/// Where standard output comes from.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// A process of this machine writes into it.
+    Pipe(OwnedFd),
+    /// A session with a pod does.
+    Flow(Outlet),
+}
+
 /// The reading end of standard output before anybody reads it.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    fd: OwnedFd,
+    body: Body,
     marker: Option<String>,
 }
 
 impl Pipe {
     /// With a marker, output is whole only when it ends with that.
-    pub(super) fn new(fd: OwnedFd, marker: Option<String>) -> Self {
-        Self { fd, marker }
+    pub(super) fn new(body: Body, marker: Option<String>) -> Self {
+        Self { body, marker }
     }
 
     /// For who throws the output away.
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.fd
+    pub(super) fn into_body(self) -> Body {
+        self.body
     }
 }
 
 /// The reading end of a program's standard output. Keeps the program alive.
 pub(super) struct Stdout {
-    pipe: Option<OwnedFd>,
+    body: Option<Body>,
     trailer: Option<Trailer>,
     /// Where the output is measured beside its source as well.
     sum: Option<Sum>,
@@ -123,7 +133,7 @@ impl Stdout {
         let trailer = pipe.marker.as_deref().map(Trailer::new);
         let is_measured = handles.shared().proof().is_some_and(|proof| proof != Proof::Marker);
         let sum = is_measured.then(Sum::new);
-        Self { pipe: Some(pipe.fd), trailer, sum, handles, stall, cancel, leash, state: State::Open }
+        Self { body: Some(pipe.body), trailer, sum, handles, stall, cancel, leash, state: State::Open }
     }
 
     /// The next bytes, or 0 at the end of the pipe, however the program ends.
@@ -140,7 +150,7 @@ impl Stdout {
             if let Some(trailer) = self.trailer.as_mut().filter(|trailer| !trailer.ready.is_empty()) {
                 return Ok(trailer.take_ready(buf));
             }
-            let n = self.read_pipe(buf)?;
+            let n = self.read_body(buf)?;
             let Some(trailer) = &mut self.trailer else { return Ok(n) };
             let out = trailer.pass(buf, n);
             if out > 0 || n == 0 {
@@ -172,14 +182,29 @@ impl Stdout {
             .hint("run it again; if it stays so, look into the log of the container's engine, and whether the program leaves children behind that write"))
     }
 
-    fn read_pipe(&mut self, buf: &mut [u8]) -> Result<usize> {
+    fn read_body(&mut self, buf: &mut [u8]) -> Result<usize> {
         let shared = self.handles.shared();
-        let Some(pipe) = &self.pipe else { return Ok(0) };
         let began = Instant::now();
+        let pipe = match &self.body {
+            None => return Ok(0),
+            Some(Body::Pipe(pipe)) => pipe,
+            Some(Body::Flow(flow)) => loop {
+                let Some(n) = flow.read(buf, TICK) else {
+                    self.check(began)?;
+                    continue;
+                };
+                if n == 0 {
+                    self.body = None;
+                } else {
+                    shared.progress();
+                }
+                return Ok(n);
+            },
+        };
         loop {
             match rustix::io::read(pipe, &mut *buf) {
                 Ok(0) => {
-                    self.pipe = None;
+                    self.body = None;
                     return Ok(0);
                 }
                 Ok(n) => {
@@ -257,10 +282,10 @@ impl Drop for Stdout {
     fn drop(&mut self) {
         // A program that writes on sees a closed pipe soon. One that does not must not be told from one
         // that was killed, only because its wrapper still writes the marker.
-        if let Some(pipe) = self.pipe.take()
+        if let Some(body) = self.body.take()
             && self.trailer.is_some()
         {
-            self.handles.shared().drain(pipe, ABANDONED_BYTES);
+            self.handles.shared().drain(body, ABANDONED_BYTES);
         }
         self.leash.release();
     }

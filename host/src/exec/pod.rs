@@ -2,14 +2,15 @@
 //!
 //! An exec into a pod has no environment and no kill, its arguments stand in the API server's audit log,
 //! its output can be cut and still be called a success, and its input can be cut and look ended. So a fixed
-//! script of the host's own runs there (`script`): variables and secrets are the first lines of its
-//! standard input; it says on standard error what happens, writes a marker behind the last byte of
-//! output, and counts that output beside its source. Only protocols with an end of input (v5) are
+//! script of the host's own runs there (`script`): the granted command line, variables and secrets are the
+//! first lines of its standard input; it says on standard error what happens, writes a marker behind the
+//! last byte of output, and counts that output beside its source. Only protocols with an end of input (v5) are
 //! spoken (`session`). What must end early is found by a random word in its environment, by the same
 //! script as in containers. Where that cannot be reached any more, the program may outlive its run: a
 //! warning says so.
 
 mod choose;
+pub(super) mod flow;
 mod script;
 pub(super) mod session;
 pub(super) mod sum;
@@ -117,7 +118,7 @@ impl Pod {
                 .fact("got", "v4.channel.k8s.io")
                 .hint("Kubernetes 1.30 and newer have it; look for a proxy on the way that takes it away"));
         }
-        Ok(session::Open::new(connection, opening, self.place(chosen)))
+        Ok(session::Open::new(connection, opening, self.place(chosen)).await)
     }
 
     fn refused(&self, chosen: &Chosen, error: kube::Error) -> Error {
@@ -143,7 +144,8 @@ impl Pod {
     async fn ask(&self, chosen: &Chosen, arguments: &[&str]) -> Result<String> {
         let (out, out_child) = tokio_pipe()?;
         let (errs, errs_child) = tokio_pipe()?;
-        let session = self.open(chosen, arguments, Zeroizing::default()).await?.start(None, out_child, errs_child)?;
+        let open = self.open(chosen, arguments, Zeroizing::default()).await?;
+        let session = open.start(None, session::Out::pipe(out_child)?, errs_child)?;
         // One line each: they fit into their pipes.
         let (said, complained) = (text(out).await, text(errs).await);
         // Its pipes have ended, so the outcome is there or comes at once.
@@ -207,9 +209,7 @@ pub(super) async fn prepare(
     if matches!(mode, Mode::Counted(_)) && !matches!(command.stdin, StdinGrant::Text { .. }) {
         killer.check(command).await?;
     }
-    let mut arguments = vec![script::START, "sh", command.program.as_str()];
-    arguments.extend(command.args.iter().map(String::as_str));
-    let open = pod.open(&chosen, &arguments, opening).await.map_err(name)?;
+    let open = pod.open(&chosen, &[script::START, "sh"], opening).await.map_err(name)?;
     Ok(Prepared {
         start: Start::Session(Box::new(open)),
         killer: Killer::Inside(Box::new(killer)),

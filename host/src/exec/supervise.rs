@@ -9,6 +9,7 @@ pub(super) use tail::{Started, Tail};
 
 use super::launch::Killer;
 use super::leader::{Gone, Leader};
+use super::output::Body;
 use super::pod::sum::Measured;
 use super::{Exit, GRACE, describe_exit};
 use crate::error::{Error, IoContext, Kind, Result};
@@ -74,9 +75,29 @@ pub(super) struct Shared {
     started: watch::Sender<Started>,
     ended: watch::Sender<bool>,
     wake: OwnedFd,
+    moves: Arc<Progress>,
+}
+
+/// When bytes of a process last moved.
+#[derive(Debug)]
+pub(super) struct Progress {
     began: Instant,
-    /// When bytes last moved, in milliseconds after `began`.
+    /// In milliseconds after `began`.
     moved_ms: AtomicU64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { began: Instant::now(), moved_ms: AtomicU64::new(0) }
+    }
+}
+
+impl Progress {
+    /// Some move now.
+    pub(super) fn moved(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved_ms.fetch_max(now, Ordering::Relaxed);
+    }
 }
 
 /// Keeps a process alive; it ends when the last one is dropped.
@@ -129,8 +150,11 @@ impl Shared {
     }
 
     /// Throws at most so many bytes of standard output away from now on, then closes it.
-    pub(super) fn drain(&self, pipe: OwnedFd, most: u64) {
-        self.lock().drain = Some((pipe, most));
+    pub(super) fn drain(&self, body: Body, most: u64) {
+        match body {
+            Body::Pipe(pipe) => self.lock().drain = Some((pipe, most)),
+            Body::Flow(flow) => return flow.discard(self.moves.clone(), most),
+        }
         self.wake();
     }
 
@@ -150,13 +174,12 @@ impl Shared {
 
     /// Bytes moved.
     pub(super) fn progress(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved_ms.fetch_max(now, Ordering::Relaxed);
+        self.moves.moved();
     }
 
     /// How long no byte has moved, counted from `began` at most.
     pub(super) fn idle_since(&self, began: Instant) -> Duration {
-        let moved = self.began + Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        let moved = self.moves.began + Duration::from_millis(self.moves.moved_ms.load(Ordering::Relaxed));
         moved.max(began).elapsed()
     }
 
@@ -212,7 +235,7 @@ impl Shared {
             }
             Started::Bare => (
                 Kind::Unavailable,
-                "the container has no tee and wc, and without them a cut input would look like its end",
+                "the container has no wc, or neither tee nor perl, and without them a cut input would look like its end",
                 "use an image with coreutils or busybox, or a program that refuses a cut input, and say so in its grant",
             ),
             Started::Never => {
@@ -353,8 +376,7 @@ pub(super) fn start(
             started: watch::Sender::new(tail.started()),
             ended: watch::Sender::new(false),
             wake,
-            began: Instant::now(),
-            moved_ms: AtomicU64::new(0),
+            moves: Arc::default(),
         });
         Ok(shared)
     };

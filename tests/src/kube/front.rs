@@ -31,6 +31,8 @@ pub enum Act {
     Hold(Gate),
     /// The API server gets it, and its answer is handed on once the gate is opened.
     HoldAnswer(Gate),
+    /// The connection becomes a WebSocket, as asked, but the API server does not hear of `v5.channel.k8s.io`.
+    WithoutV5,
 }
 
 /// What holds a request until a test lets it go.
@@ -198,7 +200,6 @@ fn serve(
             head.push_str(&line);
         }
     }
-    head.push_str("Host: 127.0.0.1\r\nConnection: close\r\n\r\n");
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let asked = Asked { line: first.trim().to_owned(), token, at: Instant::now() };
@@ -239,10 +240,11 @@ fn serve(
         Act::HoldAnswer(gate) => held = Some(gate),
         Act::Cut(bytes) => limit = bytes,
         Act::LoseAnswer => limit = 0,
+        Act::WithoutV5 => return without_v5(reader, client, upstream, &head),
         Act::Pass => {}
     }
     let mut server = TcpStream::connect(("127.0.0.1", upstream))?;
-    server.write_all(head.as_bytes())?;
+    write!(server, "{head}Host: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
     server.write_all(&body)?;
     let mut answer = Vec::new();
     server.read_to_end(&mut answer)?;
@@ -251,5 +253,22 @@ fn serve(
     }
     client.write_all(&answer[..answer.len().min(limit)])?;
     client.shutdown(Shutdown::Both)?;
+    Ok(())
+}
+
+/// Passes everything on, both ways, until one side has had enough.
+fn without_v5(mut reader: BufReader<TcpStream>, mut client: TcpStream, upstream: u16, head: &str) -> Result<()> {
+    let mut server = TcpStream::connect(("127.0.0.1", upstream))?;
+    let head = head.replace("v5.channel.k8s.io, ", "");
+    write!(server, "{head}Host: 127.0.0.1\r\nConnection: Upgrade\r\n\r\n")?;
+    let mut up = server.try_clone()?;
+    let upwards = std::thread::spawn(move || {
+        // Whichever side goes away first ends it.
+        drop(std::io::copy(&mut reader, &mut up));
+        drop(up.shutdown(Shutdown::Both));
+    });
+    drop(std::io::copy(&mut server, &mut client));
+    drop(client.shutdown(Shutdown::Both));
+    drop(upwards.join());
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! The fixed texts that run in a pod, and what the first of them reads before the program does.
 //!
-//! They need `/bin/sh` in the container and nothing else; with `tee`, `cksum` and `wc` there, more is
-//! known of what came through. Nothing secret and nothing that differs from run to run is in them or in
-//! their arguments, but the command line that was granted: all of it comes as the first lines of standard
-//! input. Names of their own variables begin with `sr_`, which no variable of a command may.
+//! They need `/bin/sh` in the container and nothing else; with `tee` or `perl`, and `cksum` or `wc`, that are
+//! there and work, more is known of what came through. What is run comes as the first lines of standard input, with its
+//! arguments and variables: the script is one text, always the same, so that nothing of a slot or a secret
+//! is in its own arguments, which the API server's audit log and the pod's process list show. Names
+//! of its own variables begin with `sr_`, which no variable of a command may.
 
 use crate::error::{Error, Kind, Result};
 use crate::exec::cannot_start;
@@ -13,15 +14,20 @@ use zeroize::Zeroizing;
 /// What names of variables may not begin with.
 const OWN_PREFIX: &str = "sr_";
 
-/// Runs a program. Arguments: the program and its own.
+/// Runs a program. It has no arguments.
 ///
-/// Standard input: the marker; a line `alone`, `fed` or `counted SIZE`; for each variable a line with its
-/// name and the number of its lines, and those; a line with a dot; what the program reads. A shell reads
-/// its lines byte by byte, so that nothing of that is taken away.
+/// Standard input: the marker; a line `alone`, `fed` or `counted SIZE`; for the program and each of its
+/// arguments a line with the number of its lines, and those; a line with a dot; for each variable a line
+/// with its name and the number of its lines, and those; a line with a dot; what the program reads. A shell
+/// reads its lines byte by byte, so that nothing of that is taken away.
 ///
 /// Standard error: lines that begin with the marker say that the program runs and how its output will be
 /// proven (`run cksum`, `run count`, `run marker`), that it has ended, how many bytes of its input it left,
 /// and what was measured of its output, beside it. Standard output ends with a NUL and the marker.
+///
+/// What passes output on and lets it be measured is `perl` where it is there, else `tee`: that copies 8 KiB
+/// at a time through pipes of 64 KiB, and each of its pieces becomes a message of the node and of the API
+/// server, which costs them half as much again. `fcntl` 1031 is `F_SETPIPE_SZ`.
 ///
 /// `counted` is for a program that would take a cut for the end of its input: when fewer bytes arrive than
 /// were announced, everything that the program started is killed before its input is closed.
@@ -29,13 +35,32 @@ pub(super) const START: &str = r#"sr_nl='
 '
 IFS= read -r sr_marker && IFS=' ' read -r sr_mode sr_size || exit 125
 sr_word=${sr_marker##*-}
-sr_tee=$(command -v tee 2>/dev/null)
+sr_larger='open(F,">&=",shift)||exit 1;
+fcntl($_,1031,1<<20)for*STDIN,*STDOUT,*F;
+sub w{my($h,$o)=(shift,0);while($o<$n){my$k=syswrite$h,$b,$n-$o,$o;exit 1 if!defined$k;$o+=$k}}
+while($n=sysread STDIN,$b,1<<18){w(*STDOUT);w(*F)}
+exit!defined$n'
+sr_copy() {
+  if [ -n "$sr_perl" ]; then
+    PERL5OPT= PERL5LIB= PERL_BADLANG=0 LC_ALL=C "$sr_perl" -e "$sr_larger" "$1"
+  else
+    "$sr_tee" "/dev/fd/$1"
+  fi
+}
+sr_copies() { [ "$(printf x | { sr_copy 5 >/dev/null; } 5>&1 2>/dev/null)" = x ]; }
+sr_perl=$(command -v perl 2>/dev/null)
+sr_tee=
+if [ -z "$sr_perl" ] || ! sr_copies; then
+  sr_perl=
+  sr_tee=$(command -v tee 2>/dev/null)
+  if [ -z "$sr_tee" ] || ! sr_copies; then sr_tee=; fi
+fi
+sr_copier=$sr_perl$sr_tee
 sr_wc=$(command -v wc 2>/dev/null)
 sr_sum=$(command -v cksum 2>/dev/null)
 sr_proof=cksum
-if [ -z "$sr_sum" ]; then sr_sum=$sr_wc; sr_proof=count; fi
-if [ -z "$sr_tee" ] || [ "$(printf x | { "$sr_tee" /dev/fd/5 >/dev/null; } 5>&1 2>/dev/null)" != x ]; then sr_tee=; fi
-if [ -z "$sr_tee" ] || [ -z "$sr_sum" ]; then sr_proof=marker; fi
+if [ -z "$sr_sum" ] || [ "$(printf x | "$sr_sum" 2>/dev/null)" != '12738659 1' ]; then sr_sum=$sr_wc; sr_proof=count; fi
+if [ -z "$sr_copier" ] || [ -z "$sr_sum" ]; then sr_proof=marker; fi
 sr_kill() {
   sr_files=
   if printf 'a\0b\0' | grep -qzF b 2>/dev/null; then
@@ -53,15 +78,19 @@ sr_kill() {
     kill -s KILL "${sr_pid%/environ}" 2>/dev/null && sr_found=1
   done
 }
+sr_text() {
+  sr_lines=$1
+  IFS= read -r sr_value || return 1
+  while [ "$sr_lines" -gt 1 ]; do
+    IFS= read -r sr_line || return 1
+    sr_value=$sr_value$sr_nl$sr_line
+    sr_lines=$((sr_lines - 1))
+  done
+}
 sr_variables() {
   while IFS=' ' read -r sr_name sr_lines; do
     if [ "$sr_name" = . ]; then return 0; fi
-    IFS= read -r sr_value || return 1
-    while [ "$sr_lines" -gt 1 ]; do
-      IFS= read -r sr_line || return 1
-      sr_value=$sr_value$sr_nl$sr_line
-      sr_lines=$((sr_lines - 1))
-    done
+    sr_text "$sr_lines" || return 1
     export "$sr_name=$sr_value"
   done
   return 1
@@ -78,7 +107,7 @@ sr_left() {
 }
 sr_feed() {
   exec 7>&1
-  sr_got=$({ "$sr_tee" /dev/fd/6 >&7; } 6>&1 | "$sr_wc" -c)
+  sr_got=$({ sr_copy 6 >&7; } 6>&1 | "$sr_wc" -c)
   if [ "$((sr_got))" = "$sr_size" ]; then return; fi
   echo "$sr_marker short $((sr_got))" >&2
   sr_turns=0; sr_killed=0
@@ -90,10 +119,14 @@ sr_feed() {
   done
 }
 sr_program() {
+  while IFS= read -r sr_lines && [ "$sr_lines" != . ]; do
+    sr_text "$sr_lines" || exit 125
+    set -- "$@" "$sr_value"
+  done
   sr_variables || exit 125
   if [ ! -e "$1" ]; then echo "$sr_marker missing" >&2; exit 127; fi
   if [ -d "$1" ] || [ ! -x "$1" ]; then echo "$sr_marker denied" >&2; exit 126; fi
-  if [ "$sr_mode" = counted ] && { [ -z "$sr_tee" ] || [ -z "$sr_wc" ]; }; then
+  if [ "$sr_mode" = counted ] && { [ -z "$sr_copier" ] || [ -z "$sr_wc" ]; }; then
     echo "$sr_marker bare" >&2; exit 126
   fi
   trap : TERM
@@ -119,11 +152,11 @@ sr_program() {
   exit "$sr_code"
 }
 if [ "$sr_proof" = marker ]; then
-  (sr_program "$@"); sr_code=$?
+  (sr_program); sr_code=$?
 else
   if [ "$sr_proof" = count ]; then sr_how=-c; else sr_how=; fi
   exec 3>&1
-  sr_said=$({ { { (sr_program "$@" 3>&- 4>&- 5>&-); echo "$?" >&4; } | "$sr_tee" /dev/fd/5 >&3 4>&-; } 5>&1 >/dev/null | "$sr_sum" $sr_how >&4 3>&-; } 4>&1)
+  sr_said=$({ { { (sr_program 3>&- 4>&- 5>&-); echo "$?" >&4; } | sr_copy 5 >&3 4>&-; } 5>&1 >/dev/null | "$sr_sum" $sr_how >&4 3>&-; } 4>&1)
   set -- $sr_said
   sr_code=$1; shift
   echo "$sr_marker sum $*" >&2
@@ -148,7 +181,8 @@ pub(super) enum Mode {
 
 /// The first lines of standard input.
 ///
-/// Errors: `Invalid` for a variable that a shell cannot have, or that is one of the wrapper's own.
+/// Errors: `Invalid` for a variable that a shell cannot have, or that is one of the wrapper's own, and for
+/// an argument with a NUL.
 pub(super) fn opening(
     command: &CommandLine,
     marker: &str,
@@ -162,6 +196,13 @@ pub(super) fn opening(
         Mode::Counted(bytes) => format!("counted {bytes}"),
     };
     text.extend_from_slice(format!("{marker}\n{mode}\n").as_bytes());
+    for word in std::iter::once(&command.program).chain(&command.args) {
+        if word.contains('\0') {
+            return Err(cannot_start(Kind::Invalid, command, "an argument holds a NUL"));
+        }
+        push(&mut text, "", word);
+    }
+    text.extend_from_slice(b".\n");
     for (name, value) in variables {
         let is_name = !name.is_empty()
             && name
@@ -176,10 +217,15 @@ pub(super) fn opening(
         if value.contains('\0') {
             return Err(Error::invalid(format!("the variable {name:?} holds a NUL")));
         }
-        text.extend_from_slice(format!("{name} {}\n", value.split('\n').count()).as_bytes());
-        text.extend_from_slice(value.as_bytes());
-        text.push(b'\n');
+        push(&mut text, &format!("{name} "), value);
     }
     text.extend_from_slice(b".\n");
     Ok(text)
+}
+
+/// A line with the number of the value's lines behind `before`, and those.
+fn push(text: &mut Zeroizing<Vec<u8>>, before: &str, value: &str) {
+    text.extend_from_slice(format!("{before}{}\n", value.split('\n').count()).as_bytes());
+    text.extend_from_slice(value.as_bytes());
+    text.push(b'\n');
 }

@@ -1,12 +1,13 @@
-//! One command in a pod, over `v5.channel.k8s.io`: pipes on this side, a WebSocket on the other.
+//! One command in a pod, over `v5.channel.k8s.io`: pipes and a flow on this side, a WebSocket on the other.
 //!
 //! The first byte of a message is its channel. Reading and writing do not wait for one another, so that a
 //! program that reads and writes at once cannot stand still between the two. Whatever is not read here
-//! holds the program back: the pipes, one message, and what lies in the connection are all the memory.
+//! holds the program back: the pipes, the flow, one message, and what lies in the connection are all the memory.
 //! A session that ends without the status of its program is lost, never a success.
 
+use super::flow::Inlet;
 use crate::error::{Error, IoContext, Result};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
@@ -16,6 +17,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::task::AbortHandle;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use zeroize::Zeroizing;
 
@@ -27,6 +30,9 @@ const STDERR: u8 = 2;
 const STATUS: u8 = 3;
 const CLOSE: u8 = 255;
 
+/// How much is asked of the connection at a time. More would be filled with zeros for every message that is
+/// smaller, and a message of the API server has 32 KiB.
+const READ_BYTES: usize = 64 * 1024;
 /// Bytes of standard input in one message at most.
 const MESSAGE_BYTES: usize = 64 * 1024;
 /// How often a silent connection is used, so that nothing on the way forgets it: less than the 60 s after
@@ -45,6 +51,40 @@ const EARLY_BYTES: usize = 16 << 20;
 
 type Incoming = Pin<Box<dyn Stream<Item = Result<Message, SocketError>> + Send>>;
 type Outgoing = Pin<Box<dyn Sink<Message, Error = SocketError> + Send>>;
+
+/// Where output goes.
+pub(in crate::exec) enum Out {
+    /// Until nobody reads it any more.
+    Pipe(Option<pipe::Sender>),
+    /// To a thread of this process.
+    Flow(Inlet),
+}
+
+impl Out {
+    /// The writing end of a pipe. Needs the runtime.
+    pub(super) fn pipe(fd: OwnedFd) -> Result<Self> {
+        let sender = pipe::Sender::from_owned_fd(fd).doing(doing)?;
+        Ok(Self::Pipe(Some(sender)))
+    }
+
+    /// Waits until there is room. When nobody reads any more, the rest is thrown away, so that the session goes on.
+    async fn pass(&mut self, data: Bytes) {
+        match self {
+            Self::Flow(inlet) => inlet.pass(data).await,
+            Self::Pipe(open) => {
+                if let Some(pipe) = open
+                    && pipe.write_all(&data).await.is_err()
+                {
+                    *open = None;
+                }
+            }
+        }
+    }
+}
+
+fn doing() -> String {
+    "pass on the bytes of a command in a pod".to_owned()
+}
 
 /// A connection on which nothing was sent yet.
 pub(in crate::exec) struct Open {
@@ -73,18 +113,19 @@ pub(in crate::exec) struct Session {
 
 impl Open {
     /// `opening` is what goes before standard input.
-    pub(super) fn new(connection: kube::client::Connection, opening: Zeroizing<Vec<u8>>, place: String) -> Self {
-        let (outgoing, incoming) = connection.into_stream().split();
+    pub(super) async fn new(connection: kube::client::Connection, opening: Zeroizing<Vec<u8>>, place: String) -> Self {
+        // Nothing was read yet, so nothing is lost of what lies in between.
+        let bare = connection.into_stream().into_inner();
+        let config = WebSocketConfig::default().read_buffer_size(READ_BYTES);
+        let (outgoing, incoming) = WebSocketStream::from_raw_socket(bare, Role::Client, Some(config)).await.split();
         Self { incoming: Box::pin(incoming), outgoing: Box::pin(outgoing), opening, place }
     }
 
-    /// Starts passing bytes between these pipes and the program. Without `stdin` it sees the end of its
-    /// input behind the opening. Needs the runtime.
-    pub(in crate::exec) fn start(self, stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd) -> Result<Session> {
-        let doing = || "pass on the bytes of a command in a pod".to_owned();
+    /// Starts passing bytes between these and the program. Without `stdin` it sees the end of its input
+    /// behind the opening. Needs the runtime.
+    pub(in crate::exec) fn start(self, stdin: Option<OwnedFd>, stdout: Out, stderr: OwnedFd) -> Result<Session> {
         let stdin = stdin.map(pipe::Receiver::from_owned_fd).transpose().doing(doing)?;
-        let [stdout, stderr] = [stdout, stderr].map(pipe::Sender::from_owned_fd);
-        let (stdout, stderr) = (stdout.doing(doing)?, stderr.doing(doing)?);
+        let stderr = Out::pipe(stderr)?;
         let over = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).doing(doing)?);
         let outcome = Arc::<Mutex<Option<Outcome>>>::default();
         let end = End { over: over.clone(), outcome: outcome.clone(), place: self.place.clone() };
@@ -196,8 +237,7 @@ fn message(channel: u8, bytes: &[u8]) -> Message {
 }
 
 /// Standard output and error until the status, and what comes behind that.
-async fn read(mut from: Incoming, stdout: pipe::Sender, stderr: pipe::Sender, place: &str) -> Outcome {
-    let (mut stdout, mut stderr) = (Some(stdout), Some(stderr));
+async fn read(mut from: Incoming, mut stdout: Out, mut stderr: Out, place: &str) -> Outcome {
     let mut outcome = None;
     let mut early = Some(BytesMut::new());
     let broken = loop {
@@ -205,29 +245,30 @@ async fn read(mut from: Incoming, stdout: pipe::Sender, stderr: pipe::Sender, pl
             None => from.next().await,
             Some(_) => tokio::time::timeout(CLOSING, from.next()).await.unwrap_or(None),
         };
-        let bytes = match next {
+        let mut bytes = match next {
             Some(Ok(Message::Binary(bytes))) => bytes,
             Some(Ok(Message::Close(_))) | None => break None,
             Some(Ok(_)) => continue,
             Some(Err(error)) => break Some(error),
         };
-        match (bytes.split_first(), &mut early) {
-            (Some((&STDOUT, data)), Some(held)) if held.len() + data.len() <= EARLY_BYTES => held.put_slice(data),
-            (Some((&STDOUT, data)), _) => {
-                pass(&mut stdout, &early.take().unwrap_or_default()).await;
-                pass(&mut stdout, data).await;
+        let Ok(channel) = bytes.try_get_u8() else { continue };
+        match (channel, &mut early) {
+            (STDOUT, Some(held)) if held.len() + bytes.len() <= EARLY_BYTES => held.put_slice(&bytes),
+            (STDOUT, _) => {
+                stdout.pass(early.take().unwrap_or_default().freeze()).await;
+                stdout.pass(bytes).await;
             }
-            (Some((&STDERR, data)), _) => {
-                pass(&mut stderr, data).await;
-                pass(&mut stdout, &early.take().unwrap_or_default()).await;
+            (STDERR, _) => {
+                stderr.pass(bytes).await;
+                stdout.pass(early.take().unwrap_or_default().freeze()).await;
             }
-            (Some((&STATUS, data)), _) => outcome = Some(status(data, place)),
+            (STATUS, _) => outcome = Some(status(&bytes, place)),
             _ => {}
         }
     };
     if let Some(held) = early {
-        // Nobody waits for what came without a word; as much as fits into the pipe is shown.
-        let _ = tokio::time::timeout(UNREAD, pass(&mut stdout, &held)).await;
+        // Nobody waits for what came without a word; as much as there is room for is shown.
+        let _ = tokio::time::timeout(UNREAD, stdout.pass(held.freeze())).await;
     }
     outcome.unwrap_or_else(|| {
         let lost = lost(place).fact("expected", "the status of the command");
@@ -239,15 +280,6 @@ async fn read(mut from: Incoming, stdout: pipe::Sender, stderr: pipe::Sender, pl
                 .hint("run it again; if it stays so, look at what lies between here and the node: proxies, the API server, the kubelet"),
         )
     })
-}
-
-/// Writes to a pipe. When nobody reads it any more, the rest is thrown away, so that the session goes on.
-async fn pass(pipe: &mut Option<pipe::Sender>, data: &[u8]) {
-    if let Some(open) = pipe
-        && open.write_all(data).await.is_err()
-    {
-        *pipe = None;
-    }
 }
 
 /// What the status says: `Success`, an exit code, or why there was no program.
@@ -314,6 +346,7 @@ mod tests {
             let messages = [Ok(message(STDOUT, b"some"))].into_iter().chain(ending);
             let (out, mut reader) = pipe::pipe().unwrap();
             let (errs, _) = pipe::pipe().unwrap();
+            let (out, errs) = (Out::Pipe(Some(out)), Out::Pipe(Some(errs)));
             let outcome = read(Box::pin(futures_util::stream::iter(messages)), out, errs, "db/pg-0").await;
             assert!(matches!(outcome, Outcome::Lost(_)));
             let mut got = Vec::new();
