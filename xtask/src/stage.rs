@@ -175,7 +175,7 @@ fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> 
         bail!("the tests do not compile");
     };
     let n_threads = std::thread::available_parallelism()?.get();
-    let filters = filters.iter().map(|filter| filter.to_string());
+    let filters = filters.iter().copied().cloned();
     let arguments: Vec<_> = std::iter::once(format!("--test-threads={n_threads}")).chain(filters).collect();
     let documented = ["test", "--locked", "--workspace", "--no-fail-fast", "--doc", "--"].map(str::to_owned);
     let documented: Vec<_> = documented.into_iter().chain(arguments.clone()).collect();

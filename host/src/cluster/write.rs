@@ -1,8 +1,8 @@
 //! Writing objects: create, merge, replace, delete. What was there before is known for each, so that a
 //! change is told from none.
 
-use super::failure::Doing;
 use super::blot::LAST_APPLIED;
+use super::failure::Doing;
 use super::object::Object;
 use super::owner::{self, MANAGER, Managers};
 use super::request::{Ask, JSON};

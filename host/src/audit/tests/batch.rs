@@ -47,7 +47,7 @@ impl Restore {
     fn ended(&self, verb: BucketVerb, noted: Noted, error: Option<&Error>) {
         let rule = "plugin.bucket.grant.bucket.found";
         let took = Duration::from_micros(1);
-        let ended = Ended { function: function(verb), call: None, rule, noted, error, bytes: 3, took };
+        let ended = Ended { function: function(verb), call: None, rule, noted, error, failed: 0, bytes: 3, took };
         self.recorder.ended(&ended).unwrap();
     }
 
