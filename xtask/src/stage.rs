@@ -167,7 +167,7 @@ pub fn target(target: &str) -> Result<()> {
 
 /// Test programs that run at the same time, each with as many tests at a time as there are cores: they wait for
 /// servers and processes half of their time.
-const PROGRAMS_AT_ONCE: usize = 2;
+const PROGRAMS_AT_ONCE: usize = 3;
 
 fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> {
     let building = ["test", "--locked", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];

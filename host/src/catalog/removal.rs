@@ -180,11 +180,13 @@ impl Catalog {
             return Err(Error::conflict(format!("backup {id} of job \"{job}\" exists and is kept")));
         }
         let notes = layout::removed(job, id);
-        let (last, first): (Vec<_>, Vec<_>) =
+        let (notes, data): (Vec<_>, Vec<_>) =
             contents.versions.into_iter().partition(|version| version.key.starts_with(&notes));
+        // A server that removes the marker of a version beside the version itself may bring that one back.
+        let (markers, bodies): (Vec<_>, Vec<_>) = data.into_iter().partition(|version| version.is_marker);
         let mut freed = Freed::default();
-        for group in [first, last] {
-            // What is left of the data needs its note.
+        for group in [bodies, markers, notes] {
+            // What is left of the data stays hidden, and needs its note.
             if freed.n_locked > 0 {
                 break;
             }

@@ -10,6 +10,9 @@ use strongroom_tests::estate::Estate;
 use strongroom_tests::kube::Cluster;
 use strongroom_tests::{cached, wait_until};
 
+/// What these tests make in the cluster of the estate.
+pub(super) const NAMESPACES: [&str; 2] = ["gitops", "drift-of-two"];
+
 /// A namespace of this name in both clusters, with what the controllers put into it, and a sandbox whose job
 /// backs up nothing else.
 fn in_both(namespace: &str) -> ([&'static Cluster; 2], Estate) {
@@ -83,7 +86,7 @@ fn without<'a>(
 
 #[test]
 fn two_clusters_share_a_base_and_their_overlays_are_those_clusters() {
-    const NAMESPACE: &str = "gitops";
+    const NAMESPACE: &str = NAMESPACES[0];
     let ([a, b], estate) = in_both(NAMESPACE);
     let port = json!([{"port": 80}]);
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": NAMESPACE}, "spec": {"ports": port}});
@@ -199,7 +202,7 @@ fn two_clusters_share_a_base_and_their_overlays_are_those_clusters() {
 
 #[test]
 fn drift_between_clusters_and_moments_is_told_by_field_and_of_secrets_by_key() {
-    const NAMESPACE: &str = "drift-of-two";
+    const NAMESPACE: &str = NAMESPACES[1];
     let ([a, b], estate) = in_both(NAMESPACE);
     let of = |name: &str, text: &str| config_map(NAMESPACE, name, text);
     let secret = |name: &str, password: &str| secret(NAMESPACE, name, password);
