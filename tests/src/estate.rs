@@ -123,8 +123,8 @@ pub fn create(cluster: &Cluster, objects: &[Value]) -> Result<()> {
         Some("ResourceQuota") => 3,
         _ => 2,
     };
-    for now in 0..4 {
-        let some: Vec<Value> = objects.iter().filter(|object| stage(object) == now).cloned().collect();
+    for wanted in 0..4 {
+        let some: Vec<Value> = objects.iter().filter(|object| stage(object) == wanted).cloned().collect();
         cluster.create_many(&some)?;
     }
     Ok(())

@@ -330,6 +330,15 @@ impl Cluster {
         self.kubectl_with(&self.admin_kubeconfig(), args, object.to_string().as_bytes()).map(drop)
     }
 
+    /// Registers the API `v1.down.example.org`, behind which there is no server.
+    pub fn register_api_without_server(&self) -> Result<()> {
+        let spec = json!({"group": "down.example.org", "version": "v1", "groupPriorityMinimum": 100,
+            "versionPriority": 100, "insecureSkipTLSVerify": true,
+            "service": {"name": "nobody", "namespace": "default"}});
+        self.apply(&json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
+            "metadata": {"name": "v1.down.example.org"}, "spec": spec}))
+    }
+
     /// Whether the server would take an object: the error says why not, in its own words.
     pub fn would_take(&self, object: &Value) -> Result<()> {
         let args = ["create", "--dry-run=server", "--validate=false", "-f", "-"];

@@ -1,11 +1,10 @@
 //! Commands as the policy would hand them on, for suites that start some in containers and pods.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use strongroom::error::{Error, Kind, Result};
 use strongroom::exec::{Output, Place, Process, spawn};
-use strongroom::policy::exec::{CommandLine, StdinGrant};
+use strongroom::policy::exec::CommandLine;
 use strongroom::stream::Source;
 use tokio_util::sync::CancellationToken;
 
@@ -14,20 +13,7 @@ pub const LONG: Duration = Duration::from_secs(120);
 
 /// A granted command that reads nothing, and whose output may be seen.
 pub fn line(program: &str, args: &[&str]) -> CommandLine {
-    CommandLine {
-        label: "tool".to_owned(),
-        program: program.to_owned(),
-        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-        env: Vec::new(),
-        secrets: Vec::new(),
-        stdin: StdinGrant::None,
-        inspect: true,
-        partial_stdin: false,
-        detects_short_input: false,
-        timeout: None,
-        uses_scratch: false,
-        secret_files: BTreeMap::new(),
-    }
+    CommandLine { inspect: true, ..CommandLine::plain("tool", program, args) }
 }
 
 /// The same for a script of the shell.

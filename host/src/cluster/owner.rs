@@ -123,8 +123,8 @@ mod tests {
         assert!(are(json!([later]), json!([entry("argocd", "Apply", "")])));
         let mut more = entry("argocd", "Apply", "");
         more["fieldsV1"]["f:spec"] = json!({});
-        for now in [json!([more]), json!([entry("argocd", "Update", "")]), json!([]), json!([later, more])] {
-            assert!(!are(now.clone(), json!([entry("argocd", "Apply", "")])), "{now}");
+        for other in [json!([more]), json!([entry("argocd", "Update", "")]), json!([]), json!([later, more])] {
+            assert!(!are(other.clone(), json!([entry("argocd", "Apply", "")])), "{other}");
         }
         assert!(!are_managers(None, &[entry("argocd", "Apply", "")]));
     }

@@ -314,20 +314,7 @@ mod tests {
     use super::*;
 
     fn command() -> CommandLine {
-        CommandLine {
-            label: "tool".to_owned(),
-            program: "/bin/true".to_owned(),
-            args: Vec::new(),
-            env: Vec::new(),
-            secrets: Vec::new(),
-            stdin: StdinGrant::None,
-            inspect: false,
-            partial_stdin: false,
-            detects_short_input: false,
-            timeout: None,
-            uses_scratch: false,
-            secret_files: std::collections::BTreeMap::new(),
-        }
+        CommandLine::plain("tool", "/bin/true", &[])
     }
 
     #[test]

@@ -5,8 +5,7 @@
 
 use super::{Place, RunIn, spawn};
 use crate::error::{Error, IoContext, Result};
-use crate::policy::exec::{CommandLine, StdinGrant};
-use std::collections::BTreeMap;
+use crate::policy::exec::CommandLine;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,20 +63,8 @@ pub async fn probe(place: &Arc<Place>, program: &str) -> Result<String> {
 }
 
 async fn run(place: &Arc<Place>, program: &str, args: &[&str]) -> Result<Vec<u8>> {
-    let command = CommandLine {
-        label: "version".to_owned(),
-        program: program.to_owned(),
-        args: args.iter().map(|&arg| arg.to_owned()).collect(),
-        env: Vec::new(),
-        secrets: Vec::new(),
-        stdin: StdinGrant::None,
-        inspect: true,
-        partial_stdin: false,
-        detects_short_input: false,
-        timeout: Some(PATIENCE),
-        uses_scratch: false,
-        secret_files: BTreeMap::new(),
-    };
+    let plain = CommandLine::plain("version", program, args);
+    let command = CommandLine { inspect: true, timeout: Some(PATIENCE), ..plain };
     let process = spawn(command, place.clone(), None, None, PATIENCE, CancellationToken::new()).await?;
     let output = process.run_to_end(64 * 1024).await?;
     if output.exit.is_success() {
@@ -91,6 +78,7 @@ async fn run(place: &Arc<Place>, program: &str, args: &[&str]) -> Result<Vec<u8>
 mod tests {
     use super::*;
     use crate::secret::Secrets;
+    use std::collections::BTreeMap;
 
     fn here() -> Arc<Place> {
         Arc::new(Place {

@@ -10,20 +10,7 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(300);
 
 fn line(program: &str, args: &[&str]) -> CommandLine {
-    CommandLine {
-        label: "tool".to_owned(),
-        program: program.to_owned(),
-        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-        env: Vec::new(),
-        secrets: Vec::new(),
-        stdin: StdinGrant::None,
-        inspect: false,
-        partial_stdin: false,
-        detects_short_input: false,
-        timeout: None,
-        uses_scratch: false,
-        secret_files: BTreeMap::new(),
-    }
+    CommandLine::plain("tool", program, args)
 }
 
 fn sh(script: &str) -> CommandLine {

@@ -116,6 +116,27 @@ pub struct CommandLine {
     pub uses_scratch: bool,
 }
 
+impl CommandLine {
+    /// A program with these arguments and nothing else: it gets no environment, no secret and no input, its output is
+    /// not for the guest, and it waits as long as the job allows. What it may have more is set by whoever asks for it.
+    pub fn plain(label: &str, program: &str, args: &[&str]) -> Self {
+        Self {
+            label: label.to_owned(),
+            program: program.to_owned(),
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            env: Vec::new(),
+            secrets: Vec::new(),
+            secret_files: BTreeMap::new(),
+            stdin: StdinGrant::None,
+            inspect: false,
+            partial_stdin: false,
+            detects_short_input: false,
+            timeout: None,
+            uses_scratch: false,
+        }
+    }
+}
+
 impl ExecGrant {
     /// What is wrong with the grant by itself, all of it; the configuration refuses to load with any.
     pub fn check(&self) -> Vec<Mistake> {

@@ -152,12 +152,7 @@ fn bursts_of_429_and_503_and_answers_that_are_cut_are_ridden_out() {
 #[test]
 fn a_group_that_is_down_is_reported_and_a_server_that_stands_still_is_waited_for_but_not_for_ever() {
     let cluster = Cluster::start().unwrap();
-    cluster
-        .apply(&json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-            "metadata": {"name": "v1.down.example.org"},
-            "spec": {"group": "down.example.org", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 100,
-                "insecureSkipTLSVerify": true, "service": {"name": "nobody", "namespace": "default"}}}))
-        .unwrap();
+    cluster.register_api_without_server().unwrap();
     let rig = Rig::admin(&cluster, &reads(&["*"], ""));
     let down = || {
         let answer = rig.ask(json!({"do": "kinds", "kind": MAPS}));

@@ -222,12 +222,7 @@ fn definitions_that_changed_conversions_that_are_down_and_apis_without_a_server_
     cluster.apply(&converting(&dead)).unwrap();
     cluster.kubectl(["delete", "crd", "olds.fault.example.org"]).unwrap();
     cluster.apply(&definition("olds", "Old", &[("v2", true)], &Value::Null)).unwrap();
-    cluster
-        .apply(&json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService",
-            "metadata": {"name": "v1.down.example.org"},
-            "spec": {"group": "down.example.org", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 100,
-                "insecureSkipTLSVerify": true, "service": {"name": "nobody", "namespace": "default"}}}))
-        .unwrap();
+    cluster.register_api_without_server().unwrap();
     let broken = estate("\"fault.example.org/*\", \"down.example.org/*\"");
     let incomplete = || {
         let made = broken.run(&["backup", "clusters", "--output", "json"]);
