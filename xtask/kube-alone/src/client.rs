@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 const IN_FLIGHT: usize = 16;
 /// Objects of a page.
 const PAGE: u64 = 500;
-/// What comes before the objects of a list is shorter than this.
-const HEAD_BYTES: usize = 4096;
+/// What comes before the objects of a list, and what comes behind them, is shorter than this.
+const EDGE_BYTES: usize = 4096;
 /// Whoever writes calls itself so.
 const MANAGER: &str = "bench";
 const APPLY: &str = "application/apply-patch+yaml";
@@ -131,10 +131,14 @@ impl Client {
     }
 }
 
-/// The token of the next page, which the server writes in front of the objects.
+/// The token of the next page. The server writes what a list says of itself in front of built-in objects, and behind
+/// those of a definition.
 fn next(page: &[u8]) -> Option<String> {
-    let head = String::from_utf8_lossy(&page[..page.len().min(HEAD_BYTES)]);
-    let (_, rest) = head.split("\"items\":").next()?.split_once("\"continue\":\"")?;
+    let head = String::from_utf8_lossy(&page[..page.len().min(EDGE_BYTES)]);
+    let tail = String::from_utf8_lossy(&page[page.len().saturating_sub(EDGE_BYTES)..]);
+    let before = head.split("\"items\":").next()?;
+    let behind = tail.rsplit("],\"kind\":").next()?;
+    let (_, rest) = [before, behind].iter().find_map(|edge| edge.split_once("\"continue\":\""))?;
     rest.split('"').next().filter(|token| !token.is_empty()).map(str::to_owned)
 }
 
@@ -151,6 +155,10 @@ mod tests {
     fn a_page_says_whether_there_is_another_and_the_last_one_is_counted() {
         let page = br#"{"kind":"L","metadata":{"resourceVersion":"7","continue":"abc","remainingItemCount":3},"items":[{"metadata":{"uid":"u"}}]}"#;
         assert_eq!(next(page).as_deref(), Some("abc"));
+        let custom = br#"{"apiVersion":"v1","items":[{"metadata":{"uid":"u"}}],"kind":"L","metadata":{"continue":"def","resourceVersion":"7"}}"#;
+        assert_eq!(next(custom).as_deref(), Some("def"));
+        let ends = br#"{"apiVersion":"v1","items":[{"metadata":{"uid":"u"},"data":{"continue":"x"}}],"kind":"L","metadata":{"continue":"","resourceVersion":"7"}}"#;
+        assert_eq!((next(ends), objects_of(ends).unwrap()), (None, 1));
         let last = br#"{"kind":"L","metadata":{"resourceVersion":"7"},"items":[{"metadata":{"uid":"u"},"data":{"continue":"x"}}]}"#;
         assert_eq!((next(last), objects_of(last).unwrap()), (None, 1));
         let none = br#"{"kind":"L","metadata":{"resourceVersion":"7","continue":""},"items":[]}"#;
