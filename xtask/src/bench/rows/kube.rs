@@ -25,6 +25,9 @@ const OF_EXEC_GOAL: f64 = 0.9;
 const MEMORY_GOAL: f64 = 150.0;
 /// How many times the objects of the other row are backed up where memory is looked at.
 const MEMORY_TIMES: u64 = 10;
+/// How many times the bytes of other rows come out of a pod: to connect, and to learn what the pod has, takes half a
+/// second once.
+const EXEC_TIMES: u64 = 4;
 const MIB: u64 = 1 << 20;
 
 /// What is restored and planned: the objects of ten namespaces. `kubectl` is slow: it writes those of one.
@@ -214,7 +217,7 @@ pub(super) fn memory(bench: &mut Bench) -> Result<()> {
 
 /// One long stream out of a pod. Of bytes that cannot be compressed, so that the stream itself is measured.
 pub(super) fn exec(bench: &mut Bench) -> Result<()> {
-    let (input, bytes) = (Input::Noise, bench.options.bytes);
+    let (input, bytes) = (Input::Noise, bench.options.bytes * EXEC_TIMES);
     bench.input(input)?;
     let cluster = start(bench)?;
     let place = bench.start(Kind::Local)?;
