@@ -20,6 +20,7 @@ mod path;
 mod probe;
 mod proxy;
 mod request;
+mod seen;
 mod split;
 mod wait;
 mod write;
@@ -32,6 +33,7 @@ pub use list::{Admit, Listed, Listing, Page, Scope, Selection, Shown};
 pub use object::{Labels, MAX_OBJECT_BYTES, Moved, Object, is_secret, labels_in};
 pub use probe::{Health, ProbeStep, StepOutcome};
 pub use proxy::Proxies;
+pub use seen::{Before, Seen};
 pub use write::{Change, MayTouch, WriteMode, WriteOptions, Written};
 
 use crate::error::{Error, Result};

@@ -1,11 +1,8 @@
 //! The `kube` interface against real clusters: what is granted is done, what is not is refused through
 //! every function, and whatever a cluster does wrong ends in one clear error.
 
-#[path = "kube/faults.rs"]
 mod faults;
-#[path = "kube/login.rs"]
 mod login;
-#[path = "kube/mark.rs"]
 mod mark;
 
 use serde_json::{Value, json};
@@ -387,6 +384,59 @@ fn three_modes_do_what_they_say_and_a_conflict_names_who_and_what() {
     let mut seen = one.clone();
     seen["metadata"]["resourceVersion"] = "1".into();
     check_case(&rig.change(apply("replace", &seen, json!({})))[0], "conflict", &["modified"]);
+}
+
+#[test]
+fn many_that_are_tried_are_listed_and_one_that_changed_since_is_asked_for() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("tried").unwrap();
+    many(cluster, &namespace, 40);
+    let objects: Vec<_> = (0..42).map(|n| config_map(&namespace, &format!("m-{n:05}"), "w")).collect();
+    let deed = |objects: &[Value]| json!({"do": "apply", "mode": "merge", "force": true, "dry_run": true, "objects": objects, "texts": true});
+    // While the first of them is tried, somebody changes it and makes one that was not there.
+    let somewhere = namespace.clone();
+    let front = Front::start(cluster, move |line, n| {
+        if line.starts_with("PATCH ") && line.contains("m-00000") && n == 0 {
+            cluster.apply(&config_map(&somewhere, "m-00000", "theirs")).unwrap();
+            cluster.apply(&config_map(&somewhere, "m-00041", "w")).unwrap();
+        }
+        Act::Pass
+    });
+    let rig = Rig::behind(&front, &(reads(&["*"], "") + &grant(&["apply"], &["*"], "")));
+    rig.backup(&[]);
+    let asked = |name: &str| front.n_requests(&format!("GET /api/v1/namespaces/{namespace}/configmaps{name}"));
+    let answers = rig.restored(&["--plan"], &[deed(&objects)]);
+    let answers = answers[0].as_array().unwrap();
+    let changes: Vec<_> = answers.iter().map(|answer| answer["change"].as_str().unwrap_or_default()).collect();
+    assert!(changes[..40].iter().all(|change| *change == "changed"), "{answers:?}");
+    assert_eq!(changes[40], "created");
+    assert!(answers[0]["before"].as_str().unwrap().contains("theirs"), "{}", answers[0]);
+    assert!(answers[1]["before"].as_str().unwrap().contains("\"k\":\"v\""), "{}", answers[1]);
+    // One list, and those of which the list is not what was tried on.
+    let alone = asked("/");
+    assert!(asked("?") == 1 && (1..=2).contains(&alone), "{} lists, {alone} alone", asked("?"));
+    // A few are asked for one by one.
+    rig.restored(&["--plan"], &[deed(&objects[1..4])]);
+    assert_eq!((asked("?"), asked("/")), (1, alone + 3));
+}
+
+#[test]
+fn where_lists_are_refused_many_that_are_tried_are_asked_for_one_by_one() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("unlisted").unwrap();
+    many(cluster, &namespace, 30);
+    const REFUSED: &str = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"no lists"}"#;
+    let front = Front::start(cluster, |line, _| match line.starts_with("GET ") && line.contains("/configmaps?") {
+        true => Act::Answer(403, "X: y", REFUSED),
+        false => Act::Pass,
+    });
+    let rig = Rig::behind(&front, &(reads(&["*"], "") + &grant(&["apply"], &["*"], "")));
+    rig.backup(&[]);
+    let objects: Vec<_> = (0..30).map(|n| config_map(&namespace, &format!("m-{n:05}"), "w")).collect();
+    let deed = json!({"do": "apply", "mode": "merge", "force": true, "dry_run": true, "objects": objects});
+    let answers = rig.restored(&["--plan"], &[deed]);
+    assert!(answers[0].as_array().unwrap().iter().all(|change| *change == "changed"), "{answers:?}");
+    assert_eq!(front.n_requests(&format!("GET /api/v1/namespaces/{namespace}/configmaps/")), 30);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::failure::Doing;
 use super::object::Object;
 use super::owner::{self, MANAGER, Managers};
 use super::request::{Ask, JSON};
+use super::seen::Before;
 use super::{Cluster, Kind, Labels, failure, path};
 use crate::error::{Error, Result};
 use http::{Method, StatusCode};
@@ -73,7 +74,7 @@ pub struct Written {
 pub type MayTouch<'a> = &'a (dyn Fn(&Labels) -> bool + Send + Sync);
 
 impl Cluster {
-    /// Writes one object.
+    /// Writes one object. What a list showed of it saves a merge the question what is there.
     ///
     /// Errors: `Conflict` for one that exists (create), for fields of another manager (merge, which
     /// names manager and fields) and for one that has changed since it was seen (replace); `Denied`
@@ -83,6 +84,7 @@ impl Cluster {
         &self,
         kind: &Kind,
         object: Object,
+        before: Before,
         options: WriteOptions,
         may_touch: MayTouch<'_>,
     ) -> Result<Written> {
@@ -103,15 +105,31 @@ impl Cluster {
         if options.mode == WriteMode::Create {
             return Box::pin(self.create(kind, object, options, doing)).await;
         }
-        let before = Box::pin(self.existing(kind, object.namespace(), object.name())).await?;
-        if before.as_ref().is_some_and(|before| !may_touch(&before.labels())) {
-            return Err(Error::denied(format!("{self}: could not {doing}: the one that is there is not granted")));
-        }
+        let (namespace, name) = (object.namespace().map(str::to_owned), object.name().to_owned());
+        let existing = || Box::pin(self.existing(kind, namespace.as_deref(), &name));
+        let denied = Error::denied(format!("{self}: could not {doing}: the one that is there is not granted"));
+        let granted = |before: Option<Object>| match before {
+            Some(before) if !may_touch(&before.labels()) => None,
+            before => Some(before),
+        };
+        let (before, is_listed) = match before {
+            Before::Listed(before) if options.mode == WriteMode::Merge && options.dry_run => (before, true),
+            _ => (existing().await?, false),
+        };
+        let Some(mut before) = granted(before) else { return Err(denied) };
         let after = match options.mode {
             WriteMode::Merge => Box::pin(self.merge(kind, object, options, doing)).await?,
             _ if before.is_none() => return Box::pin(self.create(kind, object, options, doing)).await,
             _ => Box::pin(self.replace(kind, object, before.as_ref(), options, doing)).await?,
         };
+        // It may be another since it was listed. Nothing was written, so what is there now is what was tried on.
+        let version = |object: &Object| object.metadata("resourceVersion").cloned();
+        if is_listed && before.as_ref().and_then(version) != version(&after) {
+            before = match granted(existing().await?) {
+                Some(before) => before,
+                None => return Err(denied),
+            };
+        }
         let change = match &before {
             None => Change::Created,
             Some(before) if is_same(&before.body, &after.body) => Change::Unchanged,

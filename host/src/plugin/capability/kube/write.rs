@@ -2,7 +2,7 @@
 //! audit log before, and one after.
 
 use super::{GuestCluster, MAX_OBJECTS, Named, Open, too_many};
-use crate::cluster::{Change, Labels, Object, WriteMode, WriteOptions, Written};
+use crate::cluster::{Before, Change, Labels, Object, Seen, WriteMode, WriteOptions, Written};
 use crate::error::{Error, Result};
 use crate::plugin::bindings::strongroom::plugin::{kube, types};
 use crate::plugin::guard::{Deadline, Guard, Refusal};
@@ -118,14 +118,20 @@ impl State {
         let shown: Vec<_> = go_on.iter().map(|(_, deed)| (deed.named.clone(), deed.labels.clone())).collect();
         let objects: Vec<_> = shown.iter().map(|(named, labels)| named.object(labels.as_ref())).collect();
         let call = Call::Kube(KubeCall { cluster: &open.label, verb: Some(verb), objects: &objects });
-        let write = |(place, deed): (usize, Deed<Object>)| {
-            let guard = &guard;
-            async move {
-                let written = Box::pin(write_one(guard, open, verb, deed, options, room)).await;
-                (place, written)
-            }
-        };
         let work = async {
+            let seen = match options.mode {
+                kube::WriteMode::Merge if options.dry_run => {
+                    Box::pin(Seen::read(&open.cluster, go_on.iter().map(|(_, deed)| &deed.what))).await
+                }
+                _ => Seen::default(),
+            };
+            let write = |(place, deed): (usize, Deed<Object>)| {
+                let (guard, before) = (&guard, seen.before(&deed.what));
+                async move {
+                    let written = Box::pin(write_one(guard, open, verb, deed, before, options, room)).await;
+                    (place, written)
+                }
+            };
             let done = futures_util::stream::iter(go_on).map(write).buffer_unordered(open.cluster.in_flight());
             let done: Vec<_> = done.collect().await;
             let bytes = |written: &kube::Written| written.object.len() + written.before.as_ref().map_or(0, String::len);
@@ -207,6 +213,7 @@ async fn write_one(
     open: &Open,
     verb: KubeVerb,
     deed: Deed<Object>,
+    before: Before,
     options: kube::WriteOptions,
     room: &AtomicUsize,
 ) -> Result<kube::Written> {
@@ -229,7 +236,8 @@ async fn write_one(
         secret_data,
     };
     let touch = |labels: &Labels| may_touch(guard.policy(), &open.label, verb, &named, labels);
-    let Written { object, before, change } = Box::pin(open.cluster.write(&kind, object, options, &touch)).await?;
+    let Written { object, before, change } =
+        Box::pin(open.cluster.write(&kind, object, before, options, &touch)).await?;
     let len = object.len() + before.as_ref().map_or(0, String::len);
     // A race over the last of it is none: what is counted is only what was made.
     let _ = room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(len)));
