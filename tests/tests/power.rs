@@ -1,10 +1,10 @@
 //! Beyond SIGKILL: what is visible after a crash is on the disk. The real binary runs under `strace`, and a
 //! model of the disk says what a power cut at any of its steps would leave.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use strongroom_tests::documents::Documents;
-use strongroom_tests::durable::{Event, broken_by_a_power_cut, traced};
+use strongroom_tests::durable::{Disk, Event, broken_by_a_power_cut, traced};
 use strongroom_tests::relay::{Relay, Setup, sh};
 
 /// A job whose backup is of two artifacts of several segments each.
@@ -48,8 +48,8 @@ fn every_flush_that_is_left_out_is_found() {
     }
 }
 
-/// Names beneath the bucket that a restore writes into, which a power cut after its end would take.
-fn lost_after_a_restore(broken: Option<&str>) -> Vec<PathBuf> {
+/// Restores two documents into a bucket; what the host did, and the bucket.
+fn restored(broken: Option<&str>) -> (Documents, Vec<Event>) {
     let documents = Documents::new();
     for name in ["a", "b/c"] {
         let path = documents.source().join(name);
@@ -58,12 +58,50 @@ fn lost_after_a_restore(broken: Option<&str>) -> Vec<PathBuf> {
     }
     let id = documents.backup(0);
     let events = traced(&documents.sandbox, &["restore", "documents", &id, "--target", "found"], broken, 0).unwrap();
-    let mut disk = strongroom_tests::durable::Disk::default();
+    (documents, events)
+}
+
+/// Names beneath the bucket that a restore writes into, which a power cut after its end would take.
+fn lost_after_a_restore(broken: Option<&str>) -> Vec<PathBuf> {
+    let (documents, events) = restored(broken);
+    let mut disk = Disk::default();
     events.iter().for_each(|event| disk.apply(event));
     let found = documents.found();
     let written: Vec<_> = disk.beneath(&found).map(PathBuf::from).collect();
     assert!(written.contains(&found.join("b/c")), "{written:?}");
     written.into_iter().filter(|path| !disk.survives(path)).collect()
+}
+
+/// Objects that came into the bucket while the line of the audit log about that might still have been lost.
+fn before_their_line(events: &[Event], bucket: &Path, runs: &Path) -> Vec<PathBuf> {
+    let mut disk = Disk::default();
+    let mut found = Vec::new();
+    let mut n_changes = 0;
+    for event in events {
+        if let Event::Rename(_, to) | Event::Link(_, to) = event
+            && to.starts_with(bucket)
+        {
+            n_changes += 1;
+            let lines: Vec<_> = disk.beneath(runs).filter(|path| path.extension().is_some()).collect();
+            assert!(!lines.is_empty(), "the chain of the run lies in {}", runs.display());
+            if !lines.iter().all(|path| disk.survives(path)) {
+                found.push(to.clone());
+            }
+        }
+        disk.apply(event);
+    }
+    assert!(n_changes >= 2, "both objects come into {}: {events:#?}", bucket.display());
+    found
+}
+
+#[test]
+fn a_change_is_not_made_before_its_line_of_the_audit_log_is_on_the_disk() {
+    let (documents, mut events) = restored(None);
+    let runs = documents.sandbox.path("home/.local/state/strongroom/audit/runs");
+    assert_eq!(before_their_line(&events, &documents.found(), &runs), Vec::<PathBuf>::new());
+    // Were the flushes left out, it would be seen.
+    events.retain(|event| !matches!(event, Event::Flush(path) if path.starts_with(&runs)));
+    assert!(!before_their_line(&events, &documents.found(), &runs).is_empty());
 }
 
 #[test]
