@@ -251,7 +251,7 @@ fn a_test_that_is_killed_leaves_nothing_of_its_cluster() {
     let scratch = tempfile::tempdir().unwrap();
     let place = scratch.path().join("place");
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_test_that_is_killed_leaves_nothing_of_its_cluster", "--nocapture"])
+        .args(["--exact", "cluster::a_test_that_is_killed_leaves_nothing_of_its_cluster", "--nocapture"])
         .env(CHILD, &place)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,13 +1,9 @@
 //! The plugin `kubernetes` from end to end: real clusters with their controllers running, the real
 //! binary, objects of fifty kinds.
 
-#[path = "kubernetes/gitops.rs"]
 mod gitops;
-#[path = "kubernetes/moving.rs"]
 mod moving;
-#[path = "kubernetes/parallel.rs"]
 mod parallel;
-#[path = "kubernetes/refused.rs"]
 mod refused;
 
 use serde_json::{Value, json};

@@ -214,6 +214,27 @@ fn no_file_has_a_name_that_says_nothing() {
 }
 
 #[test]
+fn every_file_of_tests_is_compiled() {
+    // What is in no program is not run, and nobody would see it.
+    let manifest = std::fs::read_to_string(root().join("tests/Cargo.toml")).unwrap();
+    let suites = std::fs::read_to_string(root().join("tests/tests/suites.rs")).unwrap();
+    let is_compiled = |name: &str| {
+        suites.contains(&format!("\nmod {name};\n")) || manifest.contains(&format!("path = \"tests/{name}.rs\""))
+    };
+    let folder = root().join("tests/tests");
+    let stray: Vec<_> = files(&folder)
+        .unwrap()
+        .iter()
+        .filter_map(|path| path.strip_prefix(&folder).ok()?.to_str()?.strip_suffix(".rs"))
+        // What lies in a folder belongs to the suite of that name.
+        .filter(|name| !name.contains('/'))
+        .filter(|name| !is_compiled(name))
+        .map(|name| format!("tests/tests/{name}.rs"))
+        .collect();
+    check_nothing(&stray, "a suite is named in tests/tests/suites.rs, another program in tests/Cargo.toml");
+}
+
+#[test]
 fn every_guest_program_is_named_in_a_test() {
     let guests = root().join("tests/guests");
     let tests: String =

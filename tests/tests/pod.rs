@@ -1,9 +1,7 @@
 //! Commands in pods of a real cluster: bytes, environment, exit codes, cuts, and who is chosen.
 #![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
 
-#[path = "pod/binary.rs"]
 mod binary;
-#[path = "pod/postgres.rs"]
 mod postgres;
 
 use serde_json::json;

@@ -519,7 +519,7 @@ async fn without_explicit_credentials_the_platform_is_asked() {
     let keys = [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)];
     for given in [&keys[..], &[]] {
         let output = command("/proc/self/exe")
-            .args(["--exact", "without_explicit_credentials_the_platform_is_asked", "--nocapture"])
+            .args(["--exact", "store::without_explicit_credentials_the_platform_is_asked", "--nocapture"])
             .env_clear()
             .env("HOME", server.dir())
             .env("AWS_EC2_METADATA_DISABLED", "true")
@@ -577,7 +577,7 @@ async fn a_file_size_limit_is_an_error_with_advice_and_leaves_nothing() {
     }
     let dir = tempfile::tempdir().unwrap();
     // 2 MiB in blocks of 512 bytes; the signal is ignored, so that the write fails instead.
-    let test = "a_file_size_limit_is_an_error_with_advice_and_leaves_nothing";
+    let test = "store::a_file_size_limit_is_an_error_with_advice_and_leaves_nothing";
     run_child(test, dir.path(), "trap '' XFSZ; ulimit -f 4096;");
 }
 
@@ -591,7 +591,7 @@ async fn a_full_disk_is_an_error_with_advice_and_leaves_nothing() {
     // without being root.
     let exe = std::env::current_exe().unwrap();
     let script = "mount -t tmpfs -o size=2m none \"$1\" && exec \"$0\" --exact \
-                  a_full_disk_is_an_error_with_advice_and_leaves_nothing --nocapture";
+                  store::a_full_disk_is_an_error_with_advice_and_leaves_nothing --nocapture";
     let rights: &[&str] = if is_root() { &["--mount"] } else { &["--user", "--map-root-user", "--mount"] };
     let output = command("unshare")
         .args(rights)
@@ -622,7 +622,7 @@ async fn a_directory_without_permission_is_denied_with_advice() {
     set(&dir.path().join("there"), 0o000).unwrap();
     set(&dir.path().join(".tmp"), 0o555).unwrap();
     set(dir.path(), 0o555).unwrap();
-    let test = "a_directory_without_permission_is_denied_with_advice";
+    let test = "store::a_directory_without_permission_is_denied_with_advice";
     if is_root() {
         // Root may do anything, so the child is nobody.
         use std::os::unix::process::CommandExt;

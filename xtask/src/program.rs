@@ -3,7 +3,7 @@
 //! cargo runs them one after another, and most of them end with a test that waits for something. What a program
 //! prints is shown when it has ended, so that outputs do not mix.
 
-use crate::command::Run;
+use crate::command::{self, Run};
 use crate::summary::Summary;
 use anyhow::{Context, Result};
 use std::collections::{BTreeMap, VecDeque};
@@ -14,22 +14,70 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// One program with tests in it.
+/// The test program whose modules are suites (`tests/tests/suites.rs`): linked once, run as a process for each.
+pub const SUITES: &str = "suites";
+
+/// One program with tests in it, or one suite of [`SUITES`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// What cargo calls it, such as `tests/kill` for a suite and `host` for the tests beside the code.
+    /// Package and target, such as `tests/kill` for a suite and `host` for the tests beside the code.
     pub name: String,
     /// The executable.
     pub path: PathBuf,
     /// The folder of its package, in which cargo would start it.
     pub dir: PathBuf,
+    /// Its tests, all of which are run when none is named.
+    pub tests: Vec<String>,
 }
 
-/// Builds with `cargo`, which is `cargo test --no-run` with JSON messages, and returns what it built.
+/// Builds with `cargo`, which is `cargo test --no-run` with JSON messages, and returns what it built, suites one by
+/// one.
 pub fn build(cargo: Run) -> Result<Option<Vec<Program>>> {
     let mut programs = Vec::new();
-    let succeeded = cargo.lines(|line| programs.extend(program_of(line)))?;
-    Ok(succeeded.then_some(programs))
+    if !cargo.lines(|line| programs.extend(program_of(line)))? {
+        return Ok(None);
+    }
+    let apart: Result<Vec<_>> = programs.into_iter().map(Program::suites).collect();
+    Ok(Some(apart?.concat()))
+}
+
+impl Program {
+    /// The suites in it, or itself.
+    fn suites(self) -> Result<Vec<Self>> {
+        let Some(package) = self.name.strip_suffix(SUITES) else { return Ok(vec![self]) };
+        let listed = command::run(&self.path).args(["--list", "--format", "terse"]).dir(&self.dir).read()?;
+        let mut suites: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for test in listed.lines().filter_map(|line| line.strip_suffix(": test")) {
+            let (suite, _) = test.split_once("::").with_context(|| format!("the test {test} is in no suite"))?;
+            suites.entry(suite).or_default().push(test.to_owned());
+        }
+        let apart = |(suite, tests)| Self { name: format!("{package}{suite}"), tests, ..self.clone() };
+        Ok(suites.into_iter().map(apart).collect())
+    }
+
+    /// It with those of its tests whose names contain one of `filters`, unless there are none of them.
+    fn only(mut self, filters: &[String]) -> Option<Self> {
+        if !filters.is_empty() && !self.tests.is_empty() {
+            self.tests.retain(|test| filters.iter().any(|filter| test.contains(filter)));
+            return (!self.tests.is_empty()).then_some(self);
+        }
+        Some(self)
+    }
+
+    /// Arguments that choose its tests; where it does not name them, those that `filters` name.
+    fn choice<'a>(&'a self, filters: &'a [String]) -> Vec<&'a str> {
+        match self.tests.as_slice() {
+            [] => filters.iter().map(String::as_str).collect(),
+            tests => std::iter::once("--exact").chain(tests.iter().map(String::as_str)).collect(),
+        }
+    }
+
+    /// A command that runs those of its tests whose names contain one of `filters`.
+    pub fn command(self, filters: &[String]) -> Option<Run> {
+        let chosen = self.only(filters)?;
+        let run = command::run(&chosen.path).args(chosen.choice(filters)).dir(&chosen.dir);
+        Some(run.env("CARGO_MANIFEST_DIR", &chosen.dir))
+    }
 }
 
 /// The test program that a message of cargo is about, if it is about one.
@@ -45,7 +93,7 @@ fn program_of(line: &str) -> Option<Program> {
         "bin" => format!("{package} (binary {target})"),
         _ => package.into_owned(),
     };
-    Some(Program { name, path: message["executable"].as_str()?.into(), dir })
+    Some(Program { name, path: message["executable"].as_str()?.into(), dir, tests: Vec::new() })
 }
 
 /// How programs are run.
@@ -55,6 +103,8 @@ pub struct Runner<'a> {
     pub n_at_once: usize,
     /// Arguments of each.
     pub arguments: Vec<String>,
+    /// Parts of names of the tests to run, all without any.
+    pub filters: Vec<String>,
     /// More variables of their environment.
     pub environment: Vec<(&'a str, OsString)>,
     /// A folder for what they print.
@@ -78,6 +128,7 @@ impl Runner<'_> {
         std::fs::create_dir_all(&self.output).with_context(|| format!("could not make {}", self.output.display()))?;
         let known: BTreeMap<String, f64> =
             std::fs::read(&self.seconds).ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+        let programs = programs.into_iter().filter_map(|program| program.only(&self.filters)).collect();
         let queue = Mutex::new(in_order(programs, &known));
         let outcome = Mutex::new(Outcome { seconds: known, ..Outcome::default() });
         std::thread::scope(|scope| {
@@ -132,6 +183,7 @@ impl Runner<'_> {
         let to = File::create(output).with_context(|| format!("could not make {}", output.display()))?;
         let status = Command::new(&program.path)
             .args(&self.arguments)
+            .args(program.choice(&self.filters))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("CARGO_MANIFEST_DIR", &program.dir)
             .current_dir(&program.dir)
@@ -160,7 +212,7 @@ mod tests {
         let path = dir.join(name);
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Program { name: name.to_owned(), path, dir: dir.to_path_buf() }
+        Program { name: name.to_owned(), path, dir: dir.to_path_buf(), tests: Vec::new() }
     }
 
     #[test]
@@ -170,6 +222,7 @@ mod tests {
         let runner = Runner {
             n_at_once: 2,
             arguments: vec!["--quick".to_owned()],
+            filters: Vec::new(),
             environment: vec![("WHAT", "it".into())],
             output: dir.join("output"),
             seconds: dir.join("seconds.json"),
@@ -201,9 +254,38 @@ mod tests {
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
+    fn of(name: &str, tests: &[&str]) -> Program {
+        let tests = tests.iter().map(|&test| test.to_owned()).collect();
+        Program { name: name.to_owned(), path: "x".into(), dir: "y".into(), tests }
+    }
+
+    #[test]
+    fn each_suite_is_a_program_of_its_own() {
+        let dir = std::env::temp_dir().join(format!("strongroom-suites-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let listed = "echo 'kill::a: test'; echo 'store::b: test'; echo 'kill::deep::c: test'; echo 'd: benchmark'";
+        let suites = Program { name: format!("tests/{SUITES}"), ..shell(&dir, "listing", listed) }.suites().unwrap();
+        let found: Vec<_> = suites.iter().map(|suite| (suite.name.as_str(), suite.tests.join(" "))).collect();
+        assert_eq!(found, [("tests/kill", "kill::a kill::deep::c".into()), ("tests/store", "store::b".into())]);
+        let stray = Program { name: format!("tests/{SUITES}"), ..shell(&dir, "stray", "echo 'e: test'") };
+        assert!(stray.suites().unwrap_err().to_string().contains("e is in no suite"));
+        assert_eq!(of("host", &[]).suites().unwrap(), [of("host", &[])]);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn filters_choose_among_the_tests_of_a_suite() {
+        let suite = || of("tests/kill", &["kill::a", "kill::deep::c"]);
+        let filters = ["deep".to_owned(), "other".to_owned()];
+        assert_eq!(suite().choice(&[]), ["--exact", "kill::a", "kill::deep::c"]);
+        assert_eq!(suite().only(&filters).unwrap().choice(&filters), ["--exact", "kill::deep::c"]);
+        assert_eq!(suite().only(&filters[1..]), None);
+        assert_eq!(of("host", &[]).only(&filters).unwrap().choice(&filters), ["deep", "other"]);
+    }
+
     #[test]
     fn the_longest_begin_first_and_those_that_are_not_known_before_them() {
-        let program = |name: &str| Program { name: name.to_owned(), path: "x".into(), dir: "y".into() };
+        let program = |name: &str| of(name, &[]);
         let seconds = [("a".to_owned(), 1.0), ("b".to_owned(), 9.0)].into();
         let order = in_order(["a", "b", "new"].map(program).to_vec(), &seconds);
         assert_eq!(order.into_iter().map(|program| program.name).collect::<Vec<_>>(), ["new", "b", "a"]);
@@ -219,7 +301,7 @@ mod tests {
             .to_string()
         };
         let program =
-            |name: &str| Some(Program { name: name.into(), path: "/w/t/kill-1".into(), dir: "/w/tests".into() });
+            |name: &str| Some(Program { path: "/w/t/kill-1".into(), dir: "/w/tests".into(), ..of(name, &[]) });
         assert_eq!(program_of(&message("test", true)), program("tests/kill"));
         assert_eq!(program_of(&message("lib", true)), program("tests"));
         assert_eq!(program_of(&message("bin", true)), program("tests (binary kill)"));

@@ -126,12 +126,13 @@ pub const BREACHES: &[Breach] = &[
 ];
 
 impl Breach {
-    /// Arguments of `cargo test` that choose the test program.
-    fn program(&self) -> Vec<&'static str> {
-        match self.file.strip_prefix("tests/tests/").and_then(|name| name.strip_suffix(".rs")) {
-            Some(suite) => vec!["--package", "strongroom-tests", "--test", suite],
-            None => vec!["--package", "strongroom", "--lib"],
-        }
+    /// Arguments of `cargo test` that choose the test.
+    fn choice(&self) -> Vec<String> {
+        let (program, test) = match self.file.strip_prefix("tests/tests/").and_then(|name| name.strip_suffix(".rs")) {
+            Some(suite) => (["strongroom-tests", "--test=suites"], format!("{suite}::{}", self.test)),
+            None => (["strongroom", "--lib"], self.test.to_owned()),
+        };
+        ["--package", program[0], program[1], "--", "--exact", &test].map(str::to_owned).to_vec()
     }
 }
 
@@ -174,8 +175,7 @@ fn test(workspace: &Workspace, breach: &Breach, broken: Option<&str>) -> Result<
     let mut summary = Summary::default();
     let run = command::run("cargo")
         .args(["test", "--quiet", "--locked"])
-        .args(breach.program())
-        .args(["--", "--exact", breach.test])
+        .args(breach.choice())
         .dir(&workspace.root)
         .env("CARGO_TARGET_DIR", &workspace.target)
         .env("STRONGROOM_BIN", workspace.host())

@@ -55,12 +55,10 @@ struct Harness {
 
 /// What a harness starts.
 enum How {
-    /// Tests of one test program whose turns come from [`turns`], or that read [`COUNT`] and [`MINUTES`].
+    /// Tests of one suite whose turns come from [`turns`], or that read [`COUNT`] and [`MINUTES`].
     Test {
-        /// The package that has it.
-        package: &'static str,
-        /// The test program: a name for `--test`, or `None` for the library's own tests.
-        program: Option<&'static str>,
+        /// The file in `tests/tests`.
+        suite: &'static str,
         /// Part of the names of the tests.
         filter: &'static str,
     },
@@ -83,25 +81,25 @@ const HARNESSES: &[Harness] = &[
         name: "damage",
         what: "every flip, cut, swap and deletion in stored segments is found and named, and no unproven byte comes out",
         usual: Length::Count(5_000),
-        how: How::Test { package: "strongroom-tests", program: Some("damage"), filter: "" },
+        how: How::Test { suite: "damage", filter: "" },
     },
     Harness {
         name: "properties",
         what: "what may come from outside is refused with a place or gives itself back, in bounded memory: random cases",
         usual: Length::Count(20_000),
-        how: How::Test { package: "strongroom-tests", program: Some("hostile"), filter: "" },
+        how: How::Test { suite: "hostile", filter: "" },
     },
     Harness {
         name: "chaos",
         what: "a guest calls every function at random, with any handle: no panic, no hang, nothing left behind",
         usual: Length::Count(80),
-        how: How::Test { package: "strongroom-tests", program: Some("chaos"), filter: "" },
+        how: How::Test { suite: "chaos", filter: "" },
     },
     Harness {
         name: "kill",
         what: "SIGKILL to backup, verify, restore and prune at named points and random times: only whole backups are visible, and the next run succeeds",
         usual: Length::Count(1_000),
-        how: How::Test { package: "strongroom-tests", program: Some("kill"), filter: "killed_" },
+        how: How::Test { suite: "kill", filter: "killed_" },
     },
     Harness {
         name: "reproduce",
@@ -113,13 +111,13 @@ const HARNESSES: &[Harness] = &[
         name: "pod",
         what: "the connection to a command in a pod is cut at random places, on its way out, on its way in, and in a backup of PostgreSQL: never a success, and no cut input is taken for a whole one",
         usual: Length::Count(200),
-        how: How::Test { package: "strongroom-tests", program: Some("pod"), filter: "_cut_" },
+        how: How::Test { suite: "pod", filter: "_cut_" },
     },
     Harness {
         name: "pod-bytes",
         what: "more bytes than 32 bits can count go out of a pod into a backup, and out of that into a pod, unchanged",
         usual: Length::Count(1),
-        how: How::Test { package: "strongroom-tests", program: Some("pod"), filter: "gigabytes" },
+        how: How::Test { suite: "pod", filter: "gigabytes" },
     },
     Harness {
         name: "promises",
@@ -150,7 +148,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
         println!("== soak {}: {}", harness.name, harness.what);
         let begun = Instant::now();
         let outcome = match &harness.how {
-            How::Test { package, program, filter } => test(workspace, package, *program, filter, length),
+            How::Test { suite, filter } => test(workspace, suite, filter, length),
             How::Own(own) => own(workspace, &rest, length),
         };
         let outcome = outcome.unwrap_or_else(|error| Outcome { passed: false, done: format!("{error:#}") });
@@ -212,28 +210,20 @@ fn list() -> String {
 }
 
 /// Runs tests in their long form, one after another so that they do not slow one another down.
-fn test(workspace: &Workspace, package: &str, program: Option<&str>, filter: &str, length: Length) -> Result<Outcome> {
+fn test(workspace: &Workspace, suite: &str, filter: &str, length: Length) -> Result<Outcome> {
     stage::host(workspace)?;
     stage::plugins(workspace)?;
     let (variable, value) = match length {
         Length::Count(n) => (COUNT, n),
         Length::Minutes(n) => (MINUTES, n),
     };
-    let mut arguments = vec!["test", "--locked", "--package", package];
-    match program {
-        Some(program) => arguments.extend(["--test", program]),
-        None => arguments.push("--lib"),
-    }
-    arguments.extend(["--", "--nocapture", "--test-threads=1"]);
-    if !filter.is_empty() {
-        arguments.push(filter);
-    }
+    let name = format!("tests/{suite}");
+    let program = stage::test_programs(workspace)?.into_iter().find(|program| program.name == name);
+    let tests = program.and_then(|program| program.command(&[filter.to_owned()])).context("no such test")?;
     let mut summary = crate::summary::Summary::default();
     let mut done = Vec::new();
-    let succeeded = command::run("cargo")
-        .args(&arguments)
-        .dir(&workspace.root)
-        .env("CARGO_TARGET_DIR", &workspace.target)
+    let succeeded = tests
+        .args(["--nocapture", "--test-threads=1"])
         .env("STRONGROOM_BIN", workspace.host())
         .env("STRONGROOM_PLUGINS", workspace.plugins())
         .env(cache::VARIABLE, Cache::locate()?.root())

@@ -8,7 +8,7 @@ use crate::cache::{self, Cache};
 use crate::command::{self, Run};
 use crate::foreign;
 use crate::prerequisite;
-use crate::program::{self, Runner};
+use crate::program::{self, Program, Runner};
 use crate::quickstart;
 use crate::summary::Summary;
 use crate::workspace::{Workspace, folders};
@@ -169,19 +169,24 @@ pub fn target(target: &str) -> Result<()> {
 /// servers and processes half of their time.
 const PROGRAMS_AT_ONCE: usize = 3;
 
-fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> {
+/// Builds every test program.
+pub fn test_programs(workspace: &Workspace) -> Result<Vec<Program>> {
     let building = ["test", "--locked", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
-    let Some(programs) = program::build(cargo(workspace, &building))? else {
-        bail!("the tests do not compile");
-    };
+    program::build(cargo(workspace, &building))?.context("the tests do not compile")
+}
+
+fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> {
+    let programs = test_programs(workspace)?;
     let n_threads = std::thread::available_parallelism()?.get();
-    let filters = filters.iter().copied().cloned();
-    let arguments: Vec<_> = std::iter::once(format!("--test-threads={n_threads}")).chain(filters).collect();
-    let documented = ["test", "--locked", "--workspace", "--no-fail-fast", "--doc", "--"].map(str::to_owned);
-    let documented: Vec<_> = documented.into_iter().chain(arguments.clone()).collect();
+    let threads = format!("--test-threads={n_threads}");
+    let filters: Vec<String> = filters.iter().copied().cloned().collect();
+    let documented = ["test", "--locked", "--workspace", "--no-fail-fast", "--doc", "--", &threads];
+    let documented: Vec<_> = documented.into_iter().chain(filters.iter().map(String::as_str)).collect();
+    let documented = cargo(workspace, &documented);
     let runner = Runner {
         n_at_once: PROGRAMS_AT_ONCE,
-        arguments,
+        arguments: vec![threads],
+        filters,
         environment: vec![
             ("STRONGROOM_BIN", workspace.host().into()),
             ("STRONGROOM_PLUGINS", workspace.plugins().into()),
@@ -193,8 +198,7 @@ fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> 
         seconds: workspace.target.join("test-seconds.json"),
     };
     let (succeeded, mut summary) = runner.run(programs, show)?;
-    let documented: Vec<_> = documented.iter().map(String::as_str).collect();
-    let is_documented = cargo(workspace, &documented).lines(|line| {
+    let is_documented = documented.lines(|line| {
         summary.see(line);
         show(line);
     })?;

@@ -1,0 +1,45 @@
+//! Every suite in one program: each would be linked with the whole host otherwise. `cargo xtask test` runs each of
+//! them as a process of its own.
+
+mod alerts;
+mod attack;
+mod audit;
+mod bucket;
+mod ceiling;
+mod chaos;
+mod cluster;
+mod compile;
+mod container;
+mod damage;
+mod damage_cli;
+mod documentation;
+mod failpoint;
+mod faults;
+mod fixtures;
+mod foreign;
+mod inspect;
+mod kill;
+mod kube;
+mod kubernetes;
+mod lease;
+mod limits;
+mod lock;
+mod lost;
+mod machine_faults;
+mod map;
+mod metrics;
+mod output;
+mod plugin;
+mod pod;
+mod postgres;
+mod power;
+mod producer;
+mod prune;
+mod rest;
+mod scratch;
+mod secrets;
+mod speed;
+mod store;
+mod store_faults;
+mod terminal;
+mod trust;
