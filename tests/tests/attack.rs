@@ -110,6 +110,7 @@ fn waits_that_only_the_guest_could_end_and_work_that_it_leaves_behind_make_no_ba
         waits("read-own-pipe"),
         waits("wait-with-output-in-hand"),
         waits("wait-for-filter-of-own-pipe"),
+        waits("wait-for-tee-of-split-tee"),
         leaves("drop-transfer"),
         leaves("leave-transfer"),
         Attack::new("drop-sink", 1, &[], LineOf("after", "storage.put", "")),

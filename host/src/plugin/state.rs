@@ -2,6 +2,7 @@
 
 use super::bindings::strongroom::plugin::types;
 use super::budget::{Counter, Limit, MemoryLimiter, Permit};
+use super::capability::bytes::{Watch, while_moving};
 use super::capability::storage::ReadBack;
 use super::context::RunContext;
 use super::guard::{DENIED, Guard, Refusal, kind_for_guest, lock};
@@ -114,6 +115,8 @@ pub(super) struct Underway {
     /// The task that it runs on; none for an archive, which is over when the guest lets go of it.
     pub(super) task: Option<AbortHandle>,
     pub(super) waits_for: Vec<crate::stream::Leash>,
+    /// How far it has come.
+    pub(super) watch: Watch,
 }
 
 impl Underway {
@@ -130,6 +133,17 @@ impl Underway {
 pub(super) fn all_wait_for_guest(underway: &mut Vec<Underway>) -> bool {
     underway.retain(|one| !one.is_over());
     !underway.is_empty() && underway.iter().all(Underway::waits_for_guest)
+}
+
+/// Awaits a place that one of these has to leave, as long as any of them moves.
+///
+/// Errors: `TimedOut` when nothing moves for the limit `stall`.
+pub(super) async fn for_a_place<T>(guard: &Guard, underway: &[Underway], work: impl Future<Output = T>) -> Result<T> {
+    if underway.is_empty() {
+        return Ok(work.await);
+    }
+    let watches: Vec<_> = underway.iter().map(|one| one.watch.clone()).collect();
+    while_moving(&watches, guard.limits().stall, work).await.ok_or_else(|| guard.stalled())
 }
 
 /// Tasks whose handles the guest has dropped: they were told to stop, and clean up behind

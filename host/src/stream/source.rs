@@ -3,8 +3,8 @@
 use crate::error::Result;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// Where the bytes of an artifact came from. The host knows it, the plugin cannot change it, and
 /// the record keeps it.
@@ -109,22 +109,36 @@ pub trait ByteSource: Send {
 /// A wait that only the guest could end would never end, since it is single-threaded: every wait
 /// asks the leashes of what it waits for and refuses at once when one is held.
 #[derive(Clone, Debug, Default)]
-pub struct Leash(Arc<AtomicBool>);
+pub struct Leash(Arc<Hold>);
+
+#[derive(Debug, Default)]
+struct Hold {
+    itself: AtomicBool,
+    /// What the end became when it was split.
+    halves: OnceLock<[Leash; 2]>,
+}
 
 impl Leash {
     /// A leash in the guest's hands.
     pub fn held() -> Self {
-        Self(Arc::new(AtomicBool::new(true)))
+        Self(Arc::new(Hold { itself: AtomicBool::new(true), halves: OnceLock::new() }))
     }
 
     /// The guest let go: it handed the end to the host, finished it, or dropped it.
     pub fn release(&self) {
-        self.0.store(false, Ordering::Release);
+        self.0.itself.store(false, Ordering::Release);
+    }
+
+    /// The end became two: it is in the guest's hands as long as one of them is.
+    pub fn split(&self, halves: [Self; 2]) {
+        // A source is taken to be split, so nothing splits it again.
+        let _ = self.0.halves.set(halves);
     }
 
     /// Whether the guest holds it.
     pub fn is_held(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.itself.load(Ordering::Acquire)
+            || self.0.halves.get().is_some_and(|halves| halves.iter().any(Self::is_held))
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub const TEE_BYTES: usize = 1 << 20;
 
 /// Splits a source. Each half is in the guest's hands, and waits for what the source waits for and
-/// for the other half.
+/// for the other half. What waited for the source waits for both.
 pub fn tee(source: Source, cancel: CancellationToken) -> (Source, Source) {
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
@@ -30,6 +30,7 @@ pub fn tee(source: Source, cancel: CancellationToken) -> (Source, Source) {
         changed: [Notify::new(), Notify::new()],
     });
     let leashes = [Leash::held(), Leash::held()];
+    source.leash.split(leashes.clone());
     let half = |i: usize, cancel: CancellationToken| {
         let body = TeeReader { shared: shared.clone(), i, cancel, current: Bytes::new() };
         let mut waits_for = source.waits_for.clone();
@@ -342,5 +343,17 @@ mod tests {
         upstream.release();
         assert!(!a.waits_for.iter().any(Leash::is_held));
         assert!(b.waits_for.iter().any(Leash::is_held), "a is still held");
+    }
+
+    #[test]
+    fn a_half_that_was_split_again_is_held_as_long_as_either_part_of_it() {
+        let (a, b) = tee(chunks(1, None), CancellationToken::new());
+        let (b_leash, waits) = (b.leash.clone(), a.waits_for.clone());
+        let (c, d) = tee(b, CancellationToken::new());
+        b_leash.release();
+        c.leash.release();
+        assert!(waits.iter().any(Leash::is_held), "d is still held");
+        d.leash.release();
+        assert!(!waits.iter().any(Leash::is_held));
     }
 }

@@ -34,9 +34,18 @@ pub const DEFAULT_PARTS_PER_SEGMENT: u32 = 950;
 /// tags of its messages, and the two closing frames.
 pub const MIN_SEGMENT_BYTES: u64 = (MAX_FRAME_STORED_BYTES + MAX_FRAME_STORED_BYTES / 4 + MAX_HEADER_BYTES) as u64;
 
-/// A transfer of this many frames is a long one: from then on, at each doubling, the code that nobody uses any more
-/// is given back. By now everything that a transfer needs has run once, and its buffers are not all full yet.
+/// A transfer of this many frames is a long one. Each so many more, while its buffers fill and each of its connections
+/// is opened, the code that nobody uses any more is given back; later at each doubling.
 const FRAMES_BEFORE_FORGETTING: u64 = 8;
+/// By then everything that a transfer needs has run.
+const FRAMES_OF_YOUTH: u64 = 64;
+
+fn is_time_to_forget(n_frames: u64) -> bool {
+    match n_frames {
+        ..=FRAMES_OF_YOUTH => n_frames.is_multiple_of(FRAMES_BEFORE_FORGETTING),
+        _ => n_frames.is_power_of_two(),
+    }
+}
 
 /// How one artifact is written.
 #[derive(Clone, Debug)]
@@ -177,7 +186,7 @@ impl Reader {
                 break;
             }
             n_frames += 1;
-            if n_frames >= FRAMES_BEFORE_FORGETTING && n_frames.is_power_of_two() {
+            if is_time_to_forget(n_frames) {
                 footprint::forget_code();
             }
         }

@@ -244,9 +244,27 @@ impl bytes::Host for State {
 /// Whoever moves the bytes has the same limit and knows more of what stalled: it may say so first.
 const SPEAK_FIRST: Duration = Duration::from_secs(3);
 
+/// Awaits `work` as long as one of these moves; `None` when none has for `stall` and [`SPEAK_FIRST`].
+pub(in crate::plugin) async fn while_moving<F: Future>(
+    watches: &[Watch],
+    stall: Duration,
+    work: F,
+) -> Option<F::Output> {
+    let come = || watches.iter().map(Watch::seen).fold(0, u64::wrapping_add);
+    let mut work = pin!(work);
+    loop {
+        let seen = come();
+        match tokio::time::timeout(stall.saturating_add(SPEAK_FIRST), &mut work).await {
+            Ok(output) => return Some(output),
+            Err(_) if come() == seen => return None,
+            Err(_) => {}
+        }
+    }
+}
+
 /// How far the bytes of a call have come: what its waits take for progress.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Watch(Arc<AtomicU64>);
+pub(in crate::plugin) struct Watch(Arc<AtomicU64>);
 
 impl Watch {
     pub(super) fn seen(&self) -> u64 {
@@ -256,15 +274,7 @@ impl Watch {
     /// Awaits `work` as long as something moves; `None` when nothing has for `stall` and
     /// [`SPEAK_FIRST`].
     pub(super) async fn moving<F: Future>(&self, stall: Duration, work: F) -> Option<F::Output> {
-        let mut work = pin!(work);
-        loop {
-            let seen = self.seen();
-            match tokio::time::timeout(stall.saturating_add(SPEAK_FIRST), &mut work).await {
-                Ok(output) => return Some(output),
-                Err(_) if self.seen() == seen => return None,
-                Err(_) => {}
-            }
-        }
+        while_moving(std::slice::from_ref(self), stall, work).await
     }
 
     /// The source as it is, but that its bytes are counted and that it ends when `stop` is cancelled.
@@ -307,5 +317,26 @@ impl ByteSource for Watched {
         let chunk = self.body.next_chunk()?;
         self.seen.fetch_add(chunk.as_ref().map_or(0, |chunk| chunk.len() as u64) + 1, Ordering::Relaxed);
         Ok(chunk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_wait_lasts_as_long_as_one_of_its_streams_moves() {
+        let watches = [Watch::default(), Watch::default()];
+        let nothing = while_moving(&watches, Duration::ZERO, std::future::pending::<()>()).await;
+        assert_eq!(nothing, None);
+        let moved = Arc::clone(&watches[1].0);
+        // Longer than a wait for nothing, with a byte on its way.
+        let slow = async move {
+            for _ in 0..4 {
+                tokio::time::sleep(SPEAK_FIRST / 3).await;
+                moved.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        assert_eq!(while_moving(&watches, Duration::ZERO, slow).await, Some(()));
     }
 }

@@ -18,7 +18,7 @@ use crate::plugin::bindings::strongroom::plugin::storage;
 use crate::plugin::budget::{Limit, Permit};
 use crate::plugin::context::PutOptions;
 use crate::plugin::guard::{Deadline, Refusal};
-use crate::plugin::state::{State, Underway, all_wait_for_guest, check_leashes};
+use crate::plugin::state::{State, all_wait_for_guest, check_leashes, for_a_place};
 use crate::policy::Call;
 use crate::policy::storage::{ArtifactCall, ArtifactVerb};
 use crate::record::ArtifactRecord;
@@ -130,12 +130,13 @@ impl storage::Host for State {
             let permit = self.stream_place()?;
             let (watch, stop) = (Watch::default(), self.run.cancel.child_token());
             let mut waits_for = source.waits_for.clone();
-            let transfer = self.run.artifacts.put(name, watch.over(source, &stop), options).await?;
+            let transfer = self.run.artifacts.put(name, watch.over(source, &stop), options);
+            let transfer = for_a_place(&guard, &self.transfers, transfer).await??;
             waits_for.extend(transfer.waits_for);
             let told = Told { later: guard.later(), bytes: |record: &ArtifactRecord| record.size };
             let stops = vec![transfer.cancel, stop];
             let task = Task::new(transfer.done, stops, waits_for, watch, &self.reaper, told);
-            self.transfers.push(Underway { task: Some(task.abort_handle()), waits_for: task.waits_for().to_vec() });
+            self.transfers.push(task.underway());
             Ok(self.table.push(GuestTransfer { task, _permit: permit })?)
         };
         // It waits for a place, which others take as long as they make progress.
@@ -190,10 +191,11 @@ impl storage::Host for State {
             self.check_transfer_places()?;
             self.count_artifact()?;
             let permit = self.stream_place()?;
-            let writer = self.run.artifacts.create_archive(name, options).await?;
+            let writer = self.run.artifacts.create_archive(name, options);
+            let writer = for_a_place(&guard, &self.transfers, writer).await??;
             let ledger = guard.ledger_always("archive", &shown);
             let archive = GuestArchive::new(writer, self.run.cancel.child_token(), ledger, permit);
-            self.transfers.push(Underway { task: None, waits_for: vec![archive.leash()] });
+            self.transfers.push(archive.underway());
             Ok(self.table.push(archive)?)
         };
         guard.pass("storage.create-archive", Some(&artifact_call(ArtifactVerb::Put, &name)), Deadline::Own, work).await

@@ -264,6 +264,8 @@ async fn waits_that_only_the_guest_could_end_are_refused_at_once() {
         "fill-own-pipe",
         "read-own-pipe",
         "read-one-of-tee",
+        "wait-for-tee-of-split-tee",
+        "put-beside-split-tees",
         "wait-with-output-in-hand",
         "wait-for-filter-of-own-pipe",
         "fill-filter-of-own-output",

@@ -288,6 +288,27 @@ fn act(settings: &str) -> Result<Facts, Error> {
             drop(two);
             read.map(|bytes| fact("read", bytes.len()))
         }
+        "wait-for-tee-of-split-tee" => {
+            let (_process, stdout) = output_of("echo")?;
+            let (one, two) = bytes::tee(stdout)?;
+            let (three, four) = bytes::tee(two)?;
+            let transfer = storage::put("a", one, &PLAIN)?;
+            let waited = stored(&transfer);
+            drop((three, four));
+            waited
+        }
+        "put-beside-split-tees" => {
+            let mut held = Vec::new();
+            for n in 0..100 {
+                let (process, stdout) = output_of("endless")?;
+                let (one, two) = bytes::tee(stdout)?;
+                let (three, four) = bytes::tee(two)?;
+                let transfers =
+                    [("a", one), ("b", three)].map(|(name, half)| storage::put(&format!("{name}{n}"), half, &PLAIN));
+                held.push((process, transfers.into_iter().collect::<Result<Vec<_>, _>>()?, four));
+            }
+            Ok(vec![])
+        }
         "wait-with-output-in-hand" => {
             let (process, stdout) = output_of("echo")?;
             let waited = process.wait();

@@ -7,7 +7,7 @@ use crate::plugin::budget::{Limit, Permit};
 use crate::plugin::context::{ArchiveReader, ArchiveWriter, Entry};
 use crate::plugin::guard::{Deadline, Guard, Refusal};
 use crate::plugin::ledger::Ledger;
-use crate::plugin::state::{State, check_leashes};
+use crate::plugin::state::{State, Underway, check_leashes};
 use crate::record::ArtifactRecord;
 use crate::stream::source::InMemory;
 use crate::stream::{Leash, Origin, Source};
@@ -64,8 +64,9 @@ impl GuestArchive {
         Arc::clone(&self.ledger)
     }
 
-    pub(super) fn leash(&self) -> Leash {
-        self.leash.clone()
+    /// What is known of it when the guest has let go of it.
+    pub(super) fn underway(&self) -> Underway {
+        Underway { task: None, waits_for: vec![self.leash.clone()], watch: self.watch.clone() }
     }
 
     /// Queues an entry. The queue stands while a large entry is stored: that is progress.

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::plugin::bindings::strongroom::plugin::storage;
 use crate::plugin::guard::{Deadline, Refusal, lock};
 use crate::plugin::ledger::Ledger;
-use crate::plugin::state::{State, Underway, all_wait_for_guest};
+use crate::plugin::state::{State, all_wait_for_guest, for_a_place};
 use crate::policy::Call;
 use crate::policy::storage::{BucketCall, BucketVerb};
 use std::collections::VecDeque;
@@ -181,9 +181,8 @@ impl storage::HostBucket for State {
                 .into());
             }
             let permit = self.stream_place()?;
-            let place = Arc::clone(&self.write_places)
-                .acquire_owned()
-                .await
+            let place = for_a_place(&guard, &self.writings, Arc::clone(&self.write_places).acquire_owned())
+                .await?
                 .map_err(|e| Error::cancelled("the run has ended").because(e))?;
             let (watch, stop) = (Watch::default(), self.run.cancel.child_token());
             let waits_for = source.waits_for.clone();
@@ -206,7 +205,7 @@ impl storage::HostBucket for State {
                 written
             };
             let task = Task::blocking(work, vec![stop], waits_for, watch, &self.reaper, told);
-            self.writings.push(Underway { task: Some(task.abort_handle()), waits_for: task.waits_for().to_vec() });
+            self.writings.push(task.underway());
             self.n_unknown_writings += 1;
             Ok(self.table.push(GuestWriting { task, is_known: false, _permit: permit })?)
         };

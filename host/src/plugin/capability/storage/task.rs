@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::plugin::capability::bytes::Watch;
 use crate::plugin::guard::lock;
 use crate::plugin::observer::Later;
-use crate::plugin::state::Reaper;
+use crate::plugin::state::{Reaper, Underway};
 use crate::stream::Leash;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
@@ -104,8 +104,9 @@ impl<T: Send + 'static> Task<T> {
         &self.waits_for
     }
 
-    pub(super) fn abort_handle(&self) -> AbortHandle {
-        self.abort.clone()
+    /// What is known of it when the guest has let go of its handle.
+    pub(super) fn underway(&self) -> Underway {
+        Underway { task: Some(self.abort.clone()), waits_for: self.waits_for.clone(), watch: self.watch.clone() }
     }
 
     /// Tells the work to stop; it cleans up behind itself.
