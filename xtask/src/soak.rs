@@ -292,7 +292,7 @@ pub fn turns(short: u64, what: &'static str) -> Turns {
         (None, None) => (short, None),
         (Some(count), None) => (count, None),
     };
-    Turns { next: 0, most, until, what }
+    Turns { next: 0, most, until, what, has_said: false }
 }
 
 /// Whether this is the long form of a test.
@@ -323,6 +323,7 @@ pub struct Turns {
     most: u64,
     until: Option<Instant>,
     what: &'static str,
+    has_said: bool,
 }
 
 impl Iterator for Turns {
@@ -332,7 +333,10 @@ impl Iterator for Turns {
         // One turn at least: a length of nothing is no result.
         let is_over = self.next > 0 && self.until.is_some_and(|until| Instant::now() >= until);
         if self.next >= self.most || is_over {
-            println!("{SAID}{} {}", self.next, self.what);
+            // Whoever takes turns beside others asks once for each of them.
+            if !std::mem::replace(&mut self.has_said, true) {
+                println!("{SAID}{} {}", self.next, self.what);
+            }
             return None;
         }
         self.next += 1;

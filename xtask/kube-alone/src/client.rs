@@ -136,9 +136,9 @@ impl Client {
 fn next(page: &[u8]) -> Option<String> {
     let head = String::from_utf8_lossy(&page[..page.len().min(EDGE_BYTES)]);
     let tail = String::from_utf8_lossy(&page[page.len().saturating_sub(EDGE_BYTES)..]);
-    let before = head.split("\"items\":").next()?;
-    let behind = tail.rsplit("],\"kind\":").next()?;
-    let (_, rest) = [before, behind].iter().find_map(|edge| edge.split_once("\"continue\":\""))?;
+    let before = head.split("\"items\":").next();
+    let behind = tail.rsplit_once("],\"kind\":").map(|(_, behind)| behind);
+    let (_, rest) = [before, behind].into_iter().flatten().find_map(|edge| edge.split_once("\"continue\":\""))?;
     rest.split('"').next().filter(|token| !token.is_empty()).map(str::to_owned)
 }
 
