@@ -73,10 +73,19 @@ impl Program {
     }
 
     /// A command that runs those of its tests whose names contain one of `filters`.
-    pub fn command(self, filters: &[String]) -> Option<Run> {
+    pub fn run_some(self, filters: &[String]) -> Option<Run> {
         let chosen = self.only(filters)?;
-        let run = command::run(&chosen.path).args(chosen.choice(filters)).dir(&chosen.dir);
-        Some(run.env("CARGO_MANIFEST_DIR", &chosen.dir))
+        Some(chosen.run(&chosen.choice(filters)))
+    }
+
+    /// A command that runs one test, by its whole name.
+    pub fn run_exactly(&self, test: &str) -> Run {
+        self.run(&["--exact", test])
+    }
+
+    /// It as cargo would start it.
+    fn run(&self, arguments: &[&str]) -> Run {
+        command::run(&self.path).args(arguments).dir(&self.dir).env("CARGO_MANIFEST_DIR", &self.dir)
     }
 }
 

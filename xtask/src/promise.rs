@@ -5,12 +5,12 @@
 //! (`host/src/failpoint.rs`); a release has none of them. Each test is run whole first, and must pass.
 
 use crate::cache::{self, Cache};
-use crate::command;
+use crate::program::Program;
 use crate::soak::{Length, Outcome};
 use crate::stage;
 use crate::summary::Summary;
 use crate::workspace::Workspace;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 
 /// One way of breaking a promise, and the test that notices.
@@ -126,13 +126,12 @@ pub const BREACHES: &[Breach] = &[
 ];
 
 impl Breach {
-    /// Arguments of `cargo test` that choose the test.
-    fn choice(&self) -> Vec<String> {
-        let (program, test) = match self.file.strip_prefix("tests/tests/").and_then(|name| name.strip_suffix(".rs")) {
-            Some(suite) => (["strongroom-tests", "--test=suites"], format!("{suite}::{}", self.test)),
-            None => (["strongroom", "--lib"], self.test.to_owned()),
-        };
-        ["--package", program[0], program[1], "--", "--exact", &test].map(str::to_owned).to_vec()
+    /// The test program, and the test in it.
+    fn place(&self) -> (String, String) {
+        match self.file.strip_prefix("tests/tests/").and_then(|name| name.strip_suffix(".rs")) {
+            Some(suite) => (format!("tests/{suite}"), format!("{suite}::{}", self.test)),
+            None => ("host".to_owned(), self.test.to_owned()),
+        }
     }
 }
 
@@ -143,18 +142,19 @@ pub fn run(workspace: &Workspace, names: &[String], _length: Length) -> Result<O
     }
     stage::host(workspace)?;
     stage::plugins(workspace)?;
+    let programs = stage::test_programs(workspace)?;
     let wanted = |breach: &&Breach| names.is_empty() || names.iter().any(|name| name == breach.breakage);
     let breaches: Vec<_> = BREACHES.iter().filter(wanted).collect();
     let mut unnoticed = Vec::new();
     let mut whole = BTreeSet::new();
     for breach in &breaches {
         if whole.insert(breach.test) {
-            let summary = test(workspace, breach, None)?;
+            let summary = test(workspace, &programs, breach, None)?;
             if (summary.passed, summary.failed) != (1, 0) {
                 bail!("{} does not pass with nothing broken: {summary}", breach.test);
             }
         }
-        let summary = test(workspace, breach, Some(breach.breakage))?;
+        let summary = test(workspace, &programs, breach, Some(breach.breakage))?;
         let is_noticed = (summary.passed, summary.failed) == (0, 1);
         let word = if is_noticed { "noticed" } else { "NOT NOTICED" };
         println!("promise {}: {} is {word} by {}", breach.promise, breach.breakage, breach.test);
@@ -171,13 +171,13 @@ pub fn run(workspace: &Workspace, names: &[String], _length: Length) -> Result<O
 }
 
 /// Runs the test of a breach alone, quietly.
-fn test(workspace: &Workspace, breach: &Breach, broken: Option<&str>) -> Result<Summary> {
+fn test(workspace: &Workspace, programs: &[Program], breach: &Breach, broken: Option<&str>) -> Result<Summary> {
+    let (name, test) = breach.place();
+    let program = programs.iter().find(|program| program.name == name);
+    let program = program.with_context(|| format!("there is no test program {name}"))?;
     let mut summary = Summary::default();
-    let run = command::run("cargo")
-        .args(["test", "--quiet", "--locked"])
-        .args(breach.choice())
-        .dir(&workspace.root)
-        .env("CARGO_TARGET_DIR", &workspace.target)
+    let run = program
+        .run_exactly(&test)
         .env("STRONGROOM_BIN", workspace.host())
         .env("STRONGROOM_PLUGINS", workspace.plugins())
         .env(cache::VARIABLE, Cache::locate()?.root())

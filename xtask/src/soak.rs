@@ -219,7 +219,7 @@ fn test(workspace: &Workspace, suite: &str, filter: &str, length: Length) -> Res
     };
     let name = format!("tests/{suite}");
     let program = stage::test_programs(workspace)?.into_iter().find(|program| program.name == name);
-    let tests = program.and_then(|program| program.command(&[filter.to_owned()])).context("no such test")?;
+    let tests = program.and_then(|program| program.run_some(&[filter.to_owned()])).context("no such test")?;
     let mut summary = crate::summary::Summary::default();
     let mut done = Vec::new();
     let succeeded = tests
