@@ -44,6 +44,10 @@ impl Seen {
         let mut seen = Self::default();
         for (place, names) in wanted.into_iter().filter(|(_, names)| names.len() >= WORTH_A_LIST) {
             let Ok(kind) = Box::pin(cluster.resolve_object(&place.0, &place.1)).await else { continue };
+            if kind.namespaced != place.2.is_some() {
+                // Writing it is refused; a list would be of other places.
+                continue;
+            }
             if let Ok(Some(found)) = Box::pin(list(cluster, kind, place.2.clone(), &names)).await {
                 seen.0.insert(place, found);
             }
