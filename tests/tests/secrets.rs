@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use strongroom::config::{SecretRef, secret};
 use strongroom::exec::{self, Place, RunIn};
-use strongroom::policy::exec::{CommandLine, StdinGrant};
+use strongroom::policy::exec::CommandLine;
 use strongroom_tests::canary::{check_none, forms};
 use strongroom_tests::echo::Echo;
 use strongroom_tests::relay::{Relay, Setup, private, sh, sha256};
@@ -423,19 +423,11 @@ async fn no_copy_of_a_secret_is_left_in_the_host_when_its_command_has_ended() {
     assert_eq!(in_memory(&complement), 0, "a reference was kept as a value");
     let run_in = RunIn::Local { user: None };
     let place = Arc::new(Place { run_in, env: BTreeMap::new(), secrets, pod: None });
+    let script = "[ ${#P} = 49 ] && [ \"$(cat $F)\" = \"$P\" ]";
     let command = CommandLine {
-        label: "tool".to_owned(),
-        program: "/bin/sh".to_owned(),
-        args: ["-c", "[ ${#P} = 49 ] && [ \"$(cat $F)\" = \"$P\" ]"].map(str::to_owned).into(),
-        env: Vec::new(),
         secrets: vec!["P".to_owned()],
         secret_files: BTreeMap::from([("F".to_owned(), "P".to_owned())]),
-        stdin: StdinGrant::None,
-        inspect: false,
-        partial_stdin: false,
-        detects_short_input: false,
-        timeout: None,
-        uses_scratch: false,
+        ..CommandLine::plain("tool", "/bin/sh", &["-c", script])
     };
     let patience = Duration::from_secs(60);
     let started = exec::spawn(command, place.clone(), None, None, patience, CancellationToken::new()).await;
