@@ -6,6 +6,7 @@ use strongroom::error::Error;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
+    strongroom::footprint::share_heaps();
     process::no_core_dumps();
     process::no_secrets_in_panics();
     let arguments: Vec<_> = std::env::args_os().collect();

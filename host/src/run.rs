@@ -59,7 +59,7 @@ pub struct Job {
     pub identity: Option<Arc<LateIdentity>>,
     /// The plugin, loaded and linked for these grants.
     pub plugin: Plugin,
-    /// Its bytes, as they were loaded: kept beside the backups.
+    /// Its bytes, as they were loaded: kept beside the backups, and let go of when they are there.
     pub plugin_bytes: bytes::Bytes,
     /// The text of its signature, where that was checked: kept beside the backups as well.
     pub plugin_signature: Option<String>,

@@ -15,13 +15,16 @@ use std::path::{Path, PathBuf};
 const CALLS: &str = "openat,openat2,write,pwrite64,pwritev,pwritev2,writev,ftruncate,fsync,fdatasync,syncfs,\
                      rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir";
 
+/// How much of what is written is kept: a line of the audit log says by then what it is about.
+const SHOWN_BYTES: &str = "600";
+
 /// Something that a process did, in the order in which it was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A new, empty file.
     Create(PathBuf),
-    /// Bytes or length of a file changed.
-    Write(PathBuf),
+    /// Bytes or length of a file changed; the beginning of what was written, as `strace` escapes it.
+    Write(PathBuf, String),
     /// A file, or the names in a folder, are on the disk.
     Flush(PathBuf),
     /// Everything is.
@@ -42,7 +45,9 @@ pub fn traced(sandbox: &Sandbox, args: &[&str], broken: Option<&str>, code: i32)
     let log = sandbox.path("strace.log");
     let host = host_binary()?;
     let mut line: Vec<String> =
-        ["-f", "-y", "-s", "0", "-e", &format!("trace={CALLS}"), "-e", "signal=none", "-o"].map(str::to_owned).into();
+        ["-f", "-y", "-s", SHOWN_BYTES, "-e", &format!("trace={CALLS}"), "-e", "signal=none", "-o"]
+            .map(str::to_owned)
+            .into();
     line.push(log.display().to_string());
     line.push(host.display().to_string());
     line.extend(args.iter().map(|arg| (*arg).to_owned()));
@@ -88,9 +93,8 @@ pub fn events(text: &str, dir: &Path) -> Result<Vec<Event>> {
     }
     let inside = |path: &Path| path.starts_with(dir);
     found.retain(|event| match event {
-        Event::Create(path) | Event::Write(path) | Event::Flush(path) | Event::Remove(path) | Event::Folder(path) => {
-            inside(path)
-        }
+        Event::Create(path) | Event::Write(path, _) | Event::Flush(path) => inside(path),
+        Event::Remove(path) | Event::Folder(path) => inside(path),
         Event::Rename(_, to) | Event::Link(_, to) => inside(to),
         Event::FlushAll => true,
     });
@@ -115,7 +119,10 @@ fn event(call: &str, paths: &[PathBuf], arguments: &str, answer: Option<PathBuf>
     let first = paths.first().cloned();
     Some(match call {
         "openat" | "openat2" if arguments.contains("O_CREAT") => Event::Create(answer?),
-        "write" | "pwrite64" | "pwritev" | "pwritev2" | "writev" | "ftruncate" => Event::Write(first?),
+        "write" | "pwrite64" | "pwritev" | "pwritev2" | "writev" | "ftruncate" => {
+            let (file, written) = arguments.split_once('>')?;
+            Event::Write(file.split_once('<')?.1.into(), written.to_owned())
+        }
         "fsync" | "fdatasync" => Event::Flush(first?),
         "syncfs" => Event::FlushAll,
         "rename" | "renameat" | "renameat2" => Event::Rename(first?, paths.get(1)?.clone()),
@@ -152,7 +159,7 @@ impl Disk {
                 self.there.insert(path.clone());
                 self.unsure.insert(path.clone());
             }
-            Event::Write(path) => drop(self.dirty.insert(path.clone())),
+            Event::Write(path, _) => drop(self.dirty.insert(path.clone())),
             Event::Flush(path) => {
                 self.dirty.remove(path);
                 self.unsure.retain(|name| name.parent() != Some(path));
@@ -275,7 +282,7 @@ mod tests {
         let put = |name: &str, folder: &str| {
             [
                 Event::Create(path(".tmp/1")),
-                Event::Write(path(".tmp/1")),
+                Event::Write(path(".tmp/1"), String::new()),
                 Event::Flush(path(".tmp/1")),
                 Event::Rename(path(".tmp/1"), path(name)),
                 Event::Flush(path(folder)),
@@ -329,7 +336,7 @@ mod tests {
     fn calls_are_read_with_their_folders_and_threads_are_put_together() {
         let text = "\
 1 openat2(5</s/.tmp>, \"k\", {flags=O_RDWR|O_CREAT|O_EXCL, mode=0600, resolve=RESOLVE_BENEATH}, 24) = 7</s/.tmp/k>
-2 pwrite64(7</s/.tmp/k>, \"\"..., 50, 0 <unfinished ...>
+2 pwrite64(7</s/.tmp/k>, \"{\\\"a\\\": \\\"</b>\\\"\"..., 50, 0 <unfinished ...>
 1 mkdir(\"/s/j\", 0700) = 0
 2 <... pwrite64 resumed>) = 50
 1 mkdirat(5</s/j>, \"b\", 0700) = -1 EEXIST (File exists)
@@ -341,7 +348,7 @@ mod tests {
         let expected = [
             Event::Create(path(".tmp/k")),
             Event::Folder(path("j")),
-            Event::Write(path(".tmp/k")),
+            Event::Write(path(".tmp/k"), ", \"{\\\"a\\\": \\\"</b>\\\"\"..., 50, 0".to_owned()),
             Event::Rename(path(".tmp/k"), path("j/r")),
             Event::Flush(path("j")),
             Event::Remove(path(".tmp/k.key")),

@@ -61,7 +61,7 @@ enum Unmade {
 async fn make(session: &Session, args: &BackupArgs) -> Result<BackupRecord, Unmade> {
     let mut job = session.job(&args.job, Needs::default()).await.map_err(Unmade::Unready)?;
     job.new_source.clone_from(&args.new_source);
-    let made = if args.dry_run { backup::dry_run(&job).await } else { backup::backup(&job).await };
+    let made = if args.dry_run { backup::dry_run(&job).await } else { backup::backup(job).await };
     made.map_err(Unmade::Failed)
 }
 

@@ -14,6 +14,7 @@ use crate::policy::Verb;
 use crate::record::{BackupRecord, FORMAT, Outcome};
 use crate::store::discard::DiscardStore;
 use crate::stream::Compression;
+use bytes::Bytes;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -23,10 +24,12 @@ use tokio_util::sync::CancellationToken;
 /// was acknowledged with a matching checksum. When it returns an error there is no record, and what
 /// was stored under the id has been removed; if the store cannot be reached for that, the error
 /// says so.
-pub async fn backup(job: &Job) -> Result<BackupRecord> {
+pub async fn backup(mut job: Job) -> Result<BackupRecord> {
+    // Let go of when they are stored: a long run has no use for them.
+    let plugin_bytes = std::mem::take(&mut job.plugin_bytes);
     let id = BackupId::generate(clock::now())?;
     let chain = job.begin(Verb::Backup, false, &id).await?;
-    let result = under_lease(job, &id, &chain).await;
+    let result = under_lease(&job, plugin_bytes, &id, &chain).await;
     let ended = chain.close_async(super::outcome_word(&result)).await;
     if let (Ok(_), Err(error)) = (&result, ended) {
         // The backup is there, and says how long its log was before it was recorded.
@@ -35,14 +38,14 @@ pub async fn backup(job: &Job) -> Result<BackupRecord> {
     result
 }
 
-async fn under_lease(job: &Job, id: &BackupId, chain: &Arc<Chain>) -> Result<BackupRecord> {
+async fn under_lease(job: &Job, plugin_bytes: Bytes, id: &BackupId, chain: &Arc<Chain>) -> Result<BackupRecord> {
     let cancel = job.cancel.child_token();
     let lease = Lease::take(&job.store, job.lease_request(id), &cancel).await?;
     failpoint::reach(Point::LeaseTaken);
     if let Some(warning) = &lease.warning {
         job.progress.warn(warning);
     }
-    let result = match make(job, id, chain, &cancel).await {
+    let result = match make(job, plugin_bytes, id, chain, &cancel).await {
         Ok(record) => Ok(record),
         Err(Unmade::Unknown(error)) => Err(leave(job, id, error)),
         Err(Unmade::Failed(error)) => Err(clean_up(job, id, error).await),
@@ -94,6 +97,7 @@ pub async fn dry_run(job: &Job) -> Result<BackupRecord> {
 
 async fn make(
     job: &Job,
+    plugin_bytes: Bytes,
     id: &BackupId,
     chain: &Arc<Chain>,
     cancel: &CancellationToken,
@@ -103,7 +107,8 @@ async fn make(
     say_what_was_interrupted(job, &survey).await;
     let earlier = survey.backups;
     let sha256 = job.plugin.identity().sha256;
-    job.catalog.keep_plugin(&sha256, &job.plugin_bytes).await?;
+    job.catalog.keep_plugin(&sha256, &plugin_bytes).await?;
+    drop(plugin_bytes);
     if let Some(signature) = &job.plugin_signature {
         job.catalog.keep_signature(&sha256, signature).await?;
     }
@@ -183,6 +188,7 @@ async fn collect(
         Ok(instance) => instance.backup(request).await,
         Err(error) => Err(error),
     };
+    job.budget.let_go();
     // Also of a run that failed.
     let told = recorder.finish();
     let (stored, mut skipped) = artifacts.close(answer.is_err()).await?;

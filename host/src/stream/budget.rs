@@ -172,6 +172,13 @@ impl Budget {
         answer
     }
 
+    /// Gives the memory of buffers that nobody uses now back to the system. For when nothing more is transferred: the
+    /// next transfer would have to ask for them anew.
+    pub fn let_go(&self) {
+        self.frame_pool.let_go();
+        self.part_pool.let_go();
+    }
+
     /// A buffer for one frame. Who takes one holds a frame's permit.
     pub(crate) fn frame_buffer(&self) -> Buffer {
         self.frame_pool.take()
@@ -394,6 +401,10 @@ impl Pool {
         let bytes = free.unwrap_or_else(|| vec![0; self.buffer_bytes].into_boxed_slice());
         Buffer { bytes, pool: self.clone(), permit: None }
     }
+
+    fn let_go(&self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 /// A buffer of a pool, of the pool's size; it goes back when it is dropped, and then its permit.
@@ -531,6 +542,8 @@ mod tests {
         drop(clone);
         assert_eq!(budget.in_use().parts, 0);
         assert_eq!(budget.part_buffer()[0], 9, "the same memory again");
+        budget.let_go();
+        assert_eq!(budget.part_buffer()[0], 0, "other memory, since that was given back");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::digest::{self, PieceDigest, Tree};
 use super::segment::{SegmentWrite, Segments};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Breakage, Point};
+use crate::footprint;
 use crate::record::SegmentRecord;
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -16,6 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+
+/// From so many bytes on, code that sent them is given back before other code completes what was sent, and that one
+/// before the plugin goes on: all buffers are still there.
+const BYTES_OF_A_LONG_TRANSFER: u64 = 32 << 20;
 
 /// What a whole upload comes to: size, digest and segments of the artifact.
 pub(super) type Whole = (u64, blake3::Hash, Vec<SegmentRecord>);
@@ -123,7 +128,14 @@ impl Upload {
                 && self.parts.is_empty()
                 && self.beginnings.is_empty()
             {
-                let segments = self.complete().await?;
+                let segments = if size < BYTES_OF_A_LONG_TRANSFER {
+                    self.complete().await?
+                } else {
+                    footprint::forget_code();
+                    let segments = self.complete().await?;
+                    footprint::forget_code();
+                    segments
+                };
                 return Ok((size, blake3, segments));
             }
             tokio::select! {

@@ -217,7 +217,7 @@ impl Entry<'_> {
 
     fn pipeline(&self, arena: &Arena, processes: Vec<Process>, output: Option<PathBuf>) -> Pipeline {
         let output = output.unwrap_or_else(|| arena.scratch.path("output"));
-        Pipeline { processes, output, log: arena.host.log().to_path_buf() }
+        Pipeline::new(processes, output, arena.host.log().to_path_buf())
     }
 
     fn endpoint(&self) -> Result<String> {
@@ -309,7 +309,7 @@ impl Arena {
     /// Runs one process outside all measurements and returns what it printed.
     pub fn quietly(&self, process: Process) -> Result<String> {
         let output = self.scratch.path("quietly");
-        Pipeline { processes: vec![process], output: output.clone(), log: self.scratch.path("quietly.log") }.run()?;
+        Pipeline::new(vec![process], output.clone(), self.scratch.path("quietly.log")).run()?;
         Ok(std::fs::read_to_string(output)?)
     }
 }

@@ -15,8 +15,10 @@ use std::time::{Duration, Instant};
 /// How often memory is looked at: seldom, since looking costs CPU on the cores that are measured. The kernel keeps
 /// each process's peak, so only what a process takes in its last moments can be missed.
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
-/// New processes are looked for once in so many samples: asking is dearer than reading.
-const SAMPLES_PER_SEARCH: u32 = 2;
+/// The same where memory is what is measured.
+const SAMPLE_CLOSELY: Duration = Duration::from_millis(2);
+/// How often new processes are looked for: asking is dearer than reading.
+const SEARCH_EVERY: Duration = Duration::from_millis(100);
 /// The name of producers and consumers, which are not the client and are left out.
 const ROLE: &str = "xtask";
 
@@ -93,6 +95,7 @@ pub struct Pipeline {
     pub output: PathBuf,
     /// The log of the roles that take part ([`Said`]); their CPU is not the client's.
     pub log: PathBuf,
+    sample_every: Duration,
 }
 
 /// What one run cost.
@@ -113,6 +116,18 @@ pub struct Measured {
 }
 
 impl Pipeline {
+    /// A pipeline whose memory is looked at now and then.
+    pub fn new(processes: Vec<Process>, output: PathBuf, log: PathBuf) -> Self {
+        Self { processes, output, log, sample_every: SAMPLE_EVERY }
+    }
+
+    /// Also what its processes take in their last moments counts as peak memory; its time is not to be believed.
+    #[must_use]
+    pub fn watched_closely(mut self) -> Self {
+        self.sample_every = SAMPLE_CLOSELY;
+        self
+    }
+
     /// Runs it to its end. Fails, with what was said on standard error, unless every process exits with 0.
     pub fn run(&self) -> Result<Measured> {
         if self.log.exists() {
@@ -134,7 +149,7 @@ impl Pipeline {
                 .stderr(errors.try_clone()?);
             children.push(command.spawn().with_context(|| format!("could not start `{}`", process.shown()))?);
         }
-        let watch = Watch::start(children.iter().map(Child::id).collect());
+        let watch = Watch::start(children.iter().map(Child::id).collect(), self.sample_every);
         let mut failed = Vec::new();
         for (process, child) in self.processes.iter().zip(&mut children) {
             let status = child.wait()?;
@@ -183,14 +198,14 @@ struct Watch {
 }
 
 impl Watch {
-    fn start(roots: Vec<u32>) -> Self {
+    fn start(roots: Vec<u32>, sample_every: Duration) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let inside = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
-            let mut peak = 0;
-            let mut tree = BTreeSet::new();
-            for sample in 0_u32.. {
-                if sample.is_multiple_of(SAMPLES_PER_SEARCH) {
+            let (mut peak, mut tree, mut search) = (0, BTreeSet::new(), Instant::now());
+            loop {
+                if Instant::now() >= search {
+                    search += SEARCH_EVERY;
                     tree.clear();
                     roots.iter().for_each(|root| find(*root, None, &mut tree));
                 }
@@ -200,7 +215,7 @@ impl Watch {
                     break;
                 }
                 // Memory has no events to wait for.
-                std::thread::sleep(SAMPLE_EVERY);
+                std::thread::sleep(sample_every);
             }
             peak
         });
@@ -259,7 +274,7 @@ mod tests {
     fn pipeline(name: &str, processes: Vec<Process>) -> Pipeline {
         let dir = std::env::temp_dir().join(format!("strongroom-measure-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        Pipeline { processes, output: dir.join("out"), log: dir.join("log") }
+        Pipeline::new(processes, dir.join("out"), dir.join("log"))
     }
 
     fn clean(pipeline: &Pipeline) {

@@ -24,7 +24,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
         let process = bench.arena.host.process(&["audit", "cost", "--output", "json"]);
         let output = bench.arena.scratch.path("output");
         let log = bench.arena.host.log().to_path_buf();
-        Pipeline { processes: vec![process], output: output.clone(), log }.run()?;
+        Pipeline::new(vec![process], output.clone(), log).run()?;
         let said: serde_json::Value = serde_json::from_slice(&std::fs::read(&output)?)?;
         let number = |key: &str| said[key].as_f64().with_context(|| format!("`audit cost` says no {key}"));
         lines.push(number("line_us")?);

@@ -120,7 +120,7 @@ fn start(bench: &Bench) -> Result<Cluster> {
 fn measure(bench: &Bench, process: Process) -> Result<(Measured, String)> {
     let output = bench.arena.scratch.path("output");
     let log = bench.arena.host.log().to_path_buf();
-    let measured = Pipeline { processes: vec![process], output: output.clone(), log }.run()?;
+    let measured = Pipeline::new(vec![process], output.clone(), log).run()?;
     Ok((measured, std::fs::read_to_string(output)?))
 }
 
@@ -233,10 +233,10 @@ pub(super) fn exec(bench: &mut Bench) -> Result<()> {
     for _ in 0..bench.options.rounds {
         let output = bench.arena.scratch.path("output");
         let processes = vec![cluster.kubectl(&command)?, bench.arena.host.consumer()];
-        let other = Pipeline { processes, output: output.clone(), log: log.clone() }.run()?;
+        let other = Pipeline::new(processes, output.clone(), log.clone()).run()?;
         place.clear("strongroom/bench", &bench.arena.peers)?;
         let process = bench.arena.host.process(&["backup", JOB]);
-        let backup = Pipeline { processes: vec![process], output, log: log.clone() }.run()?;
+        let backup = Pipeline::new(vec![process], output, log.clone()).run()?;
         if backup.moved_bytes != bytes {
             bail!("the pod wrote {} bytes instead of {bytes}", backup.moved_bytes);
         }

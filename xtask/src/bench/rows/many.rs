@@ -50,7 +50,7 @@ fn seconds(bench: &Bench, place: &Place, job: &Job) -> Result<f64> {
     for _ in 0..bench.options.rounds.min(ROUNDS) {
         let process = bench.arena.host.process(&["backup", JOB]);
         let output = bench.arena.scratch.path("output");
-        let line = Pipeline { processes: vec![process], output, log: bench.arena.host.log().to_path_buf() };
+        let line = Pipeline::new(vec![process], output, bench.arena.host.log().to_path_buf());
         seconds.push(line.run()?.seconds);
     }
     Ok(median(&seconds))

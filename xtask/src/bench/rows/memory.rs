@@ -44,7 +44,7 @@ fn run(bench: &mut Bench, bytes: u64, slow: Pace, stalled: Pace) -> Result<()> {
     for (name, pace) in [("fast", Pace::Free), ("slow", slow), ("stalled", stalled)] {
         let Place::Sink(sink) = &place else { bail!("the sink is a sink") };
         let entry = Entry { contender: Contender::Strongroom, place: &place, input, bytes, level: DEFAULT_LEVEL };
-        let line = entry.backup(&bench.arena)?;
+        let line = entry.backup(&bench.arena)?.watched_closely();
         sink.set_pace(pace);
         let measured = line.run()?;
         sink.set_pace(Pace::Free);

@@ -42,5 +42,5 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
 fn measure(bench: &Bench, arguments: &[&str]) -> Result<Measured> {
     let process: Process = bench.arena.host.process(arguments);
     let output = bench.arena.scratch.path("output");
-    Pipeline { processes: vec![process], output, log: bench.arena.host.log().to_path_buf() }.run()
+    Pipeline::new(vec![process], output, bench.arena.host.log().to_path_buf()).run()
 }
