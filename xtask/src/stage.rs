@@ -95,6 +95,9 @@ fn prerequisites(_workspace: &Workspace) -> Result<()> {
 }
 
 fn deny(workspace: &Workspace) -> Result<()> {
+    // The fuzz targets are a workspace of their own, which nothing else here builds.
+    cargo(workspace, &["update", "--quiet", "--locked", "--workspace", "--manifest-path", "tests/fuzz/Cargo.toml"])
+        .check()?;
     let program = Cache::locate()?.path("bin/cargo-deny")?;
     command::run(&program)
         .args(["--workspace", "--locked", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"])
