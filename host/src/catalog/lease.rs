@@ -21,6 +21,7 @@ pub use pace::{Monotonic, Pace};
 use super::layout;
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::failpoint::{self, Breakage, Point};
+use crate::footprint;
 use crate::id::{BackupId, Label, ObjectKey};
 use crate::store::{Condition, ObjectInfo, Store};
 use bytes::Bytes;
@@ -346,7 +347,12 @@ async fn renew(
             lease.state = State::Free;
         }
         lease.counter = lease.counter.wrapping_add(1);
-        match store.put(&key, encode(&lease)?, seen.unchanged()).await {
+        // Seldom, and in the middle of a transfer whose buffers may all be full: its code and this one's need not be
+        // in memory at once.
+        footprint::forget_code();
+        let renewed = store.put(&key, encode(&lease)?, seen.unchanged()).await;
+        footprint::forget_code();
+        match renewed {
             Ok(info) => {
                 let written = Seen::of(info)?;
                 forget(&store, &key, &seen, &written).await;

@@ -17,8 +17,9 @@ const MIB: u64 = 1 << 20;
 const SLOW: Pace = Pace::BytesPerSecond(50 * MIB);
 /// The same for 100 GiB, which otherwise take an hour.
 const SLOW_LONG: Pace = Pace::BytesPerSecond(150 * MIB);
-/// A store that stands still, for less than the minute after which the host calls that a stall.
-const STALLED: Pace = Pace::StallAfter(100 * MIB, Duration::from_secs(15));
+/// A store that stands still, for less than the minute after which the host calls that a stall, and long enough for the
+/// lease to be renewed twice.
+const STALLED: Pace = Pace::StallAfter(100 * MIB, Duration::from_secs(45));
 const STALLED_LONG: Pace = Pace::StallAfter(10 * GIB, Duration::from_secs(45));
 
 /// `host/src/stream/budget.rs`, with one open transfer and the defaults of a store: 4 parts of 8 MiB in flight.
