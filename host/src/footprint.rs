@@ -8,8 +8,8 @@
 /// Unmaps the pages of the program's own code and constants. Those that are used again come back from
 /// the page cache as they are needed, in neighbourhoods of 64 KiB.
 ///
-/// Called between the start of a run and its first byte, a few times while a long transfer is young, and before it is
-/// completed. Takes less than a millisecond. Does nothing where the kernel does not tell what is mapped.
+/// Called between the start of a run and its first byte, a few times while a long transfer is young, before and after
+/// it is completed, and around each renewal of a lease. Takes less than a millisecond. Does nothing where the kernel does not tell what is mapped.
 #[cfg(target_os = "linux")]
 pub fn forget_code() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
