@@ -9,7 +9,8 @@
 /// the page cache as they are needed, in neighbourhoods of 64 KiB.
 ///
 /// Called between the start of a run and its first byte, a few times while a long transfer is young, before and after
-/// it is completed, and around each renewal of a lease. Takes less than a millisecond. Does nothing where the kernel does not tell what is mapped.
+/// it is completed, and around each renewal of a lease. Takes less than a millisecond. Does nothing where the kernel
+/// does not tell what is mapped.
 #[cfg(target_os = "linux")]
 pub fn forget_code() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
@@ -109,8 +110,21 @@ mod tests {
         kib
     }
 
+    /// In a process of its own: tests beside this one would map code again between the drop and the look at it.
     #[test]
     fn code_that_was_dropped_runs_on() {
+        const ALONE: &str = "STRONGROOM_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let alone = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "footprint::tests::code_that_was_dropped_runs_on", "--nocapture"])
+                .env(ALONE, "1")
+                .output()
+                .unwrap();
+            let said = [alone.stdout, alone.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let program = std::env::current_exe().unwrap();
         for code in code_of(&maps, &program.to_string_lossy()) {
