@@ -1,7 +1,7 @@
-//! Changes of which a run may make millions: some hundreds of them share a line before and a line after,
-//! and the one after says what each of them was about.
+//! Changes of which a run may make millions: some hundreds of them share a line before and a line after.
 //!
-//! A change is never made before its line is written; whoever makes it flushes that line.
+//! What each of them is about is named before it is made: by a line that those share which wait for the same flush.
+//! The line after names the ones that failed.
 
 use super::line::{Argument, Counted, Event, Line, Verdict, cut};
 use super::recorder::{micros, outcome};
@@ -12,7 +12,7 @@ use crate::policy::{Call, Decision, Policy};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Most calls that share a line: what a killed run leaves without names.
+/// Most calls that share a line before and a line after.
 pub(super) const MAX_CALLS: usize = 500;
 /// Names of one batch, in bytes, beyond which the next one begins: in JSON they are at most six times as
 /// long, which fits into a line.
@@ -22,7 +22,11 @@ const MAX_NAME_BYTES: usize = 32 << 10;
 /// (function, rule, bucket, verb) the names of at most [`MAX_CALLS`] calls, twice where the last of a batch
 /// take their time.
 #[derive(Default)]
-pub(super) struct Batches(Mutex<Vec<Batch>>);
+pub(super) struct Batches {
+    open: Mutex<Vec<Batch>>,
+    /// Held by who flushes: those that come meanwhile are named together by the next one.
+    flushing: Mutex<()>,
+}
 
 struct Batch {
     /// The line before it.
@@ -34,8 +38,11 @@ struct Batch {
     /// What each call is about, in the order in which they began.
     about: Vec<Argument>,
     about_bytes: usize,
+    /// How many of them a line has named.
+    n_named: usize,
     under_way: usize,
-    failed: u64,
+    /// What those that failed were about, in the order in which they ended.
+    not_well: Vec<Argument>,
     bytes: u64,
     /// How the first one that failed did.
     trouble: Option<(&'static str, String)>,
@@ -43,8 +50,8 @@ struct Batch {
 }
 
 impl Batches {
-    /// Takes one more call in, into a new batch where none takes it; whether it is a new one, whose line
-    /// has to be flushed before the call is made.
+    /// Takes one more call in, into a new batch where none takes it. It must be named, and what names it flushed,
+    /// before it is made.
     pub(super) fn join(
         &self,
         chain: &Chain,
@@ -52,7 +59,7 @@ impl Batches {
         call: &Call<'_>,
         decision: &Decision,
         (summary, policy): (&Summary, &Policy),
-    ) -> Result<(Noted, bool)> {
+    ) -> Result<Noted> {
         let mut place = summary.of(call, policy);
         let about = match place.pop_if(|last| matches!(last.name.as_str(), "key" | "part")) {
             Some(about) => about,
@@ -64,14 +71,16 @@ impl Batches {
         };
         if let Some(batch) = batches.iter_mut().find(takes) {
             chain.healthy()?;
-            return Ok((batch.take(about), false));
+            return Ok(batch.take(about));
         }
         let line = chain.append(Line {
             function: Some(function.to_owned()),
             rule: Some(cut(&decision.rule)),
             decision: Some(Verdict::Allowed),
             arguments: place.clone(),
-            detail: Some(format!("the first of at most {MAX_CALLS} such calls: the line after them names each")),
+            detail: Some(format!(
+                "the first of at most {MAX_CALLS} such calls: lines behind it name each before it is made"
+            )),
             ..Line::of(Event::Before)
         })?;
         let mut batch = Batch {
@@ -81,15 +90,23 @@ impl Batches {
             place,
             about: Vec::new(),
             about_bytes: 0,
+            n_named: 0,
             under_way: 0,
-            failed: 0,
+            not_well: Vec::new(),
             bytes: 0,
             trouble: None,
             began: Instant::now(),
         };
         let noted = batch.take(about);
         batches.push(batch);
-        Ok((noted, true))
+        Ok(noted)
+    }
+
+    /// Names every call that no line has named yet, and makes all lines so far durable. Blocks.
+    pub(super) fn flush(&self, chain: &Chain) -> Result<()> {
+        let _turn = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lock().iter_mut().try_for_each(|batch| batch.name(chain))?;
+        chain.flush()
     }
 
     /// A call has ended; false when it is in no batch. The last one of a full batch brings its line.
@@ -98,7 +115,7 @@ impl Batches {
         let Some(at) = batches.iter().position(|batch| batch.line == ended.noted.line) else { return Ok(false) };
         batches[at].count(summary, ended);
         if batches[at].is_full() && batches[at].under_way == 0 {
-            chain.append(batches.swap_remove(at).after())?;
+            batches.swap_remove(at).tell(chain)?;
         }
         Ok(true)
     }
@@ -117,12 +134,12 @@ impl Batches {
         let mut batches = self.lock();
         let mut told: Vec<Batch> = batches.extract_if(.., which).collect();
         told.sort_by_key(|batch| batch.line);
-        told.into_iter().try_for_each(|batch| chain.append(batch.after()).map(drop))
+        told.into_iter().try_for_each(|batch| batch.tell(chain))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Batch>> {
         // A panic while it is held leaves a call that never ends, which the line after says.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,15 +159,36 @@ impl Batch {
         self.under_way = self.under_way.saturating_sub(1);
         self.bytes = self.bytes.saturating_add(ended.bytes);
         let Some(error) = ended.error else { return };
-        self.failed += 1;
-        if let Some(about) = self.about.get_mut(ended.noted.nth) {
-            about.name = format!("failed {}", about.name);
+        if let Some(about) = self.about.get(ended.noted.nth) {
+            self.not_well.push(Argument { name: format!("failed {}", about.name), ..about.clone() });
         }
         let told = |error: &Error| (outcome(Some(error)), summary.text(error.message()));
         self.trouble.get_or_insert_with(|| told(error));
     }
 
+    fn name(&mut self, chain: &Chain) -> Result<()> {
+        let unnamed = &self.about[self.n_named..];
+        if unnamed.is_empty() {
+            return Ok(());
+        }
+        chain.append(Line {
+            function: Some(self.function.to_owned()),
+            before: Some(self.line),
+            arguments: unnamed.to_vec(),
+            ..Line::of(Event::Before)
+        })?;
+        self.n_named = self.about.len();
+        Ok(())
+    }
+
+    /// Writes the line after it, and names first who was to be named: a call that was given up before it was made.
+    fn tell(mut self, chain: &Chain) -> Result<()> {
+        self.name(chain)?;
+        chain.append(self.after()).map(drop)
+    }
+
     fn after(self) -> Line {
+        let failed = u64::try_from(self.not_well.len()).unwrap_or(u64::MAX);
         let calls = u64::try_from(self.about.len()).unwrap_or(u64::MAX);
         let (word, trouble) = self.trouble.unzip();
         let open = (self.under_way > 0).then(|| format!("{} of them have not told how they ended", self.under_way));
@@ -158,9 +196,9 @@ impl Batch {
             function: Some(self.function.to_owned()),
             rule: Some(cut(&self.rule)),
             before: Some(self.line),
-            arguments: self.place.into_iter().chain(self.about).collect(),
+            arguments: self.place.into_iter().chain(self.not_well).collect(),
             calls: vec![Counted { function: self.function.to_owned(), calls }],
-            failed: (self.failed > 0).then_some(self.failed),
+            failed: (failed > 0).then_some(failed),
             bytes: (self.bytes > 0).then_some(self.bytes),
             duration_us: Some(micros(self.began.elapsed())),
             outcome: Some(word.unwrap_or("ok").to_owned()),

@@ -54,11 +54,13 @@ pub struct Line {
     /// What it decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<Verdict>,
-    /// What the call was given, in short. Of `after` of calls that share a line: where they were made, then
-    /// the name that each was given, of one that failed as `failed key`.
+    /// What the call was given, in short. Of calls that share lines: where they were made, in the first `before` and
+    /// in `after`; the name that each was given, in further lines `before`; and the names of those that failed, as
+    /// `failed key`, in `after`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arguments: Vec<Argument>,
-    /// `after`: number of the line that was written before the call.
+    /// `after`: number of the line that was written before the call. Of a `before` that names calls which share lines:
+    /// number of the first of these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<u64>,
     /// `closed`, `counted`, and `after` of calls that share a line: how often each function was called.

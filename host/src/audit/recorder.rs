@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Calls of one function, allowed or denied, that have lines of their own in one run. Of the rest those
-/// that change an object of a bucket share lines, some hundreds each, that name it; those that start a
+/// that change an object of a bucket share lines before and after them, some hundreds each, and those that wait
+/// for one flush share the line that names them; those that start a
 /// program, store an artifact or change a cluster still have theirs; and those that change nothing are
 /// counted. A guest that calls without end would otherwise fill the disk.
 pub const MAX_LINES: u64 = 1000;
@@ -31,13 +32,13 @@ pub struct Recorder {
     /// Lines by what they tell and by function.
     written: Mutex<BTreeMap<(Event, &'static str), u64>>,
     /// Changes beyond those that have lines of their own.
-    batches: Batches,
+    batches: Arc<Batches>,
 }
 
 impl Recorder {
     /// Writes into `chain`. `policy` is the run's: it gives the command lines behind labels.
     pub fn new(chain: Arc<Chain>, summary: Summary, policy: Arc<Policy>) -> Arc<Self> {
-        Arc::new(Self { chain, summary, policy, written: Mutex::default(), batches: Batches::default() })
+        Arc::new(Self { chain, summary, policy, written: Mutex::default(), batches: Arc::default() })
     }
 
     /// Tells what was only counted, and what shares a line that is not written yet, once the guest is gone.
@@ -88,18 +89,17 @@ impl Observer for Recorder {
             return Ok(Noted::default());
         }
         let of_a_bucket = matches!(call, Call::Bucket(_));
-        let (noted, is_new) = if of_a_bucket && !self.counts(Event::Before, function) {
+        let noted = if of_a_bucket && !self.counts(Event::Before, function) {
             self.batches.join(&self.chain, function, call, decision, (&self.summary, &self.policy))?
         } else {
             if !of_a_bucket {
                 self.batches.settle(&self.chain)?;
             }
-            let line = self.chain.append(self.call(Event::Before, function, call, decision))?;
-            (Noted { line, nth: 0 }, true)
+            Noted { line: self.chain.append(self.call(Event::Before, function, call, decision))?, nth: 0 }
         };
-        if is_new && function != SHARES_FLUSH {
-            let chain = self.chain.clone();
-            tokio::task::spawn_blocking(move || chain.flush())
+        if function != SHARES_FLUSH {
+            let (batches, chain) = (self.batches.clone(), self.chain.clone());
+            tokio::task::spawn_blocking(move || batches.flush(&chain))
                 .await
                 .map_err(|e| Error::failed("the host failed while it flushed the audit log").because(e))??;
         }
@@ -164,7 +164,7 @@ impl Observer for Recorder {
     }
 
     fn flush(&self) -> Result<()> {
-        self.chain.flush()
+        self.batches.flush(&self.chain)
     }
 }
 
