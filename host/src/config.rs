@@ -39,6 +39,7 @@ use crate::plugin::Trust;
 use crate::plugin::limits::Limits;
 use crate::plugin::signature::TrustedKey;
 use crate::policy::Grants;
+use crate::policy::kube::KubeGrant;
 use crate::run::retention::Keep;
 use ceiling::Ceilings;
 use fields::Fields;
@@ -351,6 +352,7 @@ impl Meaning<'_> {
         let keep = root.table("audit").and_then(|audit| audit.duration("keep"));
         config.audit_keep = keep.unwrap_or(config.audit_keep);
         self.grants_resolve(root);
+        self.secrets_are_sealed(root, &config);
         config
     }
 
@@ -381,6 +383,28 @@ impl Meaning<'_> {
                     let path = format!("{}.grant.{kind}.{}", plugin.path, grant.name);
                     self.resolve(root, section, &grant.name, grant.name_span.clone(), &path);
                 }
+            }
+        }
+    }
+
+    /// A job that reads the Secrets of a cluster stores them, so that its store must encrypt.
+    fn secrets_are_sealed(&mut self, root: &Fields, config: &Config) {
+        for (label, fields) in labelled(root, "job") {
+            let Some(job) = config.jobs.get(&label) else { continue };
+            let (Some(plugin), Some(store)) = (config.plugins.get(&job.plugin), config.stores.get(&job.store)) else {
+                continue;
+            };
+            if !store.encrypted && plugin.grants.kube.values().flatten().any(KubeGrant::captures_secrets) {
+                let message = format!(
+                    "{}: plugin \"{}\" may back up Secrets of a cluster, and store \"{}\" does not encrypt",
+                    fields.path, job.plugin, job.store
+                );
+                self.mistakes
+                    .add(fields.span_of("store"), message, "everybody who reads the store would read them")
+                    .help = Some(format!(
+                    "write recipients = [\"age1…\"] in [store.{}] instead of encryption = \"off\", or take \"/Secret\" out of the plugin's grants for backups",
+                    job.store
+                ));
             }
         }
     }

@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::OnceLock;
+use std::time::Duration;
 use strongroom_tests::estate::{self, Estate};
 use strongroom_tests::kube::Cluster;
-use strongroom_tests::{Output, cached};
+use strongroom_tests::{Output, cached, wait_until};
 
 /// Namespaces of the estate in cluster `a`.
 const NAMESPACES: [&str; 2] = ["shop", "db"];
@@ -131,6 +132,11 @@ fn fixture() -> &'static Fixture {
         }]);
         a.apply(&owned).unwrap();
 
+        // The cluster makes one in every namespace, and this is what an operator puts into it.
+        let pulls = r#"{"metadata":{"labels":{"estate":"yes"},"annotations":{"note":"kept"}},"imagePullSecrets":[{"name":"registry"}]}"#;
+        let patched = || Ok(a.kubectl(["patch", "serviceaccount", "default", "-n", "shop", "-p", pulls]).ok());
+        wait_until("the namespace has its service account", Duration::from_secs(60), patched).unwrap();
+
         let estate = Estate::new(
             &[("a", &a), ("b", b())],
             "clusters = [\"a\", \"b\"]",
@@ -188,6 +194,10 @@ fn a_backup_goes_into_another_cluster_under_other_names_and_then_nothing_is_left
     let plan = estate.run(&[&restore[..], &["--plan"]].concat());
     let creates = steps(plan.check_code(0), &["create"]);
     assert!(creates.iter().any(|step| step.contains("/Namespace shop-2")), "{creates:#?}");
+    // What its own namespace must come before is named as well, and that claims begin empty.
+    let named = |what: &str| creates.iter().find(|step| step.contains(what)).unwrap_or_else(|| panic!("{creates:#?}"));
+    assert!(named("apps/Deployment shop-2/web").contains("not tried, since its namespace comes first"));
+    assert!(named("/PersistentVolumeClaim shop-2/").contains("the volume begins empty; not tried"));
     assert_eq!(steps(&plan, &["restore", "conflict", "change"]), [""; 0]);
     assert_eq!(estate::snapshot(b()).unwrap().len(), 0, "a plan changes nothing");
 
@@ -318,7 +328,7 @@ fn a_cluster_that_cannot_be_reached_leaves_the_others_whole_and_the_run_incomple
     let there = format!("context = \"admin\"\nkubeconfig = {:?}", b().admin_kubeconfig());
     let gone = format!("api = \"https://127.0.0.1:1\"\nca = {:?}\ntoken = {{ file = \"token\" }}", b().ca_file());
     let settings = format!("clusters = [\"gone\", \"b\"]\nnamespaces = [{namespace:?}]\ncluster_resources = false");
-    let estate = Estate::at(&[("gone", gone), ("b", there)], &settings, "");
+    let estate = Estate::at(&[("gone", gone.clone()), ("b", there.clone())], &settings, "");
     strongroom_tests::relay::private(&estate.sandbox.write("token", "none"));
     let id = estate.backup(3);
     let shown = estate.run(&["show", "clusters", &id, "--output", "json"]);
@@ -326,6 +336,22 @@ fn a_cluster_that_cannot_be_reached_leaves_the_others_whole_and_the_run_incomple
     assert_eq!(record["outcome"], "incomplete");
     assert!(record["skipped"].to_string().contains("cluster gone"), "{}", record["skipped"]);
     assert!(record["facts"].to_string().contains("b/v1/ConfigMap"), "{}", record["facts"]);
+    assert_eq!(record["source_id"], Value::Null, "which cluster the other is, nobody knows yet");
+
+    // The one that was away comes, goes and comes again: it is the same job all the time.
+    let config = estate.sandbox.path("strongroom.toml");
+    let away = std::fs::read_to_string(&config).unwrap();
+    let whole = away.replace(&gone, &there);
+    assert_ne!(whole, away);
+    let mut sources = std::collections::BTreeSet::new();
+    for (text, code) in [(&whole, 0), (&away, 3), (&whole, 0)] {
+        std::fs::write(&config, text).unwrap();
+        let id = estate.backup(code);
+        let shown = estate.run(&["show", "clusters", &id, "--output", "json"]);
+        sources.insert(shown.check_code(0).json()["record"]["source_id"].to_string());
+    }
+    assert!(sources.len() == 1 && sources.iter().all(|id| id.contains("gone=") && id.contains(",b=")), "{sources:?}");
+    std::fs::write(&config, &away).unwrap();
 
     let found = estate.run(&["diagnose", "clusters", "--output", "json"]);
     let checks = found.check_code(5).json()["checks"].clone();
@@ -354,11 +380,11 @@ fn what_a_cluster_refuses_is_named_and_stops_nothing_else() {
     let id = estate.backup(0);
     // One is there and is another, one does not fit the quota any more.
     b().apply(&config_map(&to, "one", "edited")).unwrap();
-    let hard = json!({"hard": {"count/configmaps": "3"}});
+    let hard = json!({"hard": {"count/configmaps": "2"}});
     b().apply(&json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small", "namespace": to}, "spec": hard}))
         .unwrap();
     let used = ["get", "resourcequota", "small", "-n", to.as_str(), "-o", "jsonpath={.status.used}"];
-    strongroom_tests::wait_until("the quota to count", std::time::Duration::from_secs(60), || {
+    wait_until("the quota to count", Duration::from_secs(60), || {
         Ok::<_, anyhow::Error>(b().kubectl(used)?.contains("\"2\"").then_some(()))
     })
     .unwrap();
@@ -367,6 +393,11 @@ fn what_a_cluster_refuses_is_named_and_stops_nothing_else() {
     let plan = estate.run(&[&restore[..], &["--plan"]].concat());
     let left = steps(plan.check_code(0), &["leave alone"]);
     assert!(left[0].contains("data.text") && left[0].contains("edited") && left[0].contains("recorded"), "{left:#?}");
+    let refused = steps(&plan, &["restore"]);
+    for name in ["two", "three"] {
+        let told = refused.iter().find(|step| step.contains(&format!("/ConfigMap {to}/{name}"))).expect("it is named");
+        assert!(told.contains("exceeded quota: small") && told.contains("raise the ResourceQuota \\\"small"), "{told}");
+    }
     let restored = estate.run(&restore);
     let error = restored.check_code(6).json();
     let text = error.to_string();
@@ -391,12 +422,23 @@ fn a_test_restore_into_namespaces_of_its_own_is_compared_and_removed() {
     let labels = json!({"app": "web"});
     b().apply(&json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": namespace},
-        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
+        "spec": {"replicas": 2, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
             "spec": {"containers": [{"name": "main", "image": "old.example.org/x"}]}}},
     }))
     .unwrap();
     let estate = of_namespace(&namespace, "scratch_prefix = \"try-\"");
     let id = estate.backup(0);
+    let pods = estate.sandbox.path("pods");
+    let mut watch = b()
+        .kubectl_command(&b().admin_kubeconfig())
+        .unwrap()
+        .args(["get", "pods", "--all-namespaces", "--watch", "--no-headers"])
+        .stdin(Stdio::null())
+        .stdout(std::fs::File::create(&pods).unwrap())
+        .spawn()
+        .unwrap();
+    let seen = || Ok(std::fs::read_to_string(&pods)?.contains(&namespace).then_some(()));
+    wait_until("pods are watched", Duration::from_secs(60), seen).unwrap();
     let verified =
         estate.run(&["verify", "clusters", &id, "--depth", "restore", "--target", "there", "--output", "json"]);
     let checks = verified.check_code(0).json()["checks"].clone();
@@ -410,8 +452,23 @@ fn a_test_restore_into_namespaces_of_its_own_is_compared_and_removed() {
         let check = check.unwrap_or_else(|| panic!("no check {id}: {checks:#}"));
         assert_eq!(check["outcome"], "passed", "{check:#}");
     }
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    let pods = std::fs::read_to_string(&pods).unwrap();
+    assert!(!pods.contains("try-"), "workloads sleep: {pods}");
+    assert!(pods.contains(&namespace), "it was watched: {pods}");
     let left = b().kubectl(["get", "namespaces", "--selector", "strongroom/scratch", "-o", "name"]).unwrap();
     assert_eq!(left, "", "nothing of it is left");
+
+    // A namespace of that name that no test restore made is somebody's, and is not touched.
+    let foreign = format!("try-{namespace}");
+    b().kubectl(["create", "namespace", &foreign]).unwrap();
+    b().apply(&config_map(&foreign, "theirs", "x")).unwrap();
+    let verified =
+        estate.run(&["verify", "clusters", &id, "--depth", "restore", "--target", "there", "--output", "json"]);
+    verified.check_code(5).check_stdout("no test restore made it: nothing was touched");
+    assert_eq!(b().get(&["configmap", "theirs", "-n", &foreign]).unwrap()["data"]["text"], "x");
+    b().kubectl(["delete", "namespace", &foreign, "--wait=false"]).unwrap();
 }
 
 #[test]

@@ -88,7 +88,8 @@ pub async fn run(args: DiffArgs, globals: &Globals, cancel: CancellationToken) -
     compared.result?;
     drop(session);
     let differences: Vec<ObjectDifference<'_>> = compared.steps.iter().filter_map(ObjectDifference::of).collect();
-    let found = Drift { job: &args.job, backup: compared.id.as_str(), other: &other, differences };
+    let not_compared = compared.steps.iter().filter_map(NotCompared::of).collect();
+    let found = Drift { job: &args.job, backup: compared.id.as_str(), other: &other, differences, not_compared };
     found.print(&globals.output(), args.exit_code)
 }
 
@@ -103,6 +104,8 @@ pub struct Drift<'a> {
     pub other: &'a str,
     /// What is different, in the order of the backup.
     pub differences: Vec<ObjectDifference<'a>>,
+    /// What could not be compared; the process then ends with 3.
+    pub not_compared: Vec<NotCompared<'a>>,
 }
 
 /// One object that is different.
@@ -119,8 +122,24 @@ pub struct ObjectDifference<'a> {
 impl<'a> ObjectDifference<'a> {
     /// A step that is a difference is one to look at; the others only count.
     fn of(step: &'a Step) -> Option<Self> {
-        let differs = matches!(step.outcome, CheckOutcome::Warned | CheckOutcome::Failed);
+        let differs = step.outcome == CheckOutcome::Warned;
         differs.then_some(Self { change: &step.action, object: &step.target, fields: &step.note })
+    }
+}
+
+/// Objects that could not be compared.
+#[derive(Debug, Serialize)]
+pub struct NotCompared<'a> {
+    /// Which.
+    pub objects: &'a str,
+    /// Why not.
+    pub why: &'a str,
+}
+
+impl<'a> NotCompared<'a> {
+    /// A step that failed.
+    fn of(step: &'a Step) -> Option<Self> {
+        (step.outcome == CheckOutcome::Failed).then_some(Self { objects: &step.target, why: &step.note })
     }
 }
 
@@ -128,7 +147,11 @@ impl Drift<'_> {
     /// Prints it and says how the process ends.
     pub fn print(&self, output: &Output, exit_code: bool) -> anyhow::Result<Exit> {
         output.result(self, || self.text())?;
-        Ok(if exit_code && !self.differences.is_empty() { Exit::CheckFailed } else { Exit::Done })
+        Ok(match (exit_code && !self.differences.is_empty(), self.not_compared.is_empty()) {
+            (true, _) => Exit::CheckFailed,
+            (false, false) => Exit::Incomplete,
+            (false, true) => Exit::Done,
+        })
     }
 
     fn text(&self) -> String {
@@ -139,6 +162,9 @@ impl Drift<'_> {
             if !difference.fields.is_empty() {
                 text.push_str(&format!("  {}\n", vendor::line(difference.fields, 1_024)));
             }
+        }
+        for NotCompared { objects, why } in &self.not_compared {
+            text.push_str(&format!("not compared: {}\n  {}\n", vendor::line(objects, 512), vendor::line(why, 1_024)));
         }
         let n = match self.differences.len() {
             0 => "no difference".to_owned(),
@@ -172,6 +198,7 @@ mod tests {
             backup: "20261120T020000Z-x7k2m9qd",
             other: LIVE,
             differences: steps.iter().filter_map(ObjectDifference::of).collect(),
+            not_compared: steps.iter().filter_map(NotCompared::of).collect(),
         };
         insta::assert_snapshot!(drift.text(), @r#"
         changed prod: apps/Deployment shop/web

@@ -190,7 +190,8 @@ pub(super) fn refused(cluster: &Cluster, doing: &Doing, answer: &Answer) -> Erro
                     cluster.label()
                 ))
         }
-        StatusCode::FORBIDDEN if status.message.contains("cannot ") => {
+        // What the API server's own authorizer says; an admission rule has other words for its refusal.
+        StatusCode::FORBIDDEN if status.message.contains("forbidden: User \"") => {
             let error = Error::denied(format!("{cluster}: the host's identity may not {doing}"))
                 .fact("status", "403")
                 .hint("grant it in the cluster with a Role or ClusterRole, or leave it out");

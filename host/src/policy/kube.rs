@@ -6,7 +6,7 @@
 mod tests;
 
 use super::slot::quoted;
-use super::{Decision, Effect, Mistake, Occasion, Policy, When, toml_key, toml_text};
+use super::{Decision, Effect, Mistake, Occasion, Policy, Verb, When, toml_key, toml_text};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -216,6 +216,13 @@ impl KubeGrant {
         let powerful = self.kinds.iter().any(|kind| is_powerful(kind));
         let reads_secrets = self.secret_data && all(&self.namespaces) && all(&self.names) && self.labels.is_empty();
         (changes && powerful) || reads_secrets
+    }
+
+    /// Whether a backup may read Secrets with it, and so store them.
+    pub fn captures_secrets(&self) -> bool {
+        self.kinds.contains("/Secret")
+            && self.may.iter().any(|verb| matches!(verb, KubeVerb::List | KubeVerb::Get))
+            && self.when.verbs.contains(&Verb::Backup)
     }
 
     /// What is wrong with the grant by itself; the configuration refuses to load with any.

@@ -12,6 +12,7 @@ use crate::plugin::context::{Check, CheckOutcome};
 use crate::plugin::verb::DiagnoseRequest;
 use crate::policy::Verb;
 use crate::policy::exec::ExecGrant;
+use crate::record::Outcome;
 use crate::store::Condition;
 use crate::unit;
 use bytes::Bytes;
@@ -301,8 +302,21 @@ fn ages(backups: &[Listed], objective: Option<Duration>) -> Vec<Check> {
             .passed(format!("{id} to depth {depth}, {} ago", unit::duration(now.duration_since(at).unsigned_abs())))
             .build(),
     };
+    let newest = backups.iter().filter_map(Listed::trusted).next_back();
+    let finding = Finding::new("host.complete", "the newest backup is complete");
+    let complete = match newest {
+        None => finding.skipped("there is none").build(),
+        Some(record) => match record.skipped.as_slice() {
+            [] if record.outcome == Outcome::Complete => finding.passed(record.id.to_string()).build(),
+            skipped => finding
+                .warned(format!("{}: {} left out{}", record.id, skipped.len(), first_of(skipped)))
+                .because("what was to be captured and was not is named in the record")
+                .remedy(format!("strongroom show {} {}", record.job, record.id))
+                .build(),
+        },
+    };
     let odd: Vec<_> = backups.iter().filter(|b| b.standing != Standing::Trusted).map(|b| b.id.to_string()).collect();
-    let mut checks = vec![age, verified];
+    let mut checks = vec![age, verified, complete];
     if !odd.is_empty() {
         checks.push(
             Finding::new("host.records", "records that are not believed")
@@ -313,6 +327,11 @@ fn ages(backups: &[Listed], objective: Option<Duration>) -> Vec<Check> {
         );
     }
     checks
+}
+
+/// The first of what was skipped, and why.
+fn first_of(skipped: &[(String, String)]) -> String {
+    skipped.first().map(|(what, why)| format!(", such as {what}: {why}")).unwrap_or_default()
 }
 
 /// A check being built.

@@ -18,8 +18,7 @@ pub struct Settings {
     #[serde(default)]
     pub special_files: SpecialFiles,
     /// How old the last backup may be.
-    #[serde(default = "a_day")]
-    pub max_age_hours: u64,
+    pub max_age_hours: Option<u64>,
 }
 
 /// What a socket, device or pipe means for a backup.
@@ -49,8 +48,4 @@ pub struct Options {
     pub overwrite: bool,
     /// Go on after an entry that could not be written.
     pub keep_going: bool,
-}
-
-fn a_day() -> u64 {
-    24
 }

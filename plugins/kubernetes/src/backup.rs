@@ -151,7 +151,25 @@ pub(crate) fn backup(request: &BackupRequest<Settings>) -> Result<Report> {
     done.sort_by_key(|cluster| place(&cluster.label));
     let inventory = Inventory { clusters: done, ..Inventory::new() };
     storage::put_bytes(inventory::NAME, "application/json", &inventory.to_json()?)?;
-    Ok(report(&inventory, totals))
+    let before = request.previous.as_ref().and_then(|made| made.source_id.as_deref());
+    let source = source_id(&inventory, &settings.clusters, before);
+    if source.is_none() {
+        log::warn!("not every cluster has said which one it is: the next run is not held against this one");
+    }
+    Ok(report(&inventory, source, totals))
+}
+
+/// Which clusters the job backs up. One that did not say so now is the one that it was `before`: a cluster that is
+/// away for a day is no other source. `None` while one of them has never been seen.
+fn source_id(inventory: &Inventory, labels: &[String], before: Option<&str>) -> Option<String> {
+    let known: BTreeMap<&str, &str> =
+        before.into_iter().flat_map(|ids| ids.split(',')).filter_map(|id| id.split_once('=')).collect();
+    let one = |label: &String| {
+        let now = inventory.clusters.iter().find(|cluster| cluster.label == *label);
+        let uid = now.and_then(|cluster| cluster.uid.as_deref()).or_else(|| known.get(label.as_str()).copied())?;
+        Some(format!("{label}={uid}"))
+    };
+    labels.iter().map(one).collect::<Option<Vec<_>>>().map(|ids| ids.join(","))
 }
 
 /// The cluster that can be begun with, or the walk that can take a step, without waiting for any other;
@@ -413,14 +431,11 @@ fn objects(cluster: &ClusterInventory) -> u64 {
     cluster.archives.iter().map(|archive| archive.objects).sum()
 }
 
-fn report(inventory: &Inventory, totals: Totals) -> Report {
+fn report(inventory: &Inventory, source: Option<String>, totals: Totals) -> Report {
     let mut report = Report::new();
-    let identities: Vec<String> = inventory
-        .clusters
-        .iter()
-        .map(|cluster| format!("{}={}", cluster.label, cluster.uid.as_deref().unwrap_or("unknown")))
-        .collect();
-    report = report.source_id(identities.join(","));
+    if let Some(source) = source {
+        report = report.source_id(source);
+    }
     report = report.fact("clusters", inventory.clusters.len()).fact("excluded", totals.excluded);
     for cluster in &inventory.clusters {
         let label = &cluster.label;
@@ -492,7 +507,7 @@ mod tests {
         let archives: Vec<Archive> = (0..3_000).map(|n| archive(&format!("Kind{n}"), 1)).collect();
         let cluster = ClusterInventory { label: "prod".into(), version: "v1".into(), uid: None, archives };
         let inventory = Inventory { clusters: vec![cluster], ..Inventory::new() };
-        let report = report(&inventory, Totals::default());
+        let report = report(&inventory, None, Totals::default());
         assert!(report.facts_bytes() < Report::MAX_FACTS_BYTES);
         assert!(format!("{report:?}").contains("kinds-counted-in-the-inventory-only"));
     }
@@ -505,7 +520,9 @@ mod tests {
         let going = (0..22).map(|n| format!("ns-{n}")).collect();
         let terminating = BTreeMap::from([("prod".to_owned(), going)]);
         let totals = Totals { claims: 2, excluded: 5, terminating, ..Totals::default() };
-        let text = format!("{:?}", report(&Inventory { clusters: vec![cluster], ..Inventory::new() }, totals));
+        let inventory = Inventory { clusters: vec![cluster], ..Inventory::new() };
+        let source = source_id(&inventory, &["prod".to_owned()], None);
+        let text = format!("{:?}", report(&inventory, source, totals));
         for part in [
             "\"prod=u\"",
             "(\"prod.version\", \"v1.36.3\")",
@@ -518,6 +535,28 @@ mod tests {
             "the data of 2 persistent volume claims",
         ] {
             assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_that_is_away_is_the_one_that_it_was() {
+        let cluster = |label: &str, uid: Option<&str>| ClusterInventory {
+            label: label.into(),
+            version: "v1".into(),
+            uid: uid.map(Into::into),
+            archives: Vec::new(),
+        };
+        let labels = ["a", "b"].map(str::to_owned);
+        for (clusters, before, expected) in [
+            (vec![cluster("a", Some("1")), cluster("b", Some("2"))], None, Some("a=1,b=2")),
+            (vec![cluster("b", Some("2"))], Some("a=1,b=2"), Some("a=1,b=2")),
+            (vec![cluster("a", None), cluster("b", Some("2"))], Some("a=1,b=2"), Some("a=1,b=2")),
+            (vec![cluster("a", Some("3")), cluster("b", Some("2"))], Some("a=1,b=2"), Some("a=3,b=2")),
+            (vec![cluster("b", Some("2"))], None, None),
+            (vec![cluster("b", Some("2"))], Some("b=2"), None),
+        ] {
+            let inventory = Inventory { clusters, ..Inventory::new() };
+            assert_eq!(source_id(&inventory, &labels, before).as_deref(), expected);
         }
     }
 

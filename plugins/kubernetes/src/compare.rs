@@ -8,9 +8,10 @@ use crate::clean::text;
 use crate::difference::{differences, show};
 use crate::head::Head;
 use crate::inventory::{Archive, Inventory};
-use crate::kind::{self, is_secret};
+use crate::kind::{self, is, is_secret};
 use crate::policy::{Policy, Verdict};
 use crate::recorded;
+use crate::restore::served::{Served, group, served};
 use crate::restore::{chosen, target};
 use crate::rules;
 use crate::secret;
@@ -18,7 +19,7 @@ use crate::selection::Selection;
 use crate::settings::{Options, Settings};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use strongroom_plugin::bytes::Source;
 use strongroom_plugin::kube::{Cluster, Kind, Listing};
 use strongroom_plugin::prelude::*;
@@ -303,10 +304,27 @@ pub(crate) fn compare(request: &RestoreRequest<Settings, Options>) -> Result<()>
             for cluster in &clusters {
                 let label = target(cluster, options);
                 let live = kube::open(&label)?;
+                let there = live.kinds()?;
+                for (api, why) in there.failed.iter().filter(|(api, _)| policy.wants_group(group(api))) {
+                    let note =
+                        format!("the API does not answer: {why}; kubectl get apiservices says what is behind it");
+                    Step::failed("compare", format!("{label}: {api}")).note(note).report();
+                }
+                let is_down = |kind: &Kind| there.failed.iter().any(|(api, _)| group(api) == kind.group);
                 let mut kinds: Vec<Kind> =
-                    live.kinds()?.kinds.into_iter().filter(|kind| policy.wants(kind) && selection.kind(kind)).collect();
+                    there.kinds.iter().filter(|kind| policy.wants(kind) && selection.kind(kind)).cloned().collect();
                 kind::sort(&mut kinds);
                 for (kind, archive) in sides(&cluster.archives, kinds, &selection) {
+                    if is_down(&kind) && !there.kinds.iter().any(|live| is(live, &kind.group, &kind.kind)) {
+                        continue;
+                    }
+                    if let Some(archive) = archive
+                        && let Served::No(why) = served(&live, &there.kinds, &[], &HashSet::new(), archive)?
+                        && there.kinds.iter().any(|live| is(live, &kind.group, &kind.kind))
+                    {
+                        Step::failed("compare", format!("{label}: {kind}")).note(why).report();
+                        continue;
+                    }
                     let left = archive.map(|archive| Seen::recorded(archive, &selection)).transpose()?;
                     let right = match Live::start(&live, &kind, None) {
                         Ok(listing) => Some(listing),

@@ -29,6 +29,8 @@ pub(crate) enum Obstacle {
     TooLarge,
     /// The identity of the host may not.
     Forbidden,
+    /// A rule of the cluster that is no webhook: pod security, limits, a policy, a service account that is missing.
+    Admission,
     /// The operator's grant does not cover it.
     NotGranted,
     /// The server holds it for wrong.
@@ -75,7 +77,8 @@ pub(crate) fn obstacle(error: &Error) -> Obstacle {
         {
             Obstacle::Immutable(text.to_owned())
         }
-        _ if has(" may not ") || has("is forbidden") || has("cannot ") && has("User ") => Obstacle::Forbidden,
+        _ if has(" may not ") || has("forbidden: User \"") => Obstacle::Forbidden,
+        _ if has("is forbidden") => Obstacle::Admission,
         _ if has("no matches for kind") || has("could not find the requested resource") => Obstacle::NoKind,
         Error::Invalid(_) => Obstacle::Invalid,
         _ => Obstacle::Other,
@@ -111,6 +114,10 @@ impl Obstacle {
                     .to_owned()
             }
             Self::Forbidden => "give the identity of the host this right in the cluster".to_owned(),
+            Self::Admission => {
+                "a rule of the cluster refuses it, whoever asks: look at what it says (pod security, LimitRange, ValidatingAdmissionPolicy, a service account that is not there)"
+                    .to_owned()
+            }
             Self::NotGranted => "strongroom plugin approve shows what the plugin asks for".to_owned(),
             Self::Invalid | Self::Other => String::new(),
         }
@@ -159,6 +166,14 @@ mod tests {
             (Error::NotFound("namespaces \"shop\" not found".into()), Obstacle::NoNamespace),
             (Error::NotFound("the server could not find the requested resource".into()), Obstacle::NoKind),
             (Error::Failed("the identity may not create \"configmaps\" in namespace \"a\"".into()), Obstacle::Forbidden),
+            (
+                Error::Failed("pods \"a\" is forbidden: User \"b\" cannot create resource \"pods\" in API group \"\"".into()),
+                Obstacle::Forbidden,
+            ),
+            (
+                Error::Failed("pods \"a\" is forbidden: violates PodSecurity \"restricted:latest\": a container cannot be privileged".into()),
+                Obstacle::Admission,
+            ),
             (Error::Denied("no".into()), Obstacle::NotGranted),
             (Error::Invalid("spec.x: Required value".into()), Obstacle::Invalid),
             (Error::Unavailable("gone".into()), Obstacle::Other),

@@ -11,6 +11,8 @@ impl Rank {
     pub(crate) const CUSTOM: Rank = Rank(17);
     /// Those whose definition converts through a webhook, which must run first.
     pub(crate) const CONVERTED: Rank = Rank(18);
+    /// What counts and judges objects as they are made: quotas, and behind them webhooks.
+    pub(crate) const JUDGES: [Rank; 2] = [Rank(15), Rank(19)];
 }
 
 /// Kinds as `group/Kind` and their ranks.

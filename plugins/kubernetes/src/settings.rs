@@ -43,8 +43,7 @@ pub struct Settings {
     #[serde(default = "three")]
     pub parallel_clusters: usize,
     /// How old the last backup may be before `diagnose` fails.
-    #[serde(default = "a_day")]
-    pub max_age_hours: u64,
+    pub max_age_hours: Option<u64>,
     /// How slow the API server may be before `diagnose` warns, in milliseconds.
     #[serde(default = "a_second")]
     pub slow_ms: u64,
@@ -59,10 +58,6 @@ fn yes() -> bool {
 
 fn three() -> usize {
     3
-}
-
-fn a_day() -> u64 {
-    24
 }
 
 fn a_second() -> u64 {

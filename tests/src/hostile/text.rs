@@ -121,7 +121,7 @@ pub(super) fn name(input: &mut Input<'_>) {
             check_error(&error, &[Kind::Invalid]);
             // Long enough to be no word of the message.
             let said = format!("{error:?}");
-            let shown = text.lines().find(|line| line.len() > 24 && said.contains(line.trim()));
+            let shown = text.lines().map(str::trim).find(|line| line.len() > 24 && said.contains(line));
             assert!(shown.is_none(), "a line of an identity is shown: {said}");
         }
     }

@@ -5,6 +5,7 @@ use super::front::Front;
 use super::{Cluster, User};
 use crate::relay::sha256;
 use crate::{Output, Sandbox, plugin};
+use age::secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 pub struct Rig {
     /// Where everything is.
     pub sandbox: Sandbox,
+    recipient: String,
     grants: String,
     /// `[cluster.a]`, as TOML lines.
     pub way: String,
@@ -42,7 +44,10 @@ impl Rig {
         let mut sandbox = Sandbox::new();
         sandbox.set_env("CLUSTER_TOKEN", "the front has its own");
         std::fs::create_dir(sandbox.path("store")).unwrap();
-        Self { sandbox, grants: grants.to_owned(), way: way.to_owned() }
+        let identity = age::x25519::Identity::generate();
+        let recipient = identity.to_public().to_string();
+        crate::relay::private(&sandbox.write("identity.txt", identity.to_string().expose_secret()));
+        Self { recipient, sandbox, grants: grants.to_owned(), way: way.to_owned() }
     }
 
     /// Writes the configuration: a backup, a verification and a diagnosis do these deeds.
@@ -50,9 +55,9 @@ impl Rig {
         let component = plugin("guests/cluster").unwrap_or_else(|error| panic!("{error:#}"));
         let digest = sha256(&std::fs::read(&component).unwrap());
         let deeds: toml::Value = serde_json::from_value(without_null(deeds)).unwrap();
-        let Self { way, grants, .. } = self;
+        let Self { way, grants, recipient, .. } = self;
         self.sandbox.config(&format!(
-            "[store.main]\ntype = \"local\"\npath = \"store\"\nencryption = \"off\"\n\n[cluster.a]\n{way}\n\n[plugin.asks]\nsource = {component:?}\nsha256 = \"{digest}\"\n\n[plugin.asks.grant.artifacts]\n\n{grants}\n\n[job.orders]\nplugin = \"asks\"\nstore = \"main\"\nsettings = {{ deeds = {deeds} }}\n"
+            "[store.main]\ntype = \"local\"\npath = \"store\"\nrecipients = [{recipient:?}]\nidentity = {{ file = \"identity.txt\" }}\n\n[cluster.a]\n{way}\n\n[plugin.asks]\nsource = {component:?}\nsha256 = \"{digest}\"\n\n[plugin.asks.grant.artifacts]\n\n{grants}\n\n[job.orders]\nplugin = \"asks\"\nstore = \"main\"\nsettings = {{ deeds = {deeds} }}\n"
         ));
     }
 

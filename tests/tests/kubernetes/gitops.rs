@@ -270,6 +270,16 @@ fn drift_between_clusters_and_moments_is_told_by_field_and_of_secrets_by_key() {
     let restore = ["restore", "clusters", &first, "--option", "clusters=[\"a\"]", "--option", "kinds=[\"/Secret\"]"];
     let plan = estate.run(&[&restore[..], &["--plan", "--output", "json"]].concat());
     assert!(!plan.check_code(0).stdout.contains("cmVkYWN0"), "{}", plan.stdout);
+    // It says that the value is another now, and what existing = merge would do to it.
+    let told = "data.password (its value is not shown)";
+    for (existing, action) in [("leave", "leave alone"), ("merge", "change"), ("replace", "change")] {
+        let option = format!("existing={existing}");
+        let plan = estate.run(&[&restore[..], &["--plan", "--output", "json", "--option", &option]].concat());
+        let found = super::steps(plan.check_code(0), &["leave alone", "change"]);
+        let rotated: Vec<_> = found.iter().filter(|step| step.contains("drift-of-two/rotated")).collect();
+        assert!(rotated.len() == 1 && rotated[0].contains(action) && rotated[0].contains(told), "{found:#?}");
+        assert!(!found.iter().any(|step| step.contains("drift-of-two/equal")), "{found:#?}");
+    }
     a.kubectl(["delete", "secret", "rotated", "many", "-n", NAMESPACE]).unwrap();
     estate.run(&restore).check_code(0);
     let many = a.get(&["secret", "many", "-n", NAMESPACE]).unwrap();

@@ -107,6 +107,16 @@ fn webhooks_are_restored_behind_everything_that_they_would_look_at() {
     let mut object = hooked(&namespace, "looked-at", "refuse");
     object["metadata"]["labels"]["ordered"] = namespace.as_str().into();
     b().create(&object).unwrap();
+    // One whose owner comes behind it, so that it waits for a while, and not until the webhook is there.
+    let mut owner = config_map(&namespace, "z-owner", "x");
+    owner["metadata"]["labels"] = json!({"ordered": namespace});
+    b().create(&owner).unwrap();
+    let uid = b().get(&["configmap", "z-owner", "-n", &namespace]).unwrap()["metadata"]["uid"].clone();
+    let mut owned = hooked(&namespace, "a-owned", "refuse");
+    owned["metadata"]["labels"]["ordered"] = namespace.as_str().into();
+    owned["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "z-owner", "uid": uid}]);
+    b().create(&owned).unwrap();
     let webhook = hook.validating(&namespace, "refuse", Way::Refuse, "Fail");
     let kind = "ValidatingWebhookConfiguration";
     b().apply(&json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "webhooks": [webhook],
@@ -122,7 +132,7 @@ fn webhooks_are_restored_behind_everything_that_they_would_look_at() {
     let probe = hooked(&namespace, "probe", "refuse");
     let delete = |what: &[&str]| b().kubectl([&["delete"][..], what].concat()).unwrap();
     delete(&["validatingwebhookconfiguration", &namespace]);
-    delete(&["configmap", "looked-at", "-n", &namespace]);
+    delete(&["configmap", "looked-at", "a-owned", "z-owner", "-n", &namespace]);
     wait_until("the webhook is gone", PATIENCE, || b().would_take(&probe).map(Some)).unwrap();
     let restore = ["restore", "clusters", &id, "--output", "json"];
     let plan = estate.run(&[&restore[..], &["--plan"]].concat());
@@ -130,7 +140,7 @@ fn webhooks_are_restored_behind_everything_that_they_would_look_at() {
     let place = |of: &str| creates.iter().position(|step| step.contains(of)).unwrap_or_else(|| panic!("{creates:#?}"));
     assert!(place("/ConfigMap") < place(kind), "{creates:#?}");
     estate.run(&restore).check_code(0);
-    assert_eq!(names(b(), "configmaps", &namespace), ["looked-at".to_owned()].into());
+    assert_eq!(names(b(), "configmaps", &namespace), ["looked-at", "a-owned", "z-owner"].map(str::to_owned).into());
 
     // And now it is there, and refuses.
     wait_until("the webhook is back", PATIENCE, || Ok(b().would_take(&probe).err())).unwrap();
@@ -247,6 +257,16 @@ fn definitions_that_changed_conversions_that_are_down_and_apis_without_a_server_
     }
     let get = |kind: &str| cluster.get(&[&format!("{kind}.v1.fault.example.org"), "one", "-n", &namespace]).unwrap();
     assert_eq!([get("stateds")["status"].clone(), get("looses")["status"].clone()], [Value::Null, Value::Null]);
+
+    // A comparison says what it could not look at, and takes nothing of it for gone.
+    let compared = healthy.run(&["diff", "clusters", &id, "live", "--output", "json"]);
+    let drift = compared.check_code(3).json();
+    assert!(!drift["differences"].to_string().contains("fault.example.org/Old"), "{drift:#}");
+    let not_compared = drift["not_compared"].to_string();
+    assert!(not_compared.contains("f: fault.example.org/Old") && not_compared.contains("it serves"), "{drift:#}");
+    let whole = broken.run(&["diff", "clusters", "latest", "live", "--allow-incomplete", "--output", "json"]);
+    let down = whole.check_code(3).json()["not_compared"].to_string();
+    assert!(down.contains("f: down.example.org/v1") && down.contains("does not answer"), "{down}");
 
     // What converts runs again, and status is asked for.
     cluster.apply(&converting(&alive)).unwrap();

@@ -11,11 +11,12 @@ use crate::difference::{differences, show};
 use crate::explain::{Obstacle, obstacle};
 use crate::head;
 use crate::inventory::{Archive, ClusterInventory};
-use crate::kind::{Rank, is, rank};
+use crate::kind::{Rank, is, is_secret, rank};
 use crate::mapping::Mapping;
 use crate::owner::{OwnerReference, Owners};
 use crate::recorded::{self, Recorded};
 use crate::rules::{self, Keep};
+use crate::secret;
 use crate::selection::Selection;
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -60,6 +61,8 @@ struct Item {
     old_uid: Option<String>,
     /// The object as it is sent; of a Secret what is seen of it.
     json: String,
+    /// Of a Secret that is restored under its own name: it with marks in the place of its values.
+    marked: Option<String>,
     /// The recorded status, with what names the object.
     status: Option<Value>,
     /// What a person should know of it.
@@ -95,6 +98,8 @@ pub(crate) struct Engine<'a> {
     deferred: Vec<(usize, String)>,
     /// Namespaces and kinds that this plan would create.
     coming_namespaces: HashSet<String>,
+    /// Namespaces that this restore has made.
+    made_namespaces: HashSet<String>,
     coming_kinds: HashSet<(String, String)>,
     /// Definitions that were written, to be waited for, with group and kind of what they define.
     definitions: Vec<(Reference, (String, String))>,
@@ -149,6 +154,7 @@ impl<'a> Engine<'a> {
             live: None,
             deferred: Vec::new(),
             coming_namespaces: HashSet::new(),
+            made_namespaces: HashSet::new(),
             coming_kinds: HashSet::new(),
             definitions: Vec::new(),
             services: BTreeSet::new(),
@@ -183,11 +189,14 @@ impl<'a> Engine<'a> {
             if rank == Rank::CONVERTED && before != Some(rank) && !self.how.dry_run {
                 conversion::wait(&self.cluster, &self.kinds, &self.services, self.how.wait);
             }
+            if Rank::JUDGES.iter().any(|judge| before < Some(*judge) && rank >= *judge) {
+                self.deferred(false, told)?;
+            }
             before = Some(rank);
             self.archive(place, told)?;
         }
         self.end_of_rank(told)?;
-        self.deferred(told)?;
+        self.deferred(true, told)?;
         self.end_of_rank(told)
     }
 
@@ -238,8 +247,8 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Objects whose owners came later: again and again, as long as that helps.
-    fn deferred(&mut self, told: &mut Told) -> Result<()> {
+    /// Objects whose owners came later: again and again, as long as that helps, and at the end without them.
+    fn deferred(&mut self, is_end: bool, told: &mut Told) -> Result<()> {
         self.flush(told)?;
         let mut unowned = Unowned::Wait;
         while !self.deferred.is_empty() {
@@ -261,6 +270,9 @@ impl<'a> Engine<'a> {
             }
             self.flush(told)?;
             if self.deferred.len() == n {
+                if !is_end {
+                    break;
+                }
                 unowned = Unowned::Drop;
             }
         }
@@ -305,7 +317,11 @@ impl<'a> Engine<'a> {
             unknown = self.owners.unknown(&object);
         }
         let mut note = String::new();
-        if !unknown.is_empty() && !self.how.dry_run {
+        if self.how.dry_run {
+            // Nothing is written, so that what this restore would bring is not there either.
+            unknown.retain(|owner| !self.is_recorded(owner));
+        }
+        if !unknown.is_empty() {
             let names: Vec<String> = unknown.iter().map(|owner| format!("{} {}", owner.kind, owner.name)).collect();
             note = format!("without its owner {}, which is not there", names.join(", "));
         }
@@ -319,6 +335,8 @@ impl<'a> Engine<'a> {
         {
             // The server could only say that the namespace or the kind is not there yet.
             told.count(&kind.name(), Deed::Created);
+            let first = if there { "its namespace" } else { "its kind" };
+            self.tell_created(&item, format!("not tried, since {first} comes first"), told);
             return Ok(());
         }
         if self.how.dry_run
@@ -408,15 +426,21 @@ impl<'a> Engine<'a> {
             })
         });
         let json = object.to_string();
-        Item { kind: kind.clone(), namespace, name, old_uid, json, status, note }
+        let is_itself = namespace == recorded.namespace && name == recorded.name;
+        let marked = recorded.marked.clone().filter(|_| is_itself);
+        Item { kind: kind.clone(), namespace, name, old_uid, json, marked, status, note }
     }
 
     /// Whether an owner may still come in this restore.
     fn comes(&self, owner: &OwnerReference) -> bool {
-        !self.nowhere.contains(&owner.uid)
-            && self.inventory.archives.iter().any(|archive| {
-                archive.group == owner.group && archive.kind == owner.kind && self.selection.kind(&archive.kind())
-            })
+        !self.nowhere.contains(&owner.uid) && self.is_recorded(owner)
+    }
+
+    /// Whether what is restored has objects of an owner's kind.
+    fn is_recorded(&self, owner: &OwnerReference) -> bool {
+        self.inventory.archives.iter().any(|archive| {
+            archive.group == owner.group && archive.kind == owner.kind && self.selection.kind(&archive.kind())
+        })
     }
 
     /// Looks in the target for owners by their names.
@@ -535,29 +559,27 @@ impl<'a> Engine<'a> {
         if is(&item.kind, "apiextensions.k8s.io", "CustomResourceDefinition") {
             self.defined(&item, written.change)?;
         }
-        let mut note = item.note.clone();
-        let outcome = if note.is_empty() { Outcome::Passed } else { Outcome::Warned };
         match written.change {
             Change::Created => {
                 told.count(&kind, Deed::Created);
-                if self.how.dry_run && is(&item.kind, "", "Namespace") {
-                    self.coming_namespaces.insert(item.name.clone());
+                if is(&item.kind, "", "Namespace") {
+                    let made = if self.how.dry_run { &mut self.coming_namespaces } else { &mut self.made_namespaces };
+                    made.insert(item.name.clone());
                 }
-                if is(&item.kind, "", "PersistentVolumeClaim") {
-                    note.push_str("its data is not in the backup: the volume begins empty");
-                    told.name(Outcome::Warned, "create", &shown, note);
-                } else if self.how.dry_run || !note.is_empty() {
-                    told.name(outcome, "create", &shown, note);
-                }
+                self.tell_created(&item, String::new(), told);
             }
             Change::Changed => {
                 let fields = match &written.before {
                     Some(before) => self.differing(&item.kind, before, &written.object)?,
                     None => None,
                 };
+                let (fields, as_recorded) = match fields {
+                    None if self.how.dry_run && is_secret(&item.kind) => self.values(&item)?.parts(),
+                    fields => (fields, Deed::Unchanged),
+                };
                 match fields {
                     // Only fields that the server keeps for itself, such as who manages what.
-                    None if self.how.dry_run => told.count(&kind, Deed::Unchanged),
+                    None if self.how.dry_run => told.count(&kind, as_recorded),
                     fields => {
                         told.count(&kind, Deed::Changed);
                         if self.how.dry_run {
@@ -572,6 +594,17 @@ impl<'a> Engine<'a> {
             self.statuses.push((shown, status.to_string()));
         }
         Ok(())
+    }
+
+    /// Names an object that is made, or would be, with what a person should know of it.
+    fn tell_created(&self, item: &Item, note: String, told: &mut Told) {
+        let is_claim = is(&item.kind, "", "PersistentVolumeClaim");
+        let data = if is_claim { "its data is not in the backup: the volume begins empty" } else { "" };
+        let outcome = if item.note.is_empty() && !is_claim { Outcome::Passed } else { Outcome::Warned };
+        let notes: Vec<&str> = [item.note.as_str(), data, &note].into_iter().filter(|note| !note.is_empty()).collect();
+        if self.how.dry_run || outcome == Outcome::Warned {
+            told.name(outcome, "create", &item.reference().to_string(), notes.join("; "));
+        }
     }
 
     /// A definition that is written, or would be.
@@ -594,6 +627,9 @@ impl<'a> Engine<'a> {
     fn exists(&mut self, item: &Item, told: &mut Told) -> Result<()> {
         let kind = item.kind.name();
         if !self.how.dry_run {
+            if self.is_made_beside(item) {
+                return self.merge(item, told);
+            }
             told.count(&kind, Deed::Left);
             return Ok(());
         }
@@ -615,11 +651,37 @@ impl<'a> Engine<'a> {
         self.stays(item, &live, told)
     }
 
+    /// Whether the cluster made the object itself when this restore made its namespace.
+    fn is_made_beside(&self, item: &Item) -> bool {
+        is(&item.kind, "", "ServiceAccount")
+            && item.name == "default"
+            && item.namespace.as_ref().is_some_and(|name| self.made_namespaces.contains(name))
+    }
+
+    /// Gives an object that the cluster made itself what is recorded of it.
+    fn merge(&self, item: &Item, told: &mut Told) -> Result<()> {
+        let mut object: Value = serde_json::from_str(&item.json)?;
+        crate::clean::remove(&mut object, &["metadata", "managedFields"]);
+        let written = self.cluster.apply(&[object.to_string()], Write::new(Mode::Merge).force(true))?;
+        match written.into_iter().next() {
+            Some(Err(error)) => {
+                told.count(&item.kind.name(), Deed::Refused);
+                told.name(Outcome::Failed, "restore", &item.reference().to_string(), error.to_string());
+            }
+            _ => told.count(&item.kind.name(), Deed::Created),
+        }
+        Ok(())
+    }
+
     /// Says in what an object that stays as it is differs from what is recorded.
     fn stays(&self, item: &Item, live: &str, told: &mut Told) -> Result<()> {
         let kind = item.kind.name();
-        match self.differing(&item.kind, live, &item.json)? {
-            None => told.count(&kind, Deed::Unchanged),
+        let (fields, as_recorded) = match self.differing(&item.kind, live, &item.json)? {
+            None if is_secret(&item.kind) => values(item, live)?.parts(),
+            fields => (fields, Deed::Unchanged),
+        };
+        match fields {
+            None => told.count(&kind, as_recorded),
             Some(fields) => {
                 told.count(&kind, Deed::Left);
                 let note = format!("it exists, and stays as it is; recorded otherwise: {fields}");
@@ -627,6 +689,19 @@ impl<'a> Engine<'a> {
             }
         }
         Ok(())
+    }
+
+    /// As [`values`], of the Secret that is there now.
+    fn values(&mut self, item: &Item) -> Result<Values> {
+        let live = match self.live(item)? {
+            Some(live) => live,
+            None => match self.cluster.get(&item.reference()) {
+                Ok(live) => live,
+                Err(error @ (Error::Unavailable(_) | Error::TimedOut(_))) => return Err(error),
+                Err(_) => return Ok(Values::Unknown),
+            },
+        };
+        values(item, &live)
     }
 
     /// The fields in which two objects differ in what they mean.
@@ -637,11 +712,45 @@ impl<'a> Engine<'a> {
             Ok(object)
         };
         let (mut from, mut to) = (meant(from)?, meant(to)?);
-        // What is recorded has no marks here, so that nothing is told of values.
-        drop(crate::secret::compare(&mut from, &mut to));
+        // Of values [`values`] tells.
+        drop(secret::compare(&mut from, &mut to));
         let found = differences(&from, &to);
         Ok((!found.is_empty()).then(|| show(&found)))
     }
+}
+
+/// What the marks of two Secrets say of their values.
+enum Values {
+    Equal,
+    Differ(String),
+    /// There are no marks, or of another key, name or namespace.
+    Unknown,
+}
+
+impl Values {
+    /// The values that differ, and what becomes of the object where none is known to.
+    fn parts(self) -> (Option<String>, Deed) {
+        match self {
+            Self::Equal => (None, Deed::Unchanged),
+            Self::Differ(fields) => (Some(fields), Deed::Left),
+            Self::Unknown => (None, Deed::Alike),
+        }
+    }
+}
+
+/// Compares the values of a Secret with those of the live one.
+fn values(item: &Item, live: &str) -> Result<Values> {
+    let data = |json: &str| -> Result<Value> {
+        let mut object: Value = serde_json::from_str(json)?;
+        Ok(json!({ "data": object.get_mut("data").map(Value::take) }))
+    };
+    let (mut recorded, mut live) = (data(item.marked.as_deref().unwrap_or(&item.json))?, data(live)?);
+    let told = secret::compare(&mut recorded, &mut live);
+    Ok(match (told.changed.is_empty(), told.is_all) {
+        (false, _) => Values::Differ(show(&told.changed)),
+        (true, true) => Values::Equal,
+        (true, false) => Values::Unknown,
+    })
 }
 
 /// Whether a status was refused because there is no sub-resource for it: then it went with the object.

@@ -13,6 +13,8 @@ pub(crate) enum Deed {
     Created,
     Changed,
     Unchanged,
+    /// It is there, and as recorded as far as it can be compared.
+    Alike,
     /// It exists and stays as it is.
     Left,
     /// It is never restored, or not unless asked for.
@@ -95,6 +97,8 @@ impl Told {
                 Deed::Created => Step::passed("create", target).note(objects),
                 Deed::Changed => Step::passed("change", target).note(objects),
                 Deed::Unchanged => Step::skipped("leave as it is", target).note(format!("{objects} as recorded")),
+                Deed::Alike => Step::skipped("leave as it is", target)
+                    .note(format!("{objects} as recorded, but for values that cannot be compared and may differ")),
                 Deed::Left if self.plan_only => {
                     Step::skipped("leave alone", target).note(format!("{objects} there, and not as recorded"))
                 }

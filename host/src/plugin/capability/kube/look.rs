@@ -8,7 +8,7 @@ use crate::plugin::capability::bytes::GuestSource;
 use crate::plugin::guard::Refusal;
 use crate::plugin::speech::line;
 use crate::plugin::state::State;
-use crate::policy::kube::KubeVerb;
+use crate::policy::kube::{KubeScope, KubeVerb};
 use crate::stream::source::InMemory;
 use crate::stream::{Origin, Source};
 use bytes::Bytes;
@@ -133,7 +133,7 @@ impl State {
     ) -> Result<Vec<bool>, Refusal> {
         let (guard, open) = (self.guard.clone(), self.kube(this)?);
         let n_questions = questions.len();
-        let (asked, restorer) = (&open, self.run.restoring.get(&open.label).cloned());
+        let (asked, policy, restorer) = (&open, guard.policy(), self.run.restoring.get(&open.label).cloned());
         let who_restores = restorer.as_ref().unwrap_or(&asked.cluster);
         let answer = |question: kube::Question| async move {
             let kube::Question { verb, kind, namespace, restores } = question;
@@ -142,7 +142,22 @@ impl State {
             }
             let kind = asked.resolve(&kind).await?;
             let as_whom = if restores { who_restores } else { &asked.cluster };
-            Box::pin(as_whom.can_i(&Question { verb, kind, namespace })).await
+            // What is granted for some namespaces is used in those alone.
+            let places = match (policy.kube_scope(&asked.label, &kind.name(), kind.namespaced), namespace) {
+                (KubeScope::Some { names, patterns }, None)
+                    if kind.namespaced && patterns.is_empty() && !names.is_empty() && !restores =>
+                {
+                    names.into_iter().map(Some).collect()
+                }
+                (_, namespace) => vec![namespace],
+            };
+            for namespace in places {
+                let question = Question { verb: verb.clone(), kind: kind.clone(), namespace };
+                if !Box::pin(as_whom.can_i(&question)).await? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
         };
         let work = async {
             if n_questions > MAX_OBJECTS {
