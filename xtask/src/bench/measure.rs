@@ -234,15 +234,15 @@ impl Watch {
 struct Memory {
     name: String,
     peak_bytes: u64,
-    address_bytes: u64,
+    /// Its command line.
+    command: Vec<u8>,
 }
 
 /// Adds a process and its descendants, without producers and consumers.
 fn find(pid: u32, parent: Option<&Memory>, found: &mut BTreeSet<u32>) {
     let Some(memory) = status(pid) else { return };
-    // Between its start and its program's, a child still is its parent's memory.
-    let is_unborn = parent
-        .is_some_and(|parent| (parent.peak_bytes, parent.address_bytes) == (memory.peak_bytes, memory.address_bytes));
+    // Between its start and its program's, a child still is its parent's memory, and has its command line.
+    let is_unborn = parent.is_some_and(|parent| parent.command == memory.command);
     if memory.name == ROLE || is_unborn {
         return;
     }
@@ -258,13 +258,14 @@ fn find(pid: u32, parent: Option<&Memory>, found: &mut BTreeSet<u32>) {
 
 /// Reads `/proc/PID/status`; a process that is gone or has ended has no memory.
 fn status(pid: u32) -> Option<Memory> {
-    parse_status(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    parse_status(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?, command)
 }
 
-fn parse_status(text: &str) -> Option<Memory> {
+fn parse_status(text: &str, command: Vec<u8>) -> Option<Memory> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t"));
     let kib = |name: &str| field(name)?.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024);
-    Some(Memory { name: field("Name")?.to_owned(), peak_bytes: kib("VmHWM")?, address_bytes: kib("VmSize")? })
+    Some(Memory { name: field("Name")?.to_owned(), peak_bytes: kib("VmHWM")?, command })
 }
 
 #[cfg(test)]
@@ -309,8 +310,8 @@ mod tests {
         assert_eq!(children_ticks(stat), Some(300.0));
         assert_eq!(children_ticks("7 (short) S 1"), None);
         let text = "Name:\tzstd\nState:\tR\nVmSize:\t    2048 kB\nVmHWM:\t    1024 kB\n";
-        let memory = Memory { name: "zstd".into(), peak_bytes: 1 << 20, address_bytes: 2 << 20 };
-        assert_eq!(parse_status(text), Some(memory));
-        assert_eq!(parse_status("Name:\tended\n"), None);
+        let memory = Memory { name: "zstd".into(), peak_bytes: 1 << 20, command: b"zstd".to_vec() };
+        assert_eq!(parse_status(text, b"zstd".to_vec()), Some(memory));
+        assert_eq!(parse_status("Name:\tended\n", Vec::new()), None);
     }
 }
