@@ -379,6 +379,27 @@ async fn output_that_is_cut_on_the_wire_is_never_a_success() {
     wait_until_nothing_runs(&home(cluster, &namespace, "tool"));
 }
 
+/// A node that loses bytes and reports a success, in the middle and at the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn output_of_which_a_node_loses_a_byte_is_never_a_success() {
+    let cluster = cluster();
+    let (command, expected) = sequence();
+    for from in [1_000_000, expected.len() - 1] {
+        let namespace = tokio::task::block_in_place(|| {
+            let namespace = cluster.namespace("lossy").unwrap();
+            let env = json!([{"name": "PODLET_LOSES", "value": format!("{from}:1")}]);
+            let spec = json!({"containers": [{"name": "main", "image": "tool:1", "env": env}]});
+            cluster.pod(&namespace, "tool", &json!({"app": "tool"}), &spec).unwrap();
+            namespace
+        });
+        let mut process = start(command.clone(), place(cluster, &namespace), None).await.unwrap();
+        let (read, end) = read_all(process.stdout().unwrap()).await;
+        assert_eq!(read.len(), expected.len() - 1, "one byte was lost");
+        let error = end.expect_err("a byte was lost");
+        check_error(&error, Kind::Failed, &["the output of \"tool\" is not what it was where it ran"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn input_that_is_cut_on_the_wire_is_never_the_end_of_it() {
     let cluster = cluster();
