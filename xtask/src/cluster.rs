@@ -17,7 +17,7 @@ pub(crate) const PIECES: &[Piece] = &[
     // 30 s
     Piece { name: "kube/etcd", version: "v3.6.8", build: etcd },
     // 90 s; of no use to anybody else, so its version is the digest of its sources
-    Piece { name: "kube/podlet", version: "cbc1f6649574", build: podlet },
+    Piece { name: "kube/podlet", version: "b94407a4bcf5", build: podlet },
     // 20 s
     Piece { name: "kube/kustomize", version: "v5.8.1", build: kustomize },
     // 900 s, most of it code that the next two use as well
