@@ -52,6 +52,7 @@ const VERIFICATION: &str = "backup_verification_last_run_timestamp_seconds";
 const RESTORED: &str = "backup_restore_test_last_success_timestamp_seconds";
 
 /// An alert, series that make it fire with the minute at which it does, and series that do not.
+#[derive(Clone, Copy)]
 struct Case {
     alert: &'static str,
     severity: &'static str,
@@ -318,6 +319,15 @@ fn overdue_backups_of_known_components_have_the_names_that_on_call_knows() {
         let rules = rules(&meter);
         assert!(rules.contains(&format!("alert: \"{alert}\"")), "{rules}");
         promtool(&meter.sandbox, &["check", "rules", "rules.yml"]).check_code(0);
+        // Under that name it fires when it does under the other.
+        let groups = meter.run(&["alerts", "--output", "json"]).check_code(0).json();
+        let overdue = CASES.iter().find(|case| case.alert == "BackupOverdue").unwrap();
+        let mut text = format!("rule_files: [rules.yml]\nevaluation_interval: {SHORT}m\ntests:\n");
+        for fires in [true, false] {
+            write_case(&mut text, &groups, &Case { alert, ..*overdue }, fires);
+        }
+        meter.sandbox.write("named.yml", &text.replace("plugin=\"meter\"", &format!("plugin=\"{plugin}\"")));
+        promtool(&meter.sandbox, &["test", "rules", "named.yml"]).check_code(0).check_stdout("SUCCESS");
     }
 }
 

@@ -80,6 +80,16 @@ fn lasting(object: &Value) -> Value {
     object
 }
 
+/// Who manages which fields of an object, in which way: without times, and without those of its status.
+fn managers(object: &Value) -> BTreeSet<String> {
+    let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let lasting = entries.filter(|entry| entry["subresource"].is_null()).map(|entry| {
+        let (manager, operation, fields) = (&entry["manager"], &entry["operation"], &entry["fieldsV1"]);
+        format!("{manager} {operation} {fields}")
+    });
+    lasting.collect()
+}
+
 /// Fails unless both hold the same objects, less what a cluster gives anew.
 #[track_caller]
 fn check_same(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) {
@@ -171,6 +181,10 @@ fn a_cluster_that_was_wiped_comes_back_object_by_object() {
     restored.check_code(0);
     let after = estate::snapshot(a).unwrap();
     check_same(before, &after);
+    // Who managed which fields before manages them again.
+    for (key, object) in before.iter().filter(|(key, _)| key.starts_with("v1 ConfigMap")) {
+        assert_eq!(managers(&after[key]), managers(object), "{key}");
+    }
     // The reference to the owner names the new one.
     let (owned, owner) = (&after["v1 ConfigMap shop/owned"], &after["estate.example.org/v1 Thing0 shop/thing.0"]);
     assert_eq!(owned["metadata"]["ownerReferences"][0]["uid"], owner["metadata"]["uid"]);
@@ -360,6 +374,11 @@ fn a_cluster_that_cannot_be_reached_leaves_the_others_whole_and_the_run_incomple
         check.unwrap_or_else(|| panic!("no check {id}: {checks:#}"))["outcome"].clone()
     };
     assert_eq!(outcome("kubernetes.tcp.gone"), "failed");
+    let tcp = checks.as_array().unwrap().iter().find(|check| check["id"] == "kubernetes.tcp.gone").unwrap();
+    assert!(
+        tcp["evidence"].to_string().contains("other ports where API servers are found: 6443, 443, 80, 8080"),
+        "{tcp}"
+    );
     assert_eq!(outcome("kubernetes.clusters.reachable"), "failed");
     for id in ["dns", "tcp", "tls", "authentication", "health", "latency", "rights", "apis"] {
         assert_eq!(outcome(&format!("kubernetes.{id}.b")), "passed", "{id}");

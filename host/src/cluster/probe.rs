@@ -9,7 +9,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use jiff::Timestamp;
 use kube::client::ConfigExt;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 use tower::Service;
 
 /// How long one step may take: somebody waits.
@@ -17,6 +19,11 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The steps, in order.
 const STEPS: [&str; 5] = ["dns", "tcp", "tls", "authentication", "health"];
+
+/// Where API servers listen.
+const USUAL_PORTS: [u16; 4] = [6443, 443, 80, 8080];
+/// How long each of them may take to answer.
+const PORT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +102,13 @@ impl Cluster {
         health.passed(began, format!("{host} is {}{through}", shown.join(", ")));
 
         let began = Instant::now();
-        let connected = within(tokio::net::TcpStream::connect(found.as_slice())).await;
-        connected.map_err(|error| self.no_way(&format!("{host}:{port}"), "nothing answers there", &error)).map(drop)?;
+        let connected = within(TcpStream::connect(found.as_slice())).await;
+        if let Err(error) = connected {
+            let others = answering(&found, USUAL_PORTS.iter().copied().filter(|other| *other != port)).await;
+            return Err(self
+                .no_way(&format!("{host}:{port}"), "nothing answers there", &error)
+                .fact("other ports where API servers are found", others));
+        }
         health.passed(began, format!("{host}:{port} answers{through}"));
 
         let began = Instant::now();
@@ -192,6 +204,23 @@ impl Health {
     }
 }
 
+/// Which of these ports take a connection, in words. Nothing is sent to them.
+async fn answering(hosts: &[SocketAddr], ports: impl Iterator<Item = u16>) -> String {
+    let ports: Vec<u16> = ports.collect();
+    let tries = ports.iter().map(|port| {
+        let places: Vec<_> = hosts.iter().map(|host| SocketAddr::new(host.ip(), *port)).collect();
+        async move {
+            tokio::time::timeout(PORT_TIMEOUT, TcpStream::connect(places.as_slice())).await.is_ok_and(|c| c.is_ok())
+        }
+    });
+    let answers = futures_util::future::join_all(tries).await;
+    let list = |ports: &mut dyn Iterator<Item = &u16>| ports.map(u16::to_string).collect::<Vec<_>>().join(", ");
+    match list(&mut ports.iter().zip(&answers).filter(|(_, answers)| **answers).map(|(port, _)| port)) {
+        none if none.is_empty() => format!("{}: none answers", list(&mut ports.iter())),
+        some => format!("{some} answers: is this the port in the configuration?"),
+    }
+}
+
 async fn within<T>(work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
     tokio::time::timeout(STEP_TIMEOUT, work).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
@@ -218,4 +247,19 @@ fn ends_of(auth: &kube::config::AuthInfo) -> Option<Timestamp> {
     let inline = || serde_json::to_value(auth).ok().and_then(|auth| auth["token"].as_str().map(str::to_owned));
     let token = auth.token_file.as_ref().and_then(file).or_else(inline)?;
     certificate::end_of_token(token.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_that_answers_instead_is_named() {
+        let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = other.local_addr().unwrap();
+        // Nobody listens at port 1 of a machine that runs tests.
+        assert_eq!(answering(&[there], [1].into_iter()).await, "1: none answers");
+        let found = answering(&[there], [1, there.port()].into_iter()).await;
+        assert_eq!(found, format!("{} answers: is this the port in the configuration?", there.port()));
+    }
 }

@@ -7,6 +7,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use strongroom_plugin::kube::Kind;
 
+/// The label that every namespace has with its own name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
 /// Names in the backup and names in the target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mapping {
@@ -62,24 +65,53 @@ impl Mapping {
         }
     }
 
+    /// Names of namespaces in what selects namespaces by their labels.
+    fn change_selector(&self, selector: Option<&mut Value>) {
+        let Some(selector) = selector else { return };
+        self.change_namespace(at_mut(selector, &["matchLabels", NAME_LABEL]));
+        for expression in list_mut(selector, &["matchExpressions"]) {
+            if expression["key"] == NAME_LABEL {
+                for value in list_mut(expression, &["values"]) {
+                    self.change_namespace(Some(value));
+                }
+            }
+        }
+    }
+
+    /// The user or group that stands for the service accounts of a namespace.
+    fn change_accounts(&self, name: Option<&mut Value>) {
+        let Some(name) = name.and_then(text_mut) else { return };
+        if let Some(namespace) = name.strip_prefix("system:serviceaccounts:") {
+            *name = format!("system:serviceaccounts:{}", self.namespace(namespace));
+        } else if let Some((namespace, account)) =
+            name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'))
+        {
+            *name = format!("system:serviceaccount:{}:{account}", self.namespace(namespace));
+        }
+    }
+
     fn move_namespaces(&self, kind: &Kind, object: &mut Value) {
         self.change_namespace(at_mut(object, &["metadata", "namespace"]));
-        let label = "kubernetes.io/metadata.name";
         match (kind.group.as_str(), kind.kind.as_str()) {
             ("", "Namespace") => {
                 self.change_namespace(at_mut(object, &["metadata", "name"]));
-                self.change_namespace(at_mut(object, &["metadata", "labels", label]));
+                self.change_namespace(at_mut(object, &["metadata", "labels", NAME_LABEL]));
             }
             ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
                 for subject in list_mut(object, &["subjects"]) {
                     self.change_namespace(subject.get_mut("namespace"));
+                    self.change_accounts(subject.get_mut("name"));
                 }
             }
             ("", "PersistentVolume") => self.change_namespace(at_mut(object, &["spec", "claimRef", "namespace"])),
             ("admissionregistration.k8s.io", _) => {
                 for webhook in list_mut(object, &["webhooks"]) {
                     self.change_namespace(at_mut(webhook, &["clientConfig", "service", "namespace"]));
+                    self.change_selector(at_mut(webhook, &["namespaceSelector"]));
                 }
+                self.change_selector(at_mut(object, &["spec", "matchConstraints", "namespaceSelector"]));
+                self.change_selector(at_mut(object, &["spec", "matchResources", "namespaceSelector"]));
+                self.change_namespace(at_mut(object, &["spec", "paramRef", "namespace"]));
             }
             ("apiregistration.k8s.io", "APIService") => {
                 self.change_namespace(at_mut(object, &["spec", "service", "namespace"]));
@@ -92,7 +124,7 @@ impl Mapping {
                 for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
                     for rule in list_mut(object, &["spec", rules]) {
                         for peer in list_mut(rule, &[peers]) {
-                            self.change_namespace(at_mut(peer, &["namespaceSelector", "matchLabels", label]));
+                            self.change_selector(at_mut(peer, &["namespaceSelector"]));
                         }
                     }
                 }
@@ -114,6 +146,11 @@ impl Mapping {
             self.change_class(at_mut(object, &["spec", "storageClassName"]));
             let annotation = "volume.beta.kubernetes.io/storage-class";
             self.change_class(at_mut(object, &["metadata", "annotations", annotation]));
+        }
+        for path in pod_specs(kind) {
+            for volume in at_mut(object, path).into_iter().flat_map(|spec| list_mut(spec, &["volumes"])) {
+                self.change_class(at_mut(volume, &["ephemeral", "volumeClaimTemplate", "spec", "storageClassName"]));
+            }
         }
         if is(kind, "apps", "StatefulSet") {
             for template in list_mut(object, &["spec", "volumeClaimTemplates"]) {
@@ -230,6 +267,31 @@ mod tests {
         );
         let peer = |name: &str| json!({"spec": {"ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}]}]}});
         check(&to, "networking.k8s.io/NetworkPolicy", peer("shop"), &peer("shop-2"));
+        let by_expression = |names: &[&str]| {
+            let expressions = json!([
+                {"key": "kubernetes.io/metadata.name", "operator": "In", "values": names},
+                {"key": "team", "operator": "In", "values": ["shop"]},
+            ]);
+            json!({"matchExpressions": expressions})
+        };
+        let egress =
+            |names: &[&str]| json!({"spec": {"egress": [{"to": [{"namespaceSelector": by_expression(names)}]}]}});
+        check(&to, "networking.k8s.io/NetworkPolicy", egress(&["db", "shop"]), &egress(&["db", "shop-2"]));
+        let hook = |name: &str| json!({"webhooks": [{"namespaceSelector": by_expression(&[name])}]});
+        check(&to, "admissionregistration.k8s.io/ValidatingWebhookConfiguration", hook("shop"), &hook("shop-2"));
+        let binding = |name: &str| json!({"spec": {"paramRef": {"namespace": name}, "matchResources": {"namespaceSelector": by_expression(&[name])}}});
+        check(
+            &to,
+            "admissionregistration.k8s.io/ValidatingAdmissionPolicyBinding",
+            binding("shop"),
+            &binding("shop-2"),
+        );
+        let subjects = |name: &str| {
+            let (all, one) =
+                (format!("system:serviceaccounts:{name}"), format!("system:serviceaccount:{name}:deployer"));
+            json!({"subjects": [{"name": all}, {"name": one}, {"name": "system:serviceaccounts"}]})
+        };
+        check(&to, "rbac.authorization.k8s.io/RoleBinding", subjects("shop"), &subjects("shop-2"));
         let scratch = Mapping { namespace_prefix: "try-".into(), ..to };
         assert_eq!((scratch.namespace("db").as_str(), scratch.namespace("shop").as_str()), ("try-db", "shop-2"));
     }
@@ -259,6 +321,11 @@ mod tests {
             json!({"spec": {"volumeClaimTemplates": [{"spec": {"storageClassName": "fast"}}]}}),
             &json!({"spec": {"volumeClaimTemplates": [{"spec": {"storageClassName": "ssd"}}]}}),
         );
+        let ephemeral = |class: &str| {
+            let volume = json!({"ephemeral": {"volumeClaimTemplate": {"spec": {"storageClassName": class}}}});
+            json!({"spec": {"template": {"spec": {"volumes": [{"emptyDir": {}}, volume]}}}})
+        };
+        check(&to, "apps/Deployment", ephemeral("fast"), &ephemeral("ssd"));
         let cron = |image: &str| json!({"spec": {"jobTemplate": {"spec": {"template": {"spec": {"containers": [{"image": image}]}}}}}});
         for (image, mapped) in [
             ("old.test/shop:1", "new.test/mirror/shop:1"),

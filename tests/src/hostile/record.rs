@@ -4,8 +4,8 @@ use super::{Input, check_error};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
@@ -269,6 +269,13 @@ const LEASE: &str = r#"{
   "duration_ms": 60000
 }"#;
 
+/// What decides about a lease.
+#[derive(Deserialize)]
+struct Said {
+    state: String,
+    counter: u64,
+}
+
 /// The lease of a job: `lease.json`.
 pub(super) fn lease(input: &mut Input<'_>) {
     let held = LEASE.replace("free", "held");
@@ -290,13 +297,13 @@ pub(super) fn lease(input: &mut Input<'_>) {
         // Whoever would have to wait is stopped: taking over needs a whole duration, which no test sits through.
         let stopped = CancellationToken::new();
         stopped.cancel();
-        // What an unknown member holds is nobody's business, not even whether it is text.
-        let said: Option<Value> = serde_json::from_str(&String::from_utf8_lossy(&there)).ok();
-        let is_free = said.as_ref().is_some_and(|said| said["state"] == "free");
+        // What an unknown member holds is nobody's business, not even whether it is text or fits into a number.
+        let said: Option<Said> = serde_json::from_str(&String::from_utf8_lossy(&there)).ok();
+        let is_free = said.as_ref().is_some_and(|said| said.state == "free");
         match Lease::take(&store, request, &stopped).await {
             Ok(lease) => {
                 assert!(is_free, "taken at first sight: {}", String::from_utf8_lossy(&there));
-                let before = said.as_ref().and_then(|said| said["counter"].as_u64()).expect("a counter");
+                let before = said.expect("it was read").counter;
                 let (now, _) = store.get(&at, 1 << 20).await.expect("a lease");
                 let now: Value = serde_json::from_slice(&now).expect("JSON");
                 assert_eq!((&now["state"], &now["counter"]), (&json!("held"), &json!(before.wrapping_add(1))));

@@ -6,7 +6,7 @@
 use super::{MAX_BYTES, MetricsRequest, PluginManifest, Requests};
 use crate::error::{Error, Result};
 use crate::id::Label;
-use crate::plugin::speech::is_harmless;
+use crate::plugin::speech::{self, is_harmless};
 use crate::policy::exec::SCRATCH;
 use crate::policy::metrics::MetricsGrant;
 use crate::policy::scratch::{MAX_BYTES as MAX_SCRATCH_BYTES, MIN_BYTES};
@@ -160,7 +160,8 @@ fn not_toml(text: &str, error: &toml::de::Error) -> Error {
     let before = text.get(..at).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    let what = error.message().lines().next().unwrap_or_default().trim_end_matches('.');
+    // The parser quotes words of the manifest as they are.
+    let what = speech::line(error.message().lines().next().unwrap_or_default().trim_end_matches('.'));
     Error::invalid(format!("the manifest is not valid: line {line}, column {column}: {what}"))
         .hint("correct plugin.toml and build the plugin again")
 }

@@ -31,12 +31,12 @@ const STEPS: &[Step] = &[
         causes: &[
             "a firewall between this machine and the port of the API server, usually 6443",
             "the API server does not run, or is being maintained",
-            "another port: 443 and 8080 are in use as well",
+            "another port: the evidence says which of the usual ones (6443, 443, 80, 8080) answer",
             "a proxy that this machine needs and that is not set, or is set and must not be used for this name",
         ],
         remedies: &[
-            "timeout 10 bash -c 'echo >/dev/tcp/HOST/6443'",
-            "iptables -L OUTPUT | grep 6443",
+            "timeout 10 bash -c 'echo >/dev/tcp/HOST/PORT', with host and port of the evidence",
+            "iptables -L OUTPUT | grep PORT",
             "set HTTPS_PROXY, or NO_PROXY, or proxy in [cluster.{}]",
         ],
     },
@@ -161,9 +161,12 @@ pub(super) fn together(n_clusters: usize, broken: &[String]) -> Option<Check> {
     ));
     let all_alike = n_clusters > 1 && broken.len() == n_clusters && broken.iter().all(|step| step == first);
     Some(match first.as_str() {
-        "dns" | "tcp" if all_alike => check.cause(
-            "all of them fail at the same step: the reason is here, not there (resolver, route, firewall, proxy)",
-        ),
+        "dns" | "tcp" if all_alike => check
+            .cause(
+                "all of them fail at the same step: the reason is here, not there (resolver, route, firewall, proxy)",
+            )
+            .remedy("ip route show default")
+            .remedy("cat /etc/resolv.conf, and ask each of its servers: nslookup NAME SERVER"),
         "authentication" if all_alike => {
             check.cause("all tokens fail: they were made at the same time, and have ended")
         }
