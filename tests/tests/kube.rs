@@ -11,7 +11,7 @@ use strongroom_tests::kube::Cluster;
 use strongroom_tests::kube::front::{Act, Front};
 use strongroom_tests::kube::rig::{Rig, grant, reads};
 use strongroom_tests::relay::{private, sha256};
-use strongroom_tests::{plugin, wait_until};
+use strongroom_tests::{Sandbox, plugin, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -687,6 +687,37 @@ fn an_operator_sees_who_becomes_administrator_and_says_which_namespaces_are_mean
     approve(&["--namespace", "a=*"]).check_code(0);
     let written = std::fs::read_to_string(rig.sandbox.path("strongroom.toml")).unwrap();
     assert!(!written.contains("namespaces"), "{written}");
+}
+
+/// The grants with which a verification makes and removes namespaces are for no others.
+#[test]
+fn test_restores_are_granted_namespaces_of_their_own_or_nothing() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("store")).unwrap();
+    let component = plugin("kubernetes").unwrap();
+    let digest = sha256(&std::fs::read(&component).unwrap());
+    let recipient = age::x25519::Identity::generate().to_public().to_string();
+    sandbox.config(&format!(
+        "[store.main]\ntype = \"local\"\npath = \"store\"\nrecipients = [{recipient:?}]\n\n[cluster.a]\nin_cluster = true\n\n\
+         [plugin.kubernetes]\nsource = {component:?}\n\n[target.there]\noptions = {{ to_clusters = {{ a = \"a\" }}, scratch_prefix = \"try-\" }}\n\n\
+         [job.orders]\nplugin = \"kubernetes\"\nstore = \"main\"\nsettings = {{ clusters = [\"a\"] }}\nverify = {{ depth = \"restore\", target = \"there\" }}\n"
+    ));
+    let scratch = |more: &[&str]| -> Vec<toml::Value> {
+        let args = ["plugin", "approve", "kubernetes", "--digest", &digest, "--namespace", "a=shop"];
+        sandbox.run(args.iter().chain(["--cluster", "to_clusters=a"].iter()).chain(more)).check_code(0);
+        let text = std::fs::read_to_string(sandbox.path("strongroom.toml")).unwrap();
+        let written: toml::Value = toml::from_str(&text).unwrap();
+        let all = written["plugin"]["kubernetes"]["grant"]["kube"]["a"].as_array().unwrap().clone();
+        assert!(all.len() >= 3, "{text}");
+        let is_scratch = |grant: &toml::Value| grant.get("scratch") == Some(&true.into());
+        let (scratch, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_scratch);
+        assert!(others.iter().all(|grant| grant["namespaces"] == vec!["shop"].into()), "{text}");
+        scratch
+    };
+    assert_eq!(scratch(&[]), []);
+    let granted = scratch(&["--scratch-namespace", "a=try-*"]);
+    assert!(granted.len() == 1 && granted[0]["namespaces"] == vec!["try-*"].into(), "{granted:?}");
+    assert!(granted[0]["may"].as_array().unwrap().contains(&"delete".into()), "{granted:?}");
 }
 
 #[test]

@@ -110,11 +110,12 @@ fn resources() -> Sandbox {
     let sandbox = Sandbox::new();
     fs::copy(plugin("kubernetes").unwrap(), sandbox.path("kubernetes.wasm")).unwrap();
     fs::create_dir(sandbox.path("backups")).unwrap();
-    sandbox.config(
+    let recipient = age::x25519::Identity::generate().to_public().to_string();
+    sandbox.config(&format!(
         r#"[store.main]
 type = "local"
 path = "backups"
-encryption = "off"
+recipients = [{recipient:?}]
 
 [cluster.prod] # mind the step
 in_cluster = true
@@ -128,9 +129,9 @@ source = "kubernetes.wasm"
 [job.resources]
 plugin = "kubernetes"
 store = "main"
-settings = { clusters = ["prod"], namespaces = ["shop", "shop-*"] }
+settings = {{ clusters = ["prod"], namespaces = ["shop", "shop-*"] }}
 "#,
-    );
+    ));
     sandbox
 }
 
@@ -185,6 +186,22 @@ fn approving_asks_which_clusters_namespaces_and_kinds_are_meant() {
     let unknown = [Line("which bucket is", ""), Line("y for prod", "production")];
     converse(&sandbox, &APPROVE, &unknown).check_code(2).check_shown("there is no cluster \"production\"");
     assert_eq!(config_of(&sandbox), written);
+
+    // Who wants test restores says where they may be.
+    let answers = [
+        Line("which bucket is", ""),
+        Line("y for prod", "n"),
+        Line("which cluster is \"to_clusters\"?", "spare"),
+        Line("which namespaces of cluster \"spare\"?", "shop"),
+        Line("which namespaces of cluster \"spare\" may test restores make and remove?", "try-*"),
+        Line(GRANT, "n"),
+        Line(GRANT, "y"),
+        Line("grant it? [y/N]", "y"),
+        Line(WRITE, "y"),
+    ];
+    converse(&sandbox, &APPROVE, &answers).check_code(0);
+    let scratch = config_of(&sandbox);
+    assert!(scratch.contains("namespaces = [\"try-*\"]") && scratch.contains("scratch = true"), "{scratch}");
 
     // No namespace is no cluster; and what is printed for a review is what would be written.
     let answers = [

@@ -21,6 +21,8 @@ pub(super) struct Known {
     pub(super) clusters: BTreeMap<String, BTreeSet<String>>,
     /// Namespaces by the cluster's label; `*` is all of them, and what lies in none.
     pub(super) namespaces: BTreeMap<String, BTreeSet<String>>,
+    /// Those of test restores, which makes and removes them: requests for these alone are granted nothing else.
+    pub(super) scratch_namespaces: BTreeMap<String, BTreeSet<String>>,
     /// Only requests that hold for this verb.
     pub(super) only: Option<Verb>,
 }
@@ -57,7 +59,13 @@ pub(super) fn grants(manifest: &PluginManifest, known: &Known, path: &str) -> Re
     }
     for request in manifest.request.kube.iter().filter(|request| wanted(&request.verbs)) {
         for label in known.clusters.get(&request.setting).into_iter().flatten() {
-            let namespaces = known.namespaces.get(label).filter(|named| !named.is_empty()).ok_or_else(|| {
+            let said = if request.scratch { &known.scratch_namespaces } else { &known.namespaces };
+            let named = said.get(label).filter(|named| !named.is_empty());
+            if request.scratch && named.is_none() {
+                // Who wants no test restores grants nothing for them.
+                continue;
+            }
+            let namespaces = named.ok_or_else(|| {
                 Error::invalid(format!("nobody has said which namespaces of cluster \"{label}\" are meant"))
                     .fact("asked for by", format!("setting \"{}\": {}", request.setting, request.reason))
                     .hint(format!(

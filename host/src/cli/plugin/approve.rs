@@ -45,6 +45,9 @@ pub struct ApproveArgs {
     /// A namespace of a cluster that it may use, where * stands for any characters; `*` alone is all of them, and what lies in none
     #[arg(long = "namespace", value_name = "CLUSTER=NAME", value_parser = super::super::restore::parse_pair)]
     pub namespaces: Vec<(String, String)>,
+    /// A namespace of a cluster that test restores may make and remove, such as `try-*`; without one they are granted nothing
+    #[arg(long = "scratch-namespace", value_name = "CLUSTER=NAME", value_parser = super::super::restore::parse_pair)]
+    pub scratch_namespaces: Vec<(String, String)>,
 }
 
 /// `NAME=PATH`, as `--program` takes it.
@@ -189,6 +192,9 @@ fn known(args: &ApproveArgs, config: &Config, label: &Label, component: &Compone
     }
     for (cluster, namespace) in &args.namespaces {
         known.namespaces.entry(cluster.clone()).or_default().insert(namespace.clone());
+    }
+    for (cluster, namespace) in &args.scratch_namespaces {
+        known.scratch_namespaces.entry(cluster.clone()).or_default().insert(namespace.clone());
     }
     for (setting, bucket) in &args.buckets {
         known.buckets.entry(setting.clone()).or_default().insert(bucket.clone());

@@ -58,6 +58,9 @@ pub(super) fn buckets(
 /// Settings of a job that name namespaces, by the custom of plugins for clusters: what they say is offered.
 const NAMESPACES: [&str; 2] = ["namespaces", "namespace"];
 
+/// The option of a target that names them.
+const SCRATCH_PREFIX: &str = "scratch_prefix";
+
 /// Asks which clusters are meant, and which namespaces of each: there is no default.
 pub(super) fn clusters(
     manifest: &PluginManifest,
@@ -93,8 +96,36 @@ pub(super) fn clusters(
         if chosen.is_empty() {
             known.clusters.values_mut().for_each(|labels| labels.retain(|one| *one != label));
         }
-        known.namespaces.insert(label, chosen);
+        known.namespaces.insert(label.clone(), chosen);
+        let here = |setting: &String| known.clusters.get(setting).is_some_and(|labels| labels.contains(&label));
+        if manifest.request.kube.iter().any(|request| request.scratch && here(&request.setting)) {
+            scratch_namespaces(&label, config, known, output)?;
+        }
     }
+    Ok(())
+}
+
+/// Asks which namespaces test restores may make and remove. Offered is what begins with the option of a target.
+fn scratch_namespaces(label: &str, config: &Config, known: &mut propose::Known, output: &Output) -> Result<()> {
+    let mut given: Vec<String> = known.scratch_namespaces.get(label).into_iter().flatten().cloned().collect();
+    if given.is_empty() {
+        let prefixes = config.targets.values().filter_map(|target| target.options[SCRATCH_PREFIX].as_str());
+        given = prefixes.map(|prefix| format!("{prefix}*")).collect();
+    }
+    let shown = vendor::line(label, 64);
+    output.complain(&format!("\nwhich namespaces of cluster \"{shown}\" may test restores make and remove?"));
+    let question = if given.is_empty() {
+        "names that nothing else has, such as try-*, or nothing for no test restores:".to_owned()
+    } else {
+        let shown: Vec<_> = given.iter().map(|name| speech::whole(name)).collect();
+        format!("y for {}, other names, or nothing for no test restores:", shown.join(", "))
+    };
+    let chosen = match Answer::of(&answer(&question)?) {
+        Answer::Yes => given.into_iter().collect(),
+        Answer::No => BTreeSet::new(),
+        Answer::Other(names) => names.into_iter().collect(),
+    };
+    known.scratch_namespaces.insert(label.to_owned(), chosen);
     Ok(())
 }
 
