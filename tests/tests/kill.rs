@@ -718,14 +718,15 @@ fn killed_while_it_writes_files_a_restore_is_done_again_and_the_tree_is_whole() 
 }
 
 /// A backup of `relay` that stands still at `point`: whatever a prune is asked meanwhile, `says` on `code`, it
-/// takes nothing of it, and the backup ends well.
-fn check_left_alone(relay: &Relay, point: &str, before: impl Fn(&Relay), code: i32, says: &str) {
+/// takes nothing of it, and the backup ends well. `age` makes everything look old, and ends that.
+fn check_left_alone(relay: &Relay, point: &str, age: impl Fn(&Relay, bool), code: i32, says: &str) {
     let gate = relay.sandbox.path("gate");
     let fail = format!("{IN_A_HURRY},{point}=stop:{}", gate.display());
     let running = relay.sandbox.strongroom(Deed::Backup.args()).env("STRONGROOM_FAIL", fail).start().unwrap();
     wait_until("the backup to stand still", strongroom_tests::TIMEOUT, || Ok(gate.exists().then_some(()))).unwrap();
-    before(relay);
+    age(relay, true);
     let prune = relay.run(Deed::PruneOrphans.args());
+    age(relay, false);
     prune.check_code(code);
     assert!(format!("{}{}", prune.stdout, prune.stderr).contains(says), "{prune:?}");
     std::fs::remove_file(gate).unwrap();
@@ -740,7 +741,7 @@ fn what_a_running_backup_stored_is_never_pruned_from_a_local_store_however_old_i
     // One artifact: what another one writes meanwhile would be young again.
     let shape = Shape { place, store: "", produce: TINY.0, artifacts: &["a"], bucket: None };
     for point in ["part.stored", "segment.complete", "record.writing"] {
-        let old = |relay: &Relay| relay.stored().iter().for_each(|path| grow_old(path));
+        let old = |relay: &Relay, is_old| relay.stored().iter().filter(|_| is_old).for_each(|path| grow_old(path));
         check_left_alone(&World::new_relay(&shape), point, old, 1, "another run of job \"orders\" is at work");
     }
 }
@@ -748,12 +749,17 @@ fn what_a_running_backup_stored_is_never_pruned_from_a_local_store_however_old_i
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_running_backup_stored_is_never_pruned_from_a_bucket() {
     let server = S3Server::start(Server::Versitygw).await.unwrap();
-    let shapes = shapes_in(server.port(), None);
+    let proxy = Proxy::start(server.port(), (ACCESS_KEY, SECRET_KEY), Vec::new()).await.unwrap();
+    let shapes = shapes_in(proxy.port(), None);
     let check = move || {
+        // For the prune it is a day more than a week later.
+        let later = |_: &Relay, is_old| {
+            proxy.set_rules(if is_old { vec![Rule::always("", "", Act::Later(WEEK + DAY))] } else { Vec::new() });
+        };
         for (shape, point) in
             [(&shapes[0], "segment.complete"), (&shapes[0], "record.writing"), (&shapes[1], "s3.part")]
         {
-            check_left_alone(&World::new_relay(shape), point, |_| (), 0, "there is nothing to remove");
+            check_left_alone(&World::new_relay(shape), point, later, 0, "there is nothing to remove");
         }
     };
     tokio::task::spawn_blocking(check).await.unwrap();

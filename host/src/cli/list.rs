@@ -64,7 +64,7 @@ pub async fn run(args: ListArgs, globals: &Globals, cancel: CancellationToken) -
                 listing.add(&shown, &listed, &own);
             }
             if args.hidden {
-                for listed in catalog.hidden(&job, None).await? {
+                for listed in catalog.with_verifications(catalog.hidden(&job, None).await?).await? {
                     listing.add_hidden(&shown, &listed, &own);
                 }
             }
