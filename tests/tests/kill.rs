@@ -749,12 +749,19 @@ fn what_a_running_backup_stored_is_never_pruned_from_a_local_store_however_old_i
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_running_backup_stored_is_never_pruned_from_a_bucket() {
     let server = S3Server::start(Server::Versitygw).await.unwrap();
-    let proxy = Proxy::start(server.port(), (ACCESS_KEY, SECRET_KEY), Vec::new()).await.unwrap();
-    let shapes = shapes_in(proxy.port(), None);
+    let later = Rule::always("", "", Act::Later(WEEK + DAY));
+    let proxy = Proxy::start(server.port(), (ACCESS_KEY, SECRET_KEY), vec![later]).await.unwrap();
+    let shapes = shapes_in(server.port(), None);
+    let (direct, later) = (format!("127.0.0.1:{}\"", server.port()), format!("127.0.0.1:{}\"", proxy.port()));
     let check = move || {
-        // For the prune it is a day more than a week later.
-        let later = |_: &Relay, is_old| {
-            proxy.set_rules(if is_old { vec![Rule::always("", "", Act::Later(WEEK + DAY))] } else { Vec::new() });
+        // The backup goes to the server. Who comes through the proxy, as the prune does, is told a time that is a
+        // day more than a week later.
+        let later = |relay: &Relay, is_old| {
+            let (from, to) = if is_old { (&direct, &later) } else { (&later, &direct) };
+            let config = relay.sandbox.path("strongroom.toml");
+            let text = std::fs::read_to_string(&config).unwrap();
+            assert!(text.contains(from), "{text}");
+            std::fs::write(config, text.replace(from, to)).unwrap();
         };
         for (shape, point) in
             [(&shapes[0], "segment.complete"), (&shapes[0], "record.writing"), (&shapes[1], "s3.part")]

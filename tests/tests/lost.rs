@@ -224,7 +224,10 @@ fn a_plugin_that_was_damaged_in_the_store_is_named_by_the_next_backup_and_never_
         damaged[at] ^= 1;
         std::fs::write(&kept, damaged).unwrap();
         let backup = made.run(["backup", "orders"]);
-        backup.check_error(1, &[&format!("plugins/{digest}.wasm"), "is not the one it is named after", "remove that object"]);
+        backup.check_error(
+            1,
+            &[&format!("plugins/{digest}.wasm"), "is not the one it is named after", "remove that object"],
+        );
         let (empty, restored) = restore_under(&url, signer, "", &[]);
         restored.check_error(1, &["is not the one that made the backup", &digest, "write a configuration"]);
         assert!(!empty.path("home/.cache").exists() || files(&empty.path("home/.cache")).unwrap().is_empty());

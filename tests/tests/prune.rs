@@ -536,7 +536,10 @@ async fn what_a_backup_with_a_deleted_name_needs_is_kept() {
     let done = prune_json(&relay, &["--yes"]);
     assert_eq!(texts(&done["removed"]), [""; 0], "{done:#}");
     let reasons = texts(&done["backups"][0]["reasons"]);
-    assert_eq!((&done["backups"][0]["id"], reasons), (&full.as_str().into(), vec![format!("needed by {increment}").as_str()]));
+    assert_eq!(
+        (&done["backups"][0]["id"], reasons),
+        (&full.as_str().into(), vec![format!("needed by {increment}").as_str()])
+    );
     // It can be restored by its id, and so it has what it needs.
     relay.run(&["show", "orders", &increment]).check_code(0).check_stderr("was deleted");
     relay.run(&["verify", "orders", &full]).check_code(0);

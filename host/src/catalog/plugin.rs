@@ -24,7 +24,8 @@ impl Catalog {
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let unkept = |error: Error| error.while_doing(format!("could not keep the plugin in {}", self.store.describe()));
+        let unkept =
+            |error: Error| error.while_doing(format!("could not keep the plugin in {}", self.store.describe()));
         let refused = match self.store.put(&key, bytes.clone(), Condition::Absent).await {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == Kind::Conflict => error,

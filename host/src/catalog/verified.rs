@@ -86,8 +86,11 @@ pub(super) async fn read_all(
         }
     }
     let mut tampered = Vec::new();
-    let names =
-        if versions { version::names(store, &prefix, |version| version.size <= MAX_BYTES).await? } else { BTreeMap::new() };
+    let names = if versions {
+        version::names(store, &prefix, |version| version.size <= MAX_BYTES).await?
+    } else {
+        BTreeMap::new()
+    };
     for (key, name) in names.iter().filter(|(_, name)| !name.is_plain()) {
         for version in name.oldest_first() {
             let Some(pinned) = at(store, version) else { break };

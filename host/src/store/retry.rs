@@ -385,9 +385,7 @@ mod tests {
     /// after how long.
     async fn refused_for(down: Duration, policy: RetryPolicy, given_up: &AtomicBool) -> (Result<()>, Duration) {
         let clock = Simulated::default();
-        let attempt = || async {
-            if clock.now() < down { Err(Error::unavailable("503 SlowDown")) } else { Ok(()) }
-        };
+        let attempt = || async { if clock.now() < down { Err(Error::unavailable("503 SlowDown")) } else { Ok(()) } };
         let end = policy.run(&clock, given_up, "put", attempt).await;
         assert_eq!(given_up.load(Ordering::Relaxed), end.is_err());
         (end, clock.now())
