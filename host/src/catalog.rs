@@ -6,6 +6,7 @@
 pub mod key;
 pub mod layout;
 pub mod lease;
+mod plugin;
 pub mod removal;
 mod signature;
 pub mod signed;
@@ -71,7 +72,7 @@ pub struct Listed {
     pub record: Option<BackupRecord>,
     /// What later verifications found, oldest first; filled by [`Catalog::with_verifications`].
     pub verified: Vec<Verification>,
-    /// What happened to the name of its record, where an older version had to be read.
+    /// What happened to the names of its record and its verifications, where an older version had to be read.
     pub tampered: Vec<String>,
 }
 
@@ -328,15 +329,22 @@ impl Catalog {
             .hint(format!("`strongroom list {job}` shows what there is"))
     }
 
-    /// Adds to each backup what later verifications of it found.
+    /// Adds to each backup what later verifications of it found, and what happened to their names.
     pub async fn with_verifications(&self, mut backups: Vec<Listed>) -> Result<Vec<Listed>> {
-        let found: Vec<Result<Vec<Verification>>> = stream::iter(backups.iter().map(|b| (b.job.clone(), b.id.clone())))
-            .map(|(job, id)| async move { verified::read_all(&self.store, &self.trust, &job, &id).await })
+        if backups.is_empty() {
+            return Ok(backups);
+        }
+        // Asked once, since most stores keep none: it would be a listing more for each backup.
+        let versions = self.store.properties().await?.versions != Some(false);
+        let found: Vec<Result<verified::Found>> = stream::iter(backups.iter().map(|b| (b.job.clone(), b.id.clone())))
+            .map(|(job, id)| async move { verified::read_all(&self.store, &self.trust, &job, &id, versions).await })
             .buffered(RECORDS_IN_FLIGHT)
             .collect()
             .await;
-        for (backup, verified) in backups.iter_mut().zip(found) {
-            backup.verified = verified?;
+        for (backup, found) in backups.iter_mut().zip(found) {
+            let found = found?;
+            backup.verified = found.verified;
+            backup.tampered.extend(found.tampered);
         }
         Ok(backups)
     }
@@ -362,56 +370,6 @@ impl Catalog {
             Standing::UnknownSigner(opened.signer.clone())
         };
         (standing, Some(opened))
-    }
-
-    /// Keeps the plugin's bytes beside the backups, so that restoring needs nothing from elsewhere.
-    pub async fn keep_plugin(&self, sha256: &str, bytes: &Bytes) -> Result<()> {
-        let key = layout::plugin(sha256)?;
-        match self.store.head(&key).await {
-            Ok(there) => {
-                let same = match there.crc64nvme {
-                    Some(crc) => there.size == bytes.len() as u64 && crc == crate::store::crc64nvme(bytes),
-                    None => self.store.get(&key, bytes.len() as u64).await.is_ok_and(|(kept, _)| kept == *bytes),
-                };
-                if same {
-                    // A lock must last as long as that of the newest backup which needs it.
-                    return self.store.extend_lock(&key).await.map_err(|error| {
-                        error.while_doing(format!("could not lock the plugin in {}", self.store.describe()))
-                    });
-                }
-                if self.older_plugin(sha256, bytes.len() as u64).await?.is_some() {
-                    return Ok(());
-                }
-                return Err(Error::damaged(format!(
-                    "the plugin at \"{key}\" in {} is not the one it is named after",
-                    self.store.describe()
-                ))
-                .fact("expected", format!("{} bytes with that SHA-256", bytes.len()))
-                .fact("got", format!("{} bytes", there.size))
-                .hint("remove that object and run the backup again: without it a lost machine cannot be restored"));
-            }
-            Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        match self.store.put(&key, bytes.clone(), Condition::Absent).await {
-            Ok(_) => Ok(()),
-            // Another run was faster; the name is the digest of the bytes.
-            Err(error) if error.kind() == Kind::Conflict => Ok(()),
-            Err(error) => Err(error.while_doing(format!("could not keep the plugin in {}", self.store.describe()))),
-        }
-    }
-
-    /// The plugin with this digest, from the store.
-    pub async fn plugin(&self, sha256: &str, limit: u64) -> Result<Bytes> {
-        let key = layout::plugin(sha256)?;
-        let named = self.store.get(&key, limit).await.map(|(bytes, _)| bytes);
-        match &named {
-            Ok(bytes) if version::has_digest(bytes, sha256) => return named,
-            Err(error) if !matches!(error.kind(), Kind::NotFound | Kind::Limit) => return named,
-            _ => {}
-        }
-        // Somebody else's bytes are told apart by their digest, which the caller compares.
-        self.older_plugin(sha256, limit).await?.map_or(named, Ok)
     }
 
     /// Writes the record: from here on the backup exists. Whether it worked is decided by what is

@@ -208,7 +208,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     }
 
     /// The same store, in which reading one of these keys reads this version of it (`get`, `read`
-    /// and `head`; nothing else changes). `None` where the store keeps no versions.
+    /// and `head`), and `extend_lock` locks it; nothing else changes. `None` where the store keeps no versions.
     fn pinned(&self, versions: BTreeMap<String, String>) -> Option<Arc<dyn Store>> {
         let _ = versions;
         None
@@ -235,6 +235,9 @@ pub struct Properties {
     pub versions: Option<bool>,
     /// Whether objects can be locked against removal.
     pub object_lock: Option<bool>,
+    /// For how many days it locks by itself whatever is stored in it, leases too; `None` where it does not, or
+    /// does not say.
+    pub locks_for_days: Option<u32>,
 }
 
 /// An object on its way into a store.

@@ -48,6 +48,8 @@ pub enum Act {
     FlipRequest,
     /// Flips a bit in the middle of the response's body.
     FlipResponse,
+    /// Passes the request on and answers with another CRC64NVME than the server did.
+    OtherChecksum,
     /// Signs again with a date that is years ago, as a machine does whose clock is off; the server itself
     /// answers.
     OldDate,
@@ -363,6 +365,15 @@ impl Shared {
                     for (_, value) in response.headers.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case("date"))
                     {
                         *value = later(value, by)?;
+                    }
+                    send(&mut client, &response, &method).await?;
+                }
+                Some(Act::OtherChecksum) => {
+                    let is_checksum = |name: &str| name.eq_ignore_ascii_case("x-amz-checksum-crc64nvme");
+                    for (_, value) in response.headers.iter_mut().filter(|(name, _)| is_checksum(name)) {
+                        // Eight bytes in base64, and certainly not those.
+                        let other = if value.starts_with('A') { 'B' } else { 'A' };
+                        value.replace_range(..1, &other.to_string());
                     }
                     send(&mut client, &response, &method).await?;
                 }

@@ -11,6 +11,10 @@ use strongroom_tests::relay::{Relay, Setup, sh};
 /// Flips that a plain run does.
 const FLIPS: u64 = 100;
 const SEED: u64 = 20_261_121;
+/// The most bytes between the place that an error names and the flipped byte: a frame at rest and its tags.
+const MOST_BYTES_OFF: u64 = 2_105_344 + 33 * 16;
+/// The nonce in front of an age file's payload is proven by the first message behind it, which is what is named.
+const NONCE_BYTES: u64 = 16;
 /// Every so many flips are looked at by every verb, and not by the quickest alone.
 const THOROUGH: u64 = 5;
 
@@ -71,11 +75,11 @@ impl Stored {
         self.relay.store().join("orders").join(id).join("record.json")
     }
 
-    /// `verify --depth stored` finds it and names the segment.
+    /// `verify --depth stored` finds it and names the segment; returns the offset, where it names one.
     #[track_caller]
-    fn check_stored(&self, id: &str, artifact: &str, number: u32, what: &str) {
+    fn check_stored(&self, id: &str, artifact: &str, number: u32, what: &str) -> Option<u64> {
         let output = self.relay.run(&["verify", "orders", id, "--depth", "stored", "--output", "json"]);
-        check_named(&output, artifact, number, what);
+        check_named(&output, artifact, number, what)
     }
 
     /// The other verbs find it as well, and no consumer sees an end of it.
@@ -105,6 +109,19 @@ fn setup(consume: &str) -> Setup {
     }
 }
 
+/// Without encryption, where no seal refuses what a frame's own digest would let pass; and with segments of many
+/// frames, so that a wrong one has long left before the checksum of its segment tells.
+fn configure_unsealed(relay: &Relay, consume: &str) {
+    let store = "part_bytes = \"1MiB\"\nparts_per_segment = 20".into();
+    relay.configure(&Setup { produce: sh("head -c 24000000 /dev/urandom"), store, ..setup(consume) });
+    let config = relay.sandbox.path("strongroom.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let of_keys = |line: &&str| line.starts_with("recipients = ") || line.starts_with("identity = ");
+    let without: Vec<_> = text.lines().filter(|line| !of_keys(line)).collect();
+    let plain = without.join("\n").replace("[store.main]\n", "[store.main]\nencryption = \"off\"\n");
+    std::fs::write(config, plain).unwrap();
+}
+
 /// A verification that failed for this artifact and segment and no other; returns the offset that it names.
 #[track_caller]
 fn check_named(output: &Output, artifact: &str, number: u32, what: &str) -> Option<u64> {
@@ -116,12 +133,21 @@ fn check_named(output: &Output, artifact: &str, number: u32, what: &str) -> Opti
     assert_eq!(failed.len(), 1, "{what}: {found:#}");
     assert_eq!(failed[0]["title"], format!("artifact \"{artifact}\""), "{what}");
     let evidence = failed[0]["evidence"].as_str().unwrap();
-    let named = format!("artifact \"{artifact}\" segment {number:04} ");
+    let named = format!("artifact \"{artifact}\" segment {number:04}");
     let Some((_, rest)) = evidence.split_once(&named) else { panic!("{what}: {evidence}") };
     let offset =
-        rest.strip_prefix("at stored offset ").and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
-    assert!(offset.is_some() || rest.starts_with("is missing"), "{what}: {evidence}");
+        rest.strip_prefix(" at stored offset ").and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    // The digest of a whole segment does not tell where in it the damage is, and says who does.
+    let whole = rest.starts_with(": its bytes are not the recorded ones") && rest.contains("verify --depth contents");
+    assert!(offset.is_some() || whole || rest.starts_with(" is missing"), "{what}: {evidence}");
     offset.and_then(|digits| digits.parse().ok())
+}
+
+/// The place that was named is that of a flip at `at`, or before it by no more than a frame and what belongs to it.
+#[track_caller]
+fn check_place(offset: Option<u64>, at: usize, what: &str) {
+    let (offset, at) = (offset.unwrap_or_else(|| panic!("{what}: no offset")), u64::try_from(at).unwrap());
+    assert!(offset <= at + NONCE_BYTES && at <= offset + MOST_BYTES_OFF, "{what}: offset {offset}");
 }
 
 /// Damages a file by `damage` and puts it back afterwards.
@@ -162,11 +188,10 @@ fn a_hundred_seeded_flips_are_each_found_and_named() {
         let at = random.below(usize::try_from(std::fs::metadata(path).unwrap().len()).unwrap());
         let what = format!("seed {seed}, flip {n}: bit {bit:#x} of byte {at} of {artifact}.{number:04}");
         let check = || {
-            stored.check_stored(&id, artifact, *number, &what);
+            assert_eq!(stored.check_stored(&id, artifact, *number, &what), None, "{what}: it cannot know where");
             if is_thorough {
-                let offset = stored.check_thorough(&id, artifact, *number, &what);
                 // Where reading stopped: at the frame with the flip, or at what the segment says of itself.
-                assert!(offset.is_some(), "{what}");
+                check_place(stored.check_thorough(&id, artifact, *number, &what), at, &what);
             }
         };
         with_damage(path, |bytes| bytes[at] ^= bit, check);
@@ -199,16 +224,24 @@ fn cuts_additions_and_deletions_are_each_found_and_named() {
         let len = usize::try_from(std::fs::metadata(&path).unwrap().len()).unwrap();
         for keep in [0, 1, len / 2, len - 1] {
             let what = format!("{artifact}.{number:04} cut to {keep} of {len} bytes");
-            with_damage(&path, |bytes| bytes.truncate(keep), || stored.check_stored(&id, &artifact, number, &what));
+            let check = || {
+                let offset = stored.check_stored(&id, &artifact, number, &what);
+                assert_eq!(offset, u64::try_from(keep).ok(), "{what}: where it ends");
+            };
+            with_damage(&path, |bytes| bytes.truncate(keep), check);
         }
         let what = format!("a byte more at the end of {artifact}.{number:04}");
-        with_damage(&path, |bytes| bytes.push(0), || stored.check_stored(&id, &artifact, number, &what));
+        let check = || {
+            let offset = stored.check_stored(&id, &artifact, number, &what);
+            assert_eq!(offset, u64::try_from(len).ok(), "{what}: where it should end");
+        };
+        with_damage(&path, |bytes| bytes.push(0), check);
         let what = format!("{artifact}.{number:04} deleted");
         let whole = std::fs::read(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        stored.check_stored(&id, &artifact, number, &what);
+        assert_eq!(stored.check_stored(&id, &artifact, number, &what), None);
         if number == 2 {
-            stored.check_thorough(&id, &artifact, number, &what);
+            assert_eq!(stored.check_thorough(&id, &artifact, number, &what), None);
         }
         overwrite(&path, &whole);
     }
@@ -262,15 +295,16 @@ fn segments_in_each_others_place_are_found_and_named() {
 #[test]
 fn no_byte_of_a_frame_leaves_the_host_before_it_is_proven() {
     let stored = Stored::new();
+    configure_unsealed(&stored.relay, "");
     let id = stored.relay.backup();
     let (artifact, number, path) =
-        stored.segments(&id).into_iter().find(|(name, n, _)| name == "a" && *n == 2).unwrap();
+        stored.segments(&id).into_iter().find(|(name, n, _)| name == "a" && *n == 1).unwrap();
     // What a consumer has seen when the damage is met is a beginning of what was backed up.
     let whole = stored.relay.sandbox.path("whole");
     let seen = stored.relay.sandbox.path("seen");
     let consume = |to: &Path| {
         let script = format!("cat > {0}; mv {0} {0}.$(ls {0}.* 2>/dev/null | wc -l)", to.display());
-        stored.relay.configure(&setup(&script));
+        configure_unsealed(&stored.relay, &script);
     };
     consume(&whole);
     stored.relay.run(&["restore", "orders", &id]).check_code(0);
@@ -281,11 +315,11 @@ fn no_byte_of_a_frame_leaves_the_host_before_it_is_proven() {
         assert!(matches!(output.code, Some(1 | 6)), "{output:#?}");
         assert!(output.stderr.contains(&format!("artifact \"{artifact}\" segment {number:04}")), "{output:#?}");
     };
-    let middle = usize::try_from(std::fs::metadata(&path).unwrap().len()).unwrap() / 2;
-    with_damage(&path, |bytes| bytes[middle] ^= 4, check);
+    with_damage(&path, |bytes| bytes[8_500_000] ^= 4, check);
     // The consumer is ended, perhaps before it could rename what it has.
     let seen = [seen.clone(), seen.with_extension("0")].into_iter().find(|path| path.exists());
     let seen = seen.map_or_else(Vec::new, |path| std::fs::read(path).unwrap());
+    assert!(!seen.is_empty(), "the first frames are whole, and reach the consumer");
     assert!(
         seen.len() < whole.len() && whole.starts_with(&seen),
         "{} bytes left that were never backed up",

@@ -718,14 +718,15 @@ fn killed_while_it_writes_files_a_restore_is_done_again_and_the_tree_is_whole() 
 }
 
 /// A backup of `relay` that stands still at `point`: whatever a prune is asked meanwhile, `says` on `code`, it
-/// takes nothing of it, and the backup ends well.
-fn check_left_alone(relay: &Relay, point: &str, before: impl Fn(&Relay), code: i32, says: &str) {
+/// takes nothing of it, and the backup ends well. `age` makes everything look old, and ends that.
+fn check_left_alone(relay: &Relay, point: &str, age: impl Fn(&Relay, bool), code: i32, says: &str) {
     let gate = relay.sandbox.path("gate");
     let fail = format!("{IN_A_HURRY},{point}=stop:{}", gate.display());
     let running = relay.sandbox.strongroom(Deed::Backup.args()).env("STRONGROOM_FAIL", fail).start().unwrap();
     wait_until("the backup to stand still", strongroom_tests::TIMEOUT, || Ok(gate.exists().then_some(()))).unwrap();
-    before(relay);
+    age(relay, true);
     let prune = relay.run(Deed::PruneOrphans.args());
+    age(relay, false);
     prune.check_code(code);
     assert!(format!("{}{}", prune.stdout, prune.stderr).contains(says), "{prune:?}");
     std::fs::remove_file(gate).unwrap();
@@ -740,7 +741,7 @@ fn what_a_running_backup_stored_is_never_pruned_from_a_local_store_however_old_i
     // One artifact: what another one writes meanwhile would be young again.
     let shape = Shape { place, store: "", produce: TINY.0, artifacts: &["a"], bucket: None };
     for point in ["part.stored", "segment.complete", "record.writing"] {
-        let old = |relay: &Relay| relay.stored().iter().for_each(|path| grow_old(path));
+        let old = |relay: &Relay, is_old| relay.stored().iter().filter(|_| is_old).for_each(|path| grow_old(path));
         check_left_alone(&World::new_relay(&shape), point, old, 1, "another run of job \"orders\" is at work");
     }
 }
@@ -748,12 +749,24 @@ fn what_a_running_backup_stored_is_never_pruned_from_a_local_store_however_old_i
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_running_backup_stored_is_never_pruned_from_a_bucket() {
     let server = S3Server::start(Server::Versitygw).await.unwrap();
+    let later = Rule::always("", "", Act::Later(WEEK + DAY));
+    let proxy = Proxy::start(server.port(), (ACCESS_KEY, SECRET_KEY), vec![later]).await.unwrap();
     let shapes = shapes_in(server.port(), None);
+    let (direct, later) = (format!("127.0.0.1:{}\"", server.port()), format!("127.0.0.1:{}\"", proxy.port()));
     let check = move || {
+        // The backup goes to the server. Who comes through the proxy, as the prune does, is told a time that is a
+        // day more than a week later.
+        let later = |relay: &Relay, is_old| {
+            let (from, to) = if is_old { (&direct, &later) } else { (&later, &direct) };
+            let config = relay.sandbox.path("strongroom.toml");
+            let text = std::fs::read_to_string(&config).unwrap();
+            assert!(text.contains(from), "{text}");
+            std::fs::write(config, text.replace(from, to)).unwrap();
+        };
         for (shape, point) in
             [(&shapes[0], "segment.complete"), (&shapes[0], "record.writing"), (&shapes[1], "s3.part")]
         {
-            check_left_alone(&World::new_relay(shape), point, |_| (), 0, "there is nothing to remove");
+            check_left_alone(&World::new_relay(shape), point, later, 0, "there is nothing to remove");
         }
     };
     tokio::task::spawn_blocking(check).await.unwrap();

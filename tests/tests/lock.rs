@@ -5,6 +5,8 @@ use aws_sdk_s3::types::ObjectLockMode;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
+use strongroom::store::s3::{S3Spec, S3Store};
+use strongroom::store::{Lock, Store};
 use strongroom_tests::behind::{TWO_PARTS, at, relay_with, setup_at};
 use strongroom_tests::proxy::{Act, Proxy, Rule};
 use strongroom_tests::relay::{Relay, Setup, private, sh};
@@ -236,6 +238,116 @@ async fn a_locked_backup_in_versitygw_comes_back_whatever_its_writer_does_to_it(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_backup_in_minio_comes_back_whatever_its_writer_does_to_it() {
     check_a_locked_backup(Server::Minio).await;
+}
+
+/// Bytes of every version under `prefix`, and when its lock in compliance mode ends, in seconds.
+async fn locks(server: &S3Server, prefix: &str) -> Vec<(u64, i64)> {
+    let store = S3Store::open(S3Spec { bucket: LOCKING.to_owned(), ..server.spec() }).await.unwrap();
+    let mut found = Vec::new();
+    for version in store.versions(prefix).await.unwrap().iter().filter(|version| !version.is_marker) {
+        match store.lock_of(version).await.unwrap() {
+            Lock::Until { mode, until } if mode == "compliance" => found.push((version.size, until.as_second())),
+            Lock::Free => {}
+            other => panic!("{version:?} is {other:?}"),
+        }
+    }
+    found
+}
+
+/// A backup makes the lock of the plugin's own bytes last as long as its own, whatever became of the name.
+async fn check_the_plugin_stays_locked(kind: Server) {
+    let (server, relay) = start(kind).await;
+    let configure = |days: u32| {
+        let setup = setup_at(server.port(), LOCKING);
+        let store = LOCK.replace("days = 1", &format!("days = {days}"));
+        relay.configure(&Setup { produce: sh("seq 1 1000"), store, ..setup });
+    };
+    configure(1);
+    relay.backup();
+    let [(size, mut before)] = locks(&server, "plugins/").await[..] else { panic!("one plugin") };
+    for (days, deed) in
+        [(3, None), (5, Some(Deed::Overwrite)), (7, Some(Deed::Delete)), (9, Some(Deed::OverwriteAndDelete))]
+    {
+        if let Some(deed) = deed {
+            tamper(&server, "plugins/", deed).await;
+        }
+        configure(days);
+        let id = relay.backup();
+        let [(_, of_backup)] = locks(&server, &format!("orders/{id}/record.json")).await[..] else { panic!("{id}") };
+        let ends = locks(&server, "plugins/").await.into_iter().filter(|(bytes, _)| *bytes == size);
+        let end = ends.map(|(_, end)| end).max().unwrap();
+        assert!(end > before, "{kind:?}, {deed:?}: from {before} to {end}");
+        // The record was written some moments later than the plugin was locked.
+        assert!(of_backup - end < 300, "{kind:?}, {deed:?}: the plugin until {end}, the backup until {of_backup}");
+        before = end;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_of_a_plugin_lasts_as_long_as_its_newest_backup_whatever_became_of_its_name() {
+    for kind in [Server::Versitygw, Server::Minio] {
+        check_the_plugin_stays_locked(kind).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_that_was_written_over_or_deleted_is_not_forgotten() {
+    for kind in [Server::Versitygw, Server::Minio] {
+        let (server, relay) = start(kind).await;
+        let setup = setup_at(server.port(), LOCKING);
+        let settings = "[job.orders.keep]\nlast = 1".into();
+        relay.configure(&Setup { produce: sh("seq 1 1000"), settings, store: LOCK.into(), ..setup });
+        let id = relay.backup();
+        relay.run(&["verify", "orders", &id]).check_code(0);
+        relay.backup();
+        for deed in [Deed::Overwrite, Deed::Delete] {
+            tamper(&server, &format!("orders/{id}/verified/"), deed).await;
+            let shown = relay.run(&["show", "orders", &id, "--output", "json"]);
+            let shown = shown.check_code(0).json();
+            assert!(shown["tampered"][0].as_str().unwrap().contains("/verified/"), "{kind:?} {shown:#}");
+            relay.run(&["show", "orders", &id]).check_code(0).check_stderr("was tampered with");
+            let verified = shown["verified"].clone();
+            assert_eq!((verified.as_array().unwrap().len(), &verified[0]["passed"]), (1, &true.into()), "{kind:?}");
+            let row = relay.run(&["list", "orders", "--output", "json"]).check_code(0).json();
+            let row = row["backups"].as_array().unwrap().iter().find(|row| row["id"] == id.as_str()).cloned().unwrap();
+            assert!(row["tampered"][0].as_str().unwrap().contains("/verified/"), "{kind:?} {row:#}");
+            let plan = relay.run(&["prune", "orders", "--dry-run", "--output", "json"]).check_code(0).json();
+            let reasons = plan["backups"][0]["reasons"].to_string();
+            assert!(reasons.contains("the last one verified by its contents"), "{kind:?}, {deed:?}: {reasons}");
+        }
+    }
+}
+
+/// What `store check` says of one ability of the store.
+#[track_caller]
+fn checked(relay: &Relay, id: &str) -> Option<serde_json::Value> {
+    let found = relay.run(&["store", "check", "main", "--output", "json"]).json();
+    found["checks"].as_array().unwrap().iter().find(|check| check["id"] == id).cloned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn store_check_warns_where_versions_are_not_listed_and_where_leases_would_be_locked() {
+    for kind in [Server::Versitygw, Server::Minio] {
+        let (server, relay) = start(kind).await;
+        assert_eq!(checked(&relay, "store.list-versions").unwrap()["outcome"], "passed", "{kind:?}");
+        assert_eq!(checked(&relay, "store.lease"), None, "{kind:?}");
+        let denied = Rule::always("GET", "versions", Act::Answer(403, "AccessDenied", "Access Denied"));
+        let proxy = Proxy::start(server.port(), (ACCESS_KEY, SECRET_KEY), vec![denied]).await.unwrap();
+        relay.configure(&Setup { store: LOCK.into(), ..setup_at(proxy.port(), LOCKING) });
+        let warned = checked(&relay, "store.list-versions").unwrap();
+        assert_eq!(warned["outcome"], "warned", "{kind:?} {warned:#}");
+        assert!(warned["causes"][0].as_str().unwrap().contains("s3:ListBucketVersions"), "{kind:?} {warned:#}");
+        // Without locks of its own nothing needs that right.
+        relay.configure(&setup_at(proxy.port(), LOCKING));
+        assert_eq!(checked(&relay, "store.list-versions"), None, "{kind:?}");
+
+        object_lock::create_bucket(server.port(), "default", Some(1)).await.unwrap();
+        relay.configure(&setup_at(server.port(), "default"));
+        let warned = checked(&relay, "store.lease").unwrap();
+        assert_eq!(warned["outcome"], "warned", "{kind:?} {warned:#}");
+        assert!(warned["evidence"].as_str().unwrap().contains("for 1 days"), "{kind:?} {warned:#}");
+        assert!(warned["causes"][0].as_str().unwrap().contains("default retention locks leases"), "{kind:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -211,6 +211,35 @@ async fn a_signature_that_was_overwritten_or_deleted_is_found_in_its_older_versi
 }
 
 #[test]
+fn a_plugin_that_was_damaged_in_the_store_is_named_by_the_next_backup_and_never_run() {
+    let (made, digest, _) = signed_job(FOLDER);
+    made.run(["backup", "orders"]).check_code(0);
+    let kept = made.path("store/plugins").join(format!("{digest}.wasm"));
+    let whole = std::fs::read(&kept).unwrap();
+    let shown = made.run(["key", "show"]).check_code(0).stdout.clone();
+    let signer = shown.split_whitespace().find(|word| word.starts_with("srhost1-")).unwrap();
+    let url = made.path("store").display().to_string();
+    for at in [0, whole.len() / 2, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::write(&kept, damaged).unwrap();
+        let backup = made.run(["backup", "orders"]);
+        backup.check_error(
+            1,
+            &[&format!("plugins/{digest}.wasm"), "is not the one it is named after", "remove that object"],
+        );
+        let (empty, restored) = restore_under(&url, signer, "", &[]);
+        restored.check_error(1, &["is not the one that made the backup", &digest, "write a configuration"]);
+        assert!(!empty.path("home/.cache").exists() || files(&empty.path("home/.cache")).unwrap().is_empty());
+    }
+    // As it says: without it the next backup keeps the plugin again.
+    std::fs::remove_file(&kept).unwrap();
+    made.run(["backup", "orders"]).check_code(0);
+    assert_eq!(std::fs::read(&kept).unwrap(), whole);
+    restore_under(&url, signer, "", &[]).1.check_code(0);
+}
+
+#[test]
 fn signatures_that_were_checked_are_kept_each_once_and_any_of_them_restores() {
     let (made, digest, vendor) = signed_job(FOLDER);
     let other = keygen(&made, "other");

@@ -113,6 +113,82 @@ fn a_disk_that_does_not_keep_what_it_took_is_no_backup() {
     relay.run(&["verify", "orders", &next]).check_code(0);
 }
 
+/// Starts a program in which the K-th of these system calls fails with EIO, counted over all of its threads and
+/// children, and says how many there were: the kernel asks this program about each. Arguments: K, the file for
+/// the count, the command. Numbers of `prctl`, `seccomp`, `fsync` and `fdatasync` by machine; then those of
+/// SECCOMP_SET_MODE_FILTER with SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_RET_USER_NOTIF, and the two ioctls.
+const ONE_FSYNC: &str = r#"
+use strict;
+my ($k, $count, @command) = @ARGV;
+my ($prctl, $seccomp, @calls) = `uname -m` =~ /aarch64/ ? (167, 277, 82, 83) : (157, 317, 74, 75);
+my $ins = sub { pack("SCCL", @_) };
+my $filter = $ins->(0x20, 0, 0, 0);
+my $n = @calls;
+for my $i (0 .. $n - 1) { $filter .= $ins->(0x15, $n - $i, 0, $calls[$i]); }
+$filter .= $ins->(0x06, 0, 0, 0x7fff0000) . $ins->(0x06, 0, 0, 0x7fc00000);
+my $program = pack("Sx![P]P", $n + 3, $filter);
+syscall($prctl, 38, 1, 0, 0, 0) == 0 or die "no_new_privs: $!";
+my $listener = syscall($seccomp, 1, 8, $program);
+$listener >= 0 or die "seccomp: $!";
+open(my $calls, "+<&=", $listener) or die "listener: $!";
+my $child = fork() // die "fork: $!";
+if ($child == 0) { exec @command or die "exec: $!"; }
+my $seen = 0;
+until (waitpid($child, 1) == $child) {
+    my $ready = "";
+    vec($ready, fileno($calls), 1) = 1;
+    next unless select($ready, undef, undef, 0.02) > 0;
+    my $call = "\0" x 80;
+    # A thread that died meanwhile takes its call back.
+    ioctl($calls, 0xC0502100, $call) or next;
+    $seen += 1;
+    my $answer = $seen == $k ? pack("QqlL", unpack("Q", $call), 0, -5, 0) : pack("QqlL", unpack("Q", $call), 0, 0, 1);
+    ioctl($calls, 0xC0182101, $answer);
+}
+my $status = $?;
+open(my $out, ">", $count) or die "count: $!";
+print $out $seen;
+close($out);
+exit($status & 127 ? 128 + ($status & 127) : $status >> 8);
+"#;
+
+#[test]
+fn whichever_flush_fails_there_is_a_whole_backup_or_none() {
+    let relay = Relay::new(Setup { produce: sh("seq 1 1000"), ..Setup::default() });
+    relay.backup();
+    let (perl, binary, count) = (program("perl").unwrap(), host_binary().unwrap(), relay.sandbox.path("count"));
+    let records = || relay.stored().iter().filter(|path| path.ends_with("record.json")).count();
+    let (mut n_failed, mut n_spared) = (0, 0);
+    for k in 1.. {
+        let (n_before, number) = (records(), k.to_string());
+        let args = [Path::new("-e"), Path::new(ONE_FSYNC), Path::new(&number), &count, &binary];
+        let output = relay.sandbox.command(&perl, args.into_iter().chain(["backup", "orders"].map(Path::new))).run();
+        let n_seen: u32 = std::fs::read_to_string(&count).unwrap().parse().unwrap();
+        let n_made = records() - n_before;
+        if output.code == Some(0) {
+            assert_eq!(n_made, 1, "flush {k}: {output:#?}");
+            n_spared += 1;
+        } else {
+            check_error(&output, 1, &["Input/output error"]);
+            assert_eq!(n_made, 0, "flush {k}: {output:#?}");
+            n_failed += 1;
+        }
+        // Nothing claims to be a backup that is none.
+        let listed = relay.listed();
+        assert_eq!(listed.len(), records(), "flush {k}: {output:#?}");
+        let is_listed = |path: &Path| listed.iter().any(|id| path.to_string_lossy().contains(id.as_str()));
+        let left: Vec<_> = relay.stored().into_iter().filter(|path| !is_listed(path)).collect();
+        assert_eq!(left, Vec::<std::path::PathBuf>::new(), "flush {k}: {output:#?}");
+        if n_seen < k {
+            break;
+        }
+    }
+    assert!(n_failed >= 4 && n_spared >= 1, "the segment, its name, the record and its name: {n_failed}, {n_spared}");
+    for id in relay.listed() {
+        relay.run(&["verify", "orders", &id]).check_code(0);
+    }
+}
+
 #[test]
 fn rights_that_are_lost_half_way_are_no_backup_and_what_is_left_is_named() {
     let relay = Relay::new(Setup { store: SMALL.into(), ..Setup::default() });

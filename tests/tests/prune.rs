@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use strongroom::catalog::{Catalog, HostKey, Trust};
-use strongroom::id::ObjectKey;
+use strongroom::id::{BackupId, ObjectKey};
 use strongroom::progress::Silent;
 use strongroom::run::prune::{self, Pruned};
 use strongroom::run::retention::Keep;
@@ -18,7 +18,7 @@ use strongroom_tests::postgres::{Postgres, Version, job};
 use strongroom_tests::proxy::{Act, Proxy, Rule};
 use strongroom_tests::relay::{Relay, Setup, sh};
 use strongroom_tests::s3::{self, ACCESS_KEY, BUCKET, S3Server, SECRET_KEY, Server};
-use strongroom_tests::{Output, Running, files, object_lock, wait_until};
+use strongroom_tests::{Output, Running, TIMEOUT, files, object_lock, wait_until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -481,6 +481,68 @@ async fn two_hosts_that_want_one_job_at_once_do_not_overlap() {
     running.finish(Duration::from_secs(60)).unwrap().check_code(130);
     // It gave the lease back.
     other.backup();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_that_slept_while_another_host_took_over_removes_nothing() {
+    let server = S3Server::start(Server::Versitygw).await.unwrap();
+    let (mut one, mut other) = (keeps_one_at(server.port(), BUCKET), keeps_one_at(server.port(), BUCKET));
+    for relay in [&mut one, &mut other] {
+        relay.sandbox.set_env("STRONGROOM_FAIL", "lease=300");
+    }
+    let (old, new) = (one.backup(), one.backup());
+    let gate = one.sandbox.path("gate");
+    let fail = format!("lease=300,prune.planned=stop:{}", gate.display());
+    let pruning = one.sandbox.strongroom(["prune", "orders", "--yes"]).env("STRONGROOM_FAIL", fail).start().unwrap();
+    wait_until("the plan", TIMEOUT, || Ok(gate.exists().then_some(()))).unwrap();
+    // It holds the lease and is about to remove the first record. Meanwhile it does nothing, like a machine that sleeps.
+    pruning.signal(rustix::process::Signal::STOP).unwrap();
+    other.backup();
+    std::fs::remove_file(gate).unwrap();
+    pruning.signal(rustix::process::Signal::CONT).unwrap();
+    let stopped = pruning.finish(TIMEOUT).unwrap();
+    stopped.check_error(1, &["the lease of job \"orders\" was taken over by another run", "goes on where it stopped"]);
+    stopped.check_stderr("removed 0 backups");
+    // The other host's is listed too, as one of a stranger.
+    let listed = one.listed();
+    assert_eq!((listed.len(), listed.contains(&old), listed.contains(&new)), (3, true, true), "{listed:?}");
+    let store = store_at(&server, BUCKET).await;
+    assert!(versions(&store, &old).await.iter().all(|key| !key.contains("/removed/")), "not even a note");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_backup_with_a_deleted_name_needs_is_kept() {
+    let server = S3Server::start(Server::Versitygw).await.unwrap();
+    s3::keep_versions(server.port()).await.unwrap();
+    let relay = keeps_one_at(server.port(), BUCKET);
+    let full = relay.backup();
+    // No plugin here says what it needs: the record of one is made as its run would.
+    let store = store_at(&server, BUCKET).await;
+    let keys = files(&relay.sandbox.path("home")).unwrap();
+    let key = HostKey::load_or_create(keys.iter().find(|path| path.ends_with("host.key")).unwrap()).unwrap();
+    let catalog = Catalog::new(store.clone(), Trust::new([key.public().clone()]));
+    let (job, id) = ("orders".parse().unwrap(), full.parse().unwrap());
+    let mut record = catalog.read(&job, &id).await.unwrap().trusted().unwrap().clone();
+    record.id = BackupId::generate(record.started).unwrap();
+    record.needs = vec![id];
+    record.artifacts = Vec::new();
+    catalog.commit(&record, &key).await.unwrap_or_else(|error| panic!("{error:?}"));
+    let increment = record.id.to_string();
+    relay.backup();
+    // Both may go, and somebody deletes the name of the one that needs the other.
+    let plan = prune_json(&relay, &["--dry-run"]);
+    assert!(plan["backups"].as_array().unwrap()[..2].iter().all(|backup| backup["keep"] == false), "{plan:#}");
+    store.delete(&ObjectKey::parse(&format!("orders/{increment}/record.json")).unwrap(), None).await.unwrap();
+    let done = prune_json(&relay, &["--yes"]);
+    assert_eq!(texts(&done["removed"]), [""; 0], "{done:#}");
+    let reasons = texts(&done["backups"][0]["reasons"]);
+    assert_eq!(
+        (&done["backups"][0]["id"], reasons),
+        (&full.as_str().into(), vec![format!("needed by {increment}").as_str()])
+    );
+    // It can be restored by its id, and so it has what it needs.
+    relay.run(&["show", "orders", &increment]).check_code(0).check_stderr("was deleted");
+    relay.run(&["verify", "orders", &full]).check_code(0);
 }
 
 async fn check_careless(rule: Rule) {

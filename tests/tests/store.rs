@@ -24,7 +24,7 @@ use strongroom_tests::s3::{self, ACCESS_KEY, S3Server, SECRET_KEY, Server};
 
 /// Enough attempts for every fault here, without the patience that real networks need.
 const QUICK: RetryPolicy = RetryPolicy {
-    max_attempts: 6,
+    max_attempts: Some(6),
     first_wait: Duration::from_millis(10),
     longest_wait: Duration::from_millis(100),
     budget: Duration::from_secs(60),

@@ -251,6 +251,15 @@ async fn a_fault_that_stays_ends_a_backup_with_its_cause_and_leaves_no_record() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_with_another_checksum_is_no_backup() {
+    let behind = Behind::start(Server::Versitygw, IN_A_HURRY).await;
+    let (of_part, of_put): (&[&str], &[&str]) = (&["another one in the answer"], &["others, by their checksum"]);
+    for (shape, of, says) in [(Shape::Put, SEGMENT, of_put), (Shape::Parts, PART, of_part)] {
+        check_ends(&behind, Ends(shape, first(1, of, Act::OtherChecksum), 1, says, Leaves::Nothing)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_does_not_take_the_clock_says_so_itself() {
     let behind = Behind::start(Server::Minio, IN_A_HURRY).await;
     let says: &[&str] = &["RequestTimeTooSkewed", "set the clock"];

@@ -50,6 +50,7 @@ pub const BREACHES: &[Breach] = &[
         "host/src/store/s3/checksum.rs",
         "store::s3::checksum::tests::a_server_that_knows_the_best_one_is_not_sent_md5_unless_it_forgets",
     ),
+    breach(1, "ignore-answer", "tests/tests/store_faults.rs", "an_answer_with_another_checksum_is_no_backup"),
     breach(
         1,
         "skip-file-flush",
@@ -73,6 +74,12 @@ pub const BREACHES: &[Breach] = &[
         "ignore-frame-digest",
         "host/src/stream/tests/damage.rs",
         "stream::tests::damage::every_flipped_byte_of_a_small_artifact_is_found",
+    ),
+    breach(
+        2,
+        "ignore-frame-digest",
+        "tests/tests/damage_cli.rs",
+        "no_byte_of_a_frame_leaves_the_host_before_it_is_proven",
     ),
     breach(
         2,

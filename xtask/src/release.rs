@@ -39,8 +39,10 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
         .dir(&workspace.root)
         .env("CARGO_TARGET_DIR", &workspace.target)
         .check()?;
+    let host = workspace.target.join("release/strongroom");
+    check_no_fail_points(&std::fs::read(&host).with_context(|| format!("could not read {}", host.display()))?)?;
     stage::host(workspace)?;
-    let mut files = vec![(workspace.target.join("release/strongroom"), format!("strongroom-{version}"))];
+    let mut files = vec![(host, format!("strongroom-{version}"))];
     for name in workspace.plugin_names()? {
         stage::build_plugin(workspace, &format!("plugins/{name}"), &name)?;
         let built = workspace.plugins().join(format!("{name}.wasm"));
@@ -61,6 +63,22 @@ fn check_committed(workspace: &Workspace) -> Result<()> {
     let changed = command::run("git").args(["status", "--porcelain"]).dir(&workspace.root).read()?;
     if !changed.is_empty() {
         bail!("a release is made of a commit, and these files are not as they were committed:\n{changed}");
+    }
+    Ok(())
+}
+
+/// The variables that tell fail points what to do (`host/src/failpoint.rs`): a release must not know them.
+const OF_FAIL_POINTS: [&str; 2] = ["STRONGROOM_FAIL", "STRONGROOM_BREAK"];
+
+/// Refuses a host that somebody can stop, kill or break by its environment.
+fn check_no_fail_points(binary: &[u8]) -> Result<()> {
+    for name in OF_FAIL_POINTS {
+        if binary.windows(name.len()).any(|bytes| bytes == name.as_bytes()) {
+            bail!(
+                "the host has fail points: \"{name}\" is in it. It was built with debug assertions, which a release is not: \
+                 look for them in [profile.release] and RUSTFLAGS"
+            );
+        }
     }
     Ok(())
 }
@@ -244,6 +262,21 @@ mod tests {
         let again = gather(&out, &files, &json!({}), "1.0.0").map_err(|error| error.to_string());
         assert!(again.is_err_and(|error| error.contains("never written over")));
         std::fs::remove_dir_all(&dir)?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_host_that_knows_a_variable_of_the_fail_points_is_no_release() -> Result<()> {
+        check_no_fail_points(b"\x7fELF STRONGROOM_STATE_DIR STRONGROOM_FAI")?;
+        for name in ["STRONGROOM_FAIL", "STRONGROOM_BREAK"] {
+            for binary in [name.to_owned(), format!("\0\0{name}\0"), format!("of STRONGROOM_{name}")] {
+                let refused = check_no_fail_points(binary.as_bytes()).map_err(|error| error.to_string());
+                assert!(refused.is_err_and(|error| error.contains(name)), "{binary:?}");
+            }
+        }
+        // What is in the binary of the tests, which has them.
+        let source = std::fs::read_to_string(Workspace::find()?.root.join("host/src/failpoint/armed.rs"))?;
+        assert!(OF_FAIL_POINTS.iter().all(|name| source.contains(&format!("\"{name}\""))));
         Ok(())
     }
 

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How long a counter must stand still before a lease is taken over; renewed every third of it.
@@ -115,7 +116,22 @@ impl Seen {
 #[derive(Debug)]
 enum Held {
     File { _lock: std::fs::File },
-    Object { renewing: tokio::task::JoinHandle<Result<()>>, stop: CancellationToken },
+    Object { renewing: tokio::task::JoinHandle<Result<()>>, stop: CancellationToken, watch: Watch },
+}
+
+/// Who asks when the lease in the store was renewed last.
+#[derive(Debug)]
+struct Watch {
+    renewals: watch::Receiver<Renewals>,
+    pace: Arc<dyn Pace>,
+    duration: Duration,
+}
+
+/// When the requests were sent of the last renewal that succeeded, and of the last one that did not.
+#[derive(Clone, Copy, Debug)]
+struct Renewals {
+    succeeded: Duration,
+    failed: Option<Duration>,
 }
 
 impl Lease {
@@ -131,8 +147,11 @@ impl Lease {
         match acquire(store, &request, lost).await {
             Ok(Taken { mine, seen, from }) => {
                 let stop = CancellationToken::new();
-                let renewing = tokio::spawn(renew(store.clone(), request, mine, seen, stop.clone(), lost.clone()));
-                Ok(Self { kind: Held::Object { renewing, stop }, warning: None, taken_from: from })
+                let (told, renewals) = watch::channel(Renewals { succeeded: request.pace.now(), failed: None });
+                let watch = Watch { renewals, pace: request.pace.clone(), duration: request.duration };
+                let ends = Ends { stop: stop.clone(), lost: lost.clone(), told };
+                let renewing = tokio::spawn(renew(store.clone(), request, mine, seen, ends));
+                Ok(Self { kind: Held::Object { renewing, stop, watch }, warning: None, taken_from: from })
             }
             Err(error) if error.kind() == Kind::Invalid => {
                 let path = request.lock_dir.join(format!("{}.lock", request.job));
@@ -150,11 +169,30 @@ impl Lease {
         }
     }
 
+    /// Whether nobody else can have the lease at this moment. At once while it was renewed lately; else the next
+    /// renewal is waited for, and says. A process that was stopped and a machine that slept learn here what
+    /// happened meanwhile, before they do what must not overlap.
+    pub async fn stands(&self, lost: &CancellationToken) -> bool {
+        let Held::Object { watch: Watch { renewals, pace, duration }, .. } = &self.kind else { return true };
+        let (mut renewals, asked) = (renewals.clone(), pace.now());
+        // Renewed every third: what is older than two of them is late.
+        if asked.saturating_sub(renewals.borrow().succeeded) < *duration * 2 / 3 {
+            return !lost.is_cancelled();
+        }
+        // One that was sent before the question may have been under way all the time.
+        let says = |seen: &Renewals| seen.succeeded >= asked || seen.failed.is_some_and(|sent| sent >= asked);
+        tokio::select! {
+            biased;
+            () = lost.cancelled() => false,
+            seen = renewals.wait_for(says) => seen.is_ok_and(|seen| seen.succeeded >= asked),
+        }
+    }
+
     /// Gives the lease back. An error means that others will have to wait until it has stood still.
     pub async fn release(mut self) -> Result<()> {
         match &mut self.kind {
             Held::File { .. } => Ok(()),
-            Held::Object { renewing, stop } => {
+            Held::Object { renewing, stop, .. } => {
                 stop.cancel();
                 renewing.await.map_err(|e| Error::failed("the task that renews the lease ended badly").because(e))?
             }
@@ -329,13 +367,22 @@ async fn forget(store: &Arc<dyn Store>, key: &ObjectKey, replaced: &Seen, by: &S
     }
 }
 
+/// How a renewal is told to end, and what it tells.
+struct Ends {
+    /// Cancelled by whoever gives the lease back.
+    stop: CancellationToken,
+    /// Cancelled here when somebody else has it.
+    lost: CancellationToken,
+    /// How renewals went.
+    told: watch::Sender<Renewals>,
+}
+
 async fn renew(
     store: Arc<dyn Store>,
     request: Request,
     mut lease: LeaseFile,
     mut seen: Seen,
-    stop: CancellationToken,
-    lost: CancellationToken,
+    Ends { stop, lost, told }: Ends,
 ) -> Result<()> {
     let key = layout::lease(&request.job)?;
     loop {
@@ -350,6 +397,7 @@ async fn renew(
         // Seldom, and in the middle of a transfer whose buffers may all be full: its code and this one's need not be
         // in memory at once.
         footprint::forget_code();
+        let sent = request.pace.now();
         let renewed = store.put(&key, encode(&lease)?, seen.unchanged()).await;
         footprint::forget_code();
         match renewed {
@@ -357,6 +405,7 @@ async fn renew(
                 let written = Seen::of(info)?;
                 forget(&store, &key, &seen, &written).await;
                 seen = written;
+                told.send_modify(|seen| seen.succeeded = sent);
                 if is_last {
                     return Ok(());
                 }
@@ -386,7 +435,10 @@ async fn renew(
             }
             Err(error) if is_last => return Err(error),
             // The store may be back by the next turn; others wait a whole duration before they take it.
-            Err(error) => tracing::warn!(job = %request.job, %error, "could not renew the lease"),
+            Err(error) => {
+                tracing::warn!(job = %request.job, %error, "could not renew the lease");
+                told.send_modify(|seen| seen.failed = Some(sent));
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ pub struct Whereabouts {
 
 /// Versions of one name.
 #[derive(Default)]
-struct Name {
+pub(super) struct Name {
     latest: Option<ObjectVersion>,
     /// Newest first, and only the oldest of them.
     candidates: VecDeque<ObjectVersion>,
@@ -45,20 +45,20 @@ struct Name {
 
 impl Name {
     /// Whether the name stands for the only version there ever was.
-    fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self) -> bool {
         self.n_versions == 1 && self.latest.as_ref().is_some_and(|latest| !latest.is_marker)
     }
 
-    fn oldest_first(&self) -> impl Iterator<Item = &ObjectVersion> {
+    pub(super) fn oldest_first(&self) -> impl Iterator<Item = &ObjectVersion> {
         self.candidates.iter().rev()
     }
 
-    fn stands_for(&self, version: &ObjectVersion) -> bool {
+    pub(super) fn stands_for(&self, version: &ObjectVersion) -> bool {
         self.latest.as_ref().is_some_and(|latest| latest.id == version.id && !latest.is_marker)
     }
 
     /// What happened to it, as a sentence.
-    fn story(&self, key: &str, read: &ObjectVersion) -> String {
+    pub(super) fn story(&self, key: &str, read: &ObjectVersion) -> String {
         let what = match &self.latest {
             Some(latest) if latest.is_marker => format!("was deleted {}", clock::show(latest.modified)),
             Some(latest) => format!("was overwritten {}", clock::show(latest.modified)),
@@ -74,7 +74,7 @@ impl Name {
 
 /// Versions by key under `prefix`; candidates are those that `fits`. Nothing where the store keeps
 /// no versions or does not say.
-async fn names(
+pub(super) async fn names(
     store: &Arc<dyn Store>,
     prefix: &str,
     fits: impl Fn(&ObjectVersion) -> bool,
@@ -109,7 +109,7 @@ async fn names(
 }
 
 /// The store in which one key is one version of it.
-fn at(store: &Arc<dyn Store>, version: &ObjectVersion) -> Option<Arc<dyn Store>> {
+pub(super) fn at(store: &Arc<dyn Store>, version: &ObjectVersion) -> Option<Arc<dyn Store>> {
     store.pinned(BTreeMap::from([(version.key.clone(), version.id.clone()?)]))
 }
 
@@ -134,7 +134,7 @@ async fn is_segment(store: &Arc<dyn Store>, version: &ObjectVersion, segment: &S
     Ok(hash.finalize().to_hex().as_str() == segment.blake3)
 }
 
-fn is_gone(error: &Error) -> bool {
+pub(super) fn is_gone(error: &Error) -> bool {
     matches!(error.kind(), Kind::NotFound | Kind::Damaged | Kind::Limit)
 }
 
@@ -257,8 +257,9 @@ impl Catalog {
         Ok(Some(listed))
     }
 
-    /// The oldest version of a kept plugin that has the digest it is named after.
-    pub(super) async fn older_plugin(&self, sha256: &str, limit: u64) -> Result<Option<Bytes>> {
+    /// The oldest version of a kept plugin that has the digest it is named after, and the store in which the
+    /// name is that version.
+    pub(super) async fn older_plugin(&self, sha256: &str, limit: u64) -> Result<Option<(Arc<dyn Store>, Bytes)>> {
         let key = layout::plugin(sha256)?;
         let names = names(&self.store, key.as_str(), |version| version.size <= limit).await?;
         let Some(name) = names.get(key.as_str()) else { return Ok(None) };
@@ -269,7 +270,7 @@ impl Catalog {
                     if !name.stands_for(version) {
                         tracing::warn!("{}", name.story(key.as_str(), version));
                     }
-                    return Ok(Some(bytes));
+                    return Ok(Some((store, bytes)));
                 }
                 Ok(_) => {}
                 Err(error) if is_gone(&error) => {}

@@ -64,7 +64,7 @@ pub async fn run(args: ListArgs, globals: &Globals, cancel: CancellationToken) -
                 listing.add(&shown, &listed, &own);
             }
             if args.hidden {
-                for listed in catalog.hidden(&job, None).await? {
+                for listed in catalog.with_verifications(catalog.hidden(&job, None).await?).await? {
                     listing.add_hidden(&shown, &listed, &own);
                 }
             }
@@ -128,7 +128,7 @@ pub struct Row {
     pub verified: Option<Verified>,
     /// Whether the name of its record was deleted, so that only `--hidden` shows it.
     pub hidden: bool,
-    /// What happened to the name of its record, where an older version of it was read; mostly empty.
+    /// What happened to the names of its record and its verifications, where an older version of one was read; mostly empty.
     pub tampered: Vec<String>,
 }
 

@@ -48,7 +48,8 @@ pub(super) async fn session(
     if sha256 != record.plugin.sha256 {
         return Err(Error::damaged("the plugin that lies in the store is not the one that made the backup")
             .fact("expected", format!("sha256 {}", record.plugin.sha256))
-            .fact("got", format!("sha256 {sha256}")));
+            .fact("got", format!("sha256 {sha256}"))
+            .hint("get the vendor's plugin with the expected digest, write a configuration that names it, and restore with that"));
     }
     let ceilings = globals.ceilings()?;
     let trust = trust(args, &ceilings);

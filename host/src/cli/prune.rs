@@ -283,7 +283,8 @@ impl Prune {
     fn done_text(&self) -> String {
         let mut parts = vec![format!("removed {}", count(self.removed.len(), "backup"))];
         if !self.removed.is_empty() {
-            parts.push("its data stays for a day and goes with a later prune".to_owned());
+            let whose = if self.removed.len() == 1 { "its" } else { "their" };
+            parts.push(format!("{whose} data stays for a day and goes with a later prune"));
         }
         if self.removed_objects > 0 {
             let n = count(usize::try_from(self.removed_objects).unwrap_or(usize::MAX), "object");

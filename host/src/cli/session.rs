@@ -142,10 +142,9 @@ impl Session {
         Ok(Catalog::new(opened, trust))
     }
 
-    /// How patient it is with this store: never more than the verb is.
+    /// How patient it is with this store: as its configuration says, unless somebody waits for an answer.
     fn patience(&self, config: &StoreConfig) -> RetryPolicy {
-        let budget = config.patience.map_or(self.patience.budget, |patience| patience.min(self.patience.budget));
-        RetryPolicy { budget, ..self.patience }
+        config.patience.map_or(self.patience, |wanted| self.patience.lasting(wanted))
     }
 
     /// Memory and workers for the transfers of a store.

@@ -39,13 +39,17 @@ pub async fn run(args: ShowArgs, globals: &Globals, cancel: CancellationToken) -
     let catalog = session.catalog(&store, None).await?;
     let listed = catalog.find(&args.job.parse()?, &args.id).await?;
     let listed = catalog.with_verifications(vec![listed]).await?.remove(0);
+    for what in &listed.tampered {
+        session.progress.warn(&format!("a name of backup {} was tampered with: {what}", listed.id));
+    }
     let (Some(record), Some(key)) = (&listed.record, &listed.signer) else {
         return Err(listed.not_believed().into());
     };
     let verified: Vec<Verified> = listed.verified.iter().map(Verified::from).collect();
     let signer = signer(&listed, session.host_key()?.public());
     drop(session);
-    Shown { record, signer, signer_key: &key.to_string(), verified: &verified }.print(&globals.output())
+    let (signer_key, tampered) = (&key.to_string(), &listed.tampered[..]);
+    Shown { record, signer, signer_key, verified: &verified, tampered }.print(&globals.output())
 }
 
 /// The result of `show` as JSON. Documented; keys are only ever added.
@@ -59,6 +63,8 @@ pub struct Shown<'a> {
     pub signer_key: &'a str,
     /// Verifications, oldest first.
     pub verified: &'a [Verified],
+    /// What happened to the names of its record and its verifications, where an older version had to be read.
+    pub tampered: &'a [String],
 }
 
 impl Shown<'_> {

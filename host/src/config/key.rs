@@ -286,7 +286,7 @@ static STORE: Section = Section {
         may(
             "object_lock",
             Shape::Table(&OBJECT_LOCK),
-            "type = \"s3\": locks whatever is written, but for leases; the bucket must have object lock turned on.",
+            "type = \"s3\": locks whatever is written, but for leases; the bucket must have object lock turned on. What was overwritten or deleted is found by its versions: allow s3:ListBucketVersions.",
         ),
         may(
             "stall",
@@ -296,7 +296,7 @@ static STORE: Section = Section {
         may(
             "patience",
             Shape::Duration,
-            "How long one request is tried again while the store is in trouble; \"10m\" unless set.",
+            "How long one request is tried again while the store is in trouble; \"10m\" unless set. A question that somebody waits for, such as list or show, is given up within 30s.",
         ),
     ],
 };
@@ -642,7 +642,7 @@ static LIMITS: Section = Section {
         may("table_elements", Shape::Whole(1, 1 << 30), "Elements of one table of the guest; 1048576 unless set."),
         may("instances", Shape::Whole(1, 10_000), "Core instances, and as many tables and memories; 128 unless set."),
         may("cpu", Shape::Duration, "Time that the guest itself computes; \"10m\" unless set."),
-        may("wall_clock", Shape::Duration, "One call of a verb; \"24h\" unless set."),
+        may("wall_clock", Shape::Duration, "One call of a verb; \"48h\" unless set."),
         may(
             "stall",
             Shape::Duration,

@@ -60,7 +60,7 @@ impl Default for Limits {
             table_elements: 1 << 20,
             instances: 128,
             cpu: Duration::from_secs(600),
-            wall_clock: Duration::from_secs(24 * 3600),
+            wall_clock: Duration::from_secs(48 * 3600),
             stall: Duration::from_secs(900),
             handles: 20_000,
             open_streams: 1_024,

@@ -189,7 +189,7 @@ pub async fn prune(request: &Request, shown: &Plan) -> Result<Pruned> {
     let result = match draw_up(request, lease.taken_from.as_ref()).await {
         Ok(plan) => {
             failpoint::reach(Point::PrunePlanned);
-            Ok(carry_out(request, shown, &plan, &run, &cancel).await)
+            Ok(carry_out(request, shown, &plan, &Turn { run: &run, lease: &lease, cancel: &cancel }).await)
         }
         Err(error) => Err(error),
     };
@@ -210,14 +210,15 @@ async fn draw_up(request: &Request, leased: Option<&BackupId>) -> Result<Plan> {
     let listed = catalog.with_verifications(survey.backups).await?;
     believe_all(request, &listed)?;
 
-    let verdicts = decide_with_locks(request, &listed, now).await?;
     let begun = open_uploads(request, now, leased).await?;
     let has_locks = !survey.without_record.is_empty() && may_be_locked(request).await?;
-    let folders = stream::iter(survey.without_record)
+    let folders: Vec<Left> = stream::iter(survey.without_record)
         .map(|id| look_into(request, id, &begun, now, leased, has_locks))
         .buffered(FOLDERS_IN_FLIGHT)
         .try_collect()
         .await?;
+    let hidden = needs_of_hidden(request, &folders).await?;
+    let verdicts = decide_with_locks(request, &listed, &hidden, now).await?;
 
     let planned = |(listed, verdict)| Planned { listed, verdict };
     Ok(Plan { now, backups: listed.into_iter().zip(verdicts).map(planned).collect(), folders, uploads: begun })
@@ -232,10 +233,34 @@ fn believe_all(request: &Request, listed: &[Listed]) -> Result<()> {
     Err(if strange.len() > 1 { error.fact("records", format!("{} of {}", strange.len(), listed.len())) } else { error })
 }
 
+/// What backups need whose records lie under deleted names, with the backups: they can be restored for as long as
+/// that is there. A record that nobody here believes counts as well, which can only keep more.
+async fn needs_of_hidden(request: &Request, folders: &[Left]) -> Result<Vec<(BackupId, Vec<BackupId>)>> {
+    let mut found = Vec::new();
+    for left in folders.iter().filter(|left| left.folder.has_hidden_record) {
+        let id = &left.folder.id;
+        match request.catalog.read_any(&request.job, id).await {
+            Ok(listed) => found.extend(listed.record.map(|record| (id.clone(), record.needs))),
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
 /// Decides, asks the store for the locks of what would be removed, and decides again: that can
 /// only keep more.
-async fn decide_with_locks(request: &Request, listed: &[Listed], now: Timestamp) -> Result<Vec<Verdict>> {
+async fn decide_with_locks(
+    request: &Request,
+    listed: &[Listed],
+    hidden: &[(BackupId, Vec<BackupId>)],
+    now: Timestamp,
+) -> Result<Vec<Verdict>> {
     let mut candidates: Vec<Candidate> = listed.iter().filter_map(candidate).collect();
+    for candidate in &mut candidates {
+        let needing = hidden.iter().filter(|(_, needs)| needs.contains(&candidate.id));
+        candidate.needed_by = needing.map(|(id, _)| id.clone()).collect();
+    }
     let verdicts = decide(&request.keep, &request.zone, now, &candidates)?;
     if !may_be_locked(request).await? {
         return Ok(verdicts);
@@ -271,6 +296,7 @@ fn candidate(listed: &Listed) -> Option<Candidate> {
         is_good: record.outcome == Outcome::Complete && !failed,
         proof: if failed { None } else { listed.verified.iter().filter_map(proof).max() },
         needs: record.needs.clone(),
+        needed_by: Vec::new(),
         locked: None,
     })
 }
@@ -337,8 +363,16 @@ async fn look_into(
     Ok(Left { fate, folder, n_objects: contents.versions.len(), stored_bytes: contents.stored_bytes() })
 }
 
+/// The right to remove: the run that has the lease, for as long as it has it.
+struct Turn<'a> {
+    run: &'a BackupId,
+    lease: &'a Lease,
+    /// Cancelled when the lease is lost, or the operator wants it.
+    cancel: &'a CancellationToken,
+}
+
 /// Removes what both plans name. What fails is told at the end, and keeps nothing else from being done.
-async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, run: &BackupId, cancel: &CancellationToken) -> Pruned {
+async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, turn: &Turn<'_>) -> Pruned {
     let (catalog, job) = (&request.catalog, &request.job);
     let mut done = Pruned::default();
 
@@ -347,8 +381,8 @@ async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, run: &BackupId,
     let was_shown: BTreeSet<_> = shown.removed().into_iter().map(|planned| &planned.listed.id).collect();
     for planned in plan.removed() {
         let id = &planned.listed.id;
-        if was_shown.contains(id) && !needed.contains(id) && !stopped(request, cancel, &mut done) {
-            match catalog.remove_record(job, id, run, &request.host_key).await {
+        if was_shown.contains(id) && !needed.contains(id) && !stopped(request, turn, &mut done).await {
+            match catalog.remove_record(job, id, turn.run, &request.host_key).await {
                 Ok(()) => {
                     done.backups.push(id.clone());
                     continue;
@@ -361,7 +395,7 @@ async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, run: &BackupId,
     let may_be_locked = may_be_locked(request).await.unwrap_or(true);
     for left in plan.emptied() {
         let id = &left.folder.id;
-        if !shown.emptied().any(|left| left.folder.id == *id) || stopped(request, cancel, &mut done) {
+        if !shown.emptied().any(|left| left.folder.id == *id) || stopped(request, turn, &mut done).await {
             continue;
         }
         match catalog.remove_folder(job, id, plan.now, may_be_locked).await {
@@ -375,7 +409,7 @@ async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, run: &BackupId,
         }
     }
     for upload in plan.aborted() {
-        if !shown.aborted().any(|other| other == upload) || stopped(request, cancel, &mut done) {
+        if !shown.aborted().any(|other| other == upload) || stopped(request, turn, &mut done).await {
             continue;
         }
         match catalog.store().abort_pending(upload).await {
@@ -389,17 +423,25 @@ async fn carry_out(request: &Request, shown: &Plan, plan: &Plan, run: &BackupId,
     done
 }
 
-/// Whether the operator, or the loss of the lease, ends it here.
-fn stopped(request: &Request, cancel: &CancellationToken, done: &mut Pruned) -> bool {
-    if request.cancel.is_cancelled() {
-        done.fail(Error::cancelled(format!("the prune of job \"{}\" was cancelled", request.job)));
-    } else if cancel.is_cancelled() {
-        done.fail(
-            Error::conflict(format!("the lease of job \"{}\" was taken over by another run", request.job))
-                .hint("run it again: it goes on where it stopped"),
-        );
-    }
-    cancel.is_cancelled()
+/// Whether the operator, or the loss of the lease, ends it here: asked before each removal, since what another run
+/// does meanwhile may need what would be removed.
+async fn stopped(request: &Request, turn: &Turn<'_>, done: &mut Pruned) -> bool {
+    let stands = turn.lease.stands(turn.cancel).await;
+    let job = &request.job;
+    let error = if request.cancel.is_cancelled() {
+        Error::cancelled(format!("the prune of job \"{job}\" was cancelled"))
+    } else if turn.cancel.is_cancelled() {
+        Error::conflict(format!("the lease of job \"{job}\" was taken over by another run"))
+            .hint("run it again: it goes on where it stopped")
+    } else if !stands {
+        turn.cancel.cancel();
+        Error::conflict(format!("the lease of job \"{job}\" could not be renewed: another run may have it"))
+            .hint("run it again when the store answers: it goes on where it stopped")
+    } else {
+        return false;
+    };
+    done.fail(error);
+    true
 }
 
 impl Pruned {

@@ -141,6 +141,8 @@ pub struct Candidate {
     pub proof: Option<Proof>,
     /// The backups that restoring it needs.
     pub needs: Vec<BackupId>,
+    /// Backups that need it and are no candidates: nobody sees their records, and they can be restored.
+    pub needed_by: Vec<BackupId>,
     /// What keeps the store from removing it.
     pub locked: Option<String>,
 }
@@ -224,6 +226,9 @@ pub fn decide(keep: &Keep, zone: &TimeZone, now: Timestamp, candidates: &[Candid
         reasons.extend(candidate.locked.clone().map(Reason::Locked));
     }
     if !failpoint::is_broken(Breakage::ForgetNeeds) {
+        for (candidate, reasons) in candidates.iter().zip(&mut reasons) {
+            reasons.extend(candidate.needed_by.iter().cloned().map(Reason::NeededBy));
+        }
         keep_what_is_needed(candidates, &mut reasons);
     }
 

@@ -180,6 +180,18 @@ const OBJECT_LOCK: Probe = Probe {
     without: "whoever has these credentials can delete backups",
     required: false,
 };
+const LIST_VERSIONS: Probe = Probe {
+    id: "list-versions",
+    title: "lists the versions of objects",
+    without: "a backup whose names were overwritten or deleted is not found although it is locked: allow s3:ListBucketVersions and s3:GetBucketVersioning",
+    required: false,
+};
+const LEASE: Probe = Probe {
+    id: "lease",
+    title: "lets leases be replaced without a trace",
+    without: "its default retention locks leases too, and each of their renewals leaves a version that stays until its lock ends: turn that off, and set object_lock in the store's configuration instead",
+    required: false,
+};
 const CLOCK: Probe = Probe {
     id: "clock",
     title: "agrees with this machine about the time",
@@ -461,16 +473,33 @@ impl Check<'_> {
             None => Seen::unknown("the store does not say"),
         };
         let must_lock = self.store.object_lock().is_some();
-        let (versions, lock) = match self.store.properties().await {
+        let (versions, lock, default) = match self.store.properties().await {
             Ok(it) => (
                 said(it.versions, "turned on", "not turned on"),
                 said(it.object_lock, "turned on for the bucket", "not turned on for the bucket"),
+                it.locks_for_days,
             ),
-            Err(error) => (Seen::unknown(error.to_string()), Seen::unknown(error.to_string())),
+            Err(error) => (Seen::unknown(error.to_string()), Seen::unknown(error.to_string()), None),
         };
         self.note(VERSIONS, versions);
         // A configuration that asks for a lock is not satisfied without one.
         self.note(Probe { required: must_lock, ..OBJECT_LOCK }, lock);
+        if must_lock {
+            let seen = Seen::from(self.list_versions().await);
+            self.note(LIST_VERSIONS, seen);
+        }
+        if let Some(days) = default {
+            self.note(LEASE, Seen::not(format!("the bucket locks whatever is stored in it for {days} days")));
+        }
+    }
+
+    /// Whether the versions of what this check stored are shown, by their ids.
+    async fn list_versions(&self) -> Result<Seen> {
+        let versions = self.store.versions(&format!("{}/", self.folder)).await?;
+        Ok(match versions.iter().filter(|version| version.id.is_some()).count() {
+            0 => Seen::not("it does not show their ids"),
+            n => Seen::able(format!("{n} of this check")),
+        })
     }
 
     /// Stores an object and compares the time that it got with ours, before and after.

@@ -16,10 +16,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// One way to misbehave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// None: for what is only watched.
+    None,
     /// The first so many calls of each operation fail as `Unavailable`, without any effect.
     FailFirst(u32),
     /// The first so many calls of this operation fail as `Unavailable`, without any effect.
@@ -81,12 +84,19 @@ pub struct FaultyStore {
     inner: Arc<dyn Store>,
     fault: Fault,
     calls: Arc<[AtomicU32; N_OPS]>,
+    cancelling: Option<(Op, u32, CancellationToken)>,
 }
 
 impl FaultyStore {
     /// Puts a fault in front of a store.
     pub fn new(inner: Arc<dyn Store>, fault: Fault) -> Self {
-        Self { inner, fault, calls: Arc::default() }
+        Self { inner, fault, calls: Arc::default(), cancelling: None }
+    }
+
+    /// The same; `token` is cancelled while this call of this operation (from 1) is under way.
+    #[must_use]
+    pub fn cancelling(self, op: Op, call: u32, token: CancellationToken) -> Self {
+        Self { cancelling: Some((op, call, token)), ..self }
     }
 
     /// How often an operation was called, failures counted.
@@ -116,6 +126,9 @@ impl FaultyStore {
     /// What happens before a call. Returns the number of the call, from 1.
     async fn before(&self, op: Op) -> Result<u32> {
         let call = self.counter(op).fetch_add(1, Ordering::SeqCst) + 1;
+        if let Some((_, _, token)) = self.cancelling.as_ref().filter(|(of, n, _)| (*of, *n) == (op, call)) {
+            token.cancel();
+        }
         let unavailable = || Error::unavailable(format!("{op:?} number {call} fails, as the test wants it"));
         match self.fault {
             Fault::FailFirst(n) if call <= n => Err(unavailable()),

@@ -379,7 +379,7 @@ impl Store for LocalStore {
     }
 
     async fn properties(&self) -> Result<Properties> {
-        Ok(Properties { versions: Some(false), object_lock: Some(false) })
+        Ok(Properties { versions: Some(false), object_lock: Some(false), locks_for_days: None })
     }
 }
 

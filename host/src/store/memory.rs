@@ -237,7 +237,7 @@ impl Store for MemoryStore {
     }
 
     async fn properties(&self) -> Result<Properties> {
-        Ok(Properties { versions: Some(false), object_lock: Some(false) })
+        Ok(Properties { versions: Some(false), object_lock: Some(false), locks_for_days: None })
     }
 }
 

@@ -542,16 +542,16 @@ impl Store for S3Store {
             Err(_) => None,
         };
         let lock = self.client().get_object_lock_configuration().bucket(self.bucket());
-        let object_lock = match self.ask("ask whether objects can be locked", lock.send()).await {
+        let (object_lock, locks_for_days) = match self.ask("ask whether objects can be locked", lock.send()).await {
             Ok(output) => {
                 let enabled = output.object_lock_configuration().and_then(|lock| lock.object_lock_enabled());
-                Some(enabled == Some(&ObjectLockEnabled::Enabled))
+                (Some(enabled == Some(&ObjectLockEnabled::Enabled)), version::default_days(output))
             }
-            Err(failure) if failure.is("ObjectLockConfigurationNotFoundError") => Some(false),
+            Err(failure) if failure.is("ObjectLockConfigurationNotFoundError") => (Some(false), None),
             Err(failure) if failure.error.is_retryable() => return Err(failure.error),
-            Err(_) => None,
+            Err(_) => (None, None),
         };
-        Ok(Properties { versions, object_lock })
+        Ok(Properties { versions, object_lock, locks_for_days })
     }
 
     async fn folders_of_versions(&self, prefix: &str) -> Result<Vec<String>> {

@@ -4,7 +4,7 @@
 
 use super::budget::{Budget, Transfer, worker_failed};
 use super::digest::{self, PieceDigest, Tree};
-use super::index::{at, read_exactly, segment_number};
+use super::index::{at, in_segment, read_exactly, segment_number};
 use super::segment::SealedSegments;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Breakage};
@@ -12,6 +12,9 @@ use crate::record::ArtifactRecord;
 use futures_util::stream::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
+
+/// Which look finds the place in a segment.
+const WHERE: &str = "`verify --depth contents` reads its frames and says";
 
 /// Reads every stored byte of the artifact and compares sizes, BLAKE3 and CRC64NVME of each segment
 /// with the record.
@@ -75,7 +78,7 @@ async fn check_segment(
     // What is no digest is not shown either: it may be anything.
     if blake3::Hash::from_hex(&expected.blake3).is_err() || u64::from_str_radix(&expected.crc64nvme, 16).is_err() {
         let cause = Error::damaged("the record is not true: its digests are not hex digits");
-        return Err(at(record, number, 0, cause));
+        return Err(in_segment(record, number, cause));
     }
     let known = segments.stored_bytes(number).await.map_err(|error| at(record, number, 0, error))?;
     if let Some(known) = known.filter(|known| *known != size) {
@@ -113,8 +116,10 @@ async fn check_segment(
     if is_right || failpoint::is_broken(Breakage::IgnoreStoredDigest) {
         return Ok(());
     }
+    // The digests are of the whole segment: where in it the damage is, only reading its frames tells.
     let cause = Error::damaged("its bytes are not the recorded ones")
         .fact("expected", format!("BLAKE3 {} CRC64NVME {}", expected.blake3, expected.crc64nvme))
-        .fact("got", format!("BLAKE3 {blake3} CRC64NVME {crc}"));
-    Err(at(record, number, 0, cause))
+        .fact("got", format!("BLAKE3 {blake3} CRC64NVME {crc}"))
+        .fact("where in it", WHERE);
+    Err(in_segment(record, number, cause))
 }

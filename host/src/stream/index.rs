@@ -316,6 +316,11 @@ pub(super) fn at(record: &ArtifactRecord, segment: u32, stored_offset: u64, caus
     }
 }
 
+/// The error for damage somewhere in a segment, where nothing says at which place: digests are of the whole.
+pub(super) fn in_segment(record: &ArtifactRecord, segment: u32, cause: Error) -> Error {
+    Error::new(cause.kind(), format!("artifact \"{}\" segment {segment:04}", record.name)).because(cause)
+}
+
 pub(super) fn segment_number(i: usize) -> Result<u32> {
     u32::try_from(i + 1).map_err(|_| Error::damaged("the record names more segments than there can be"))
 }

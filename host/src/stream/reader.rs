@@ -14,7 +14,7 @@ use super::blocking::wait_for;
 use super::budget::{Budget, Buffer, Permit, Transfer, worker_failed};
 use super::digest;
 use super::frame::FRAME_BYTES;
-use super::index::{Index, OpenedSegment, segment_number};
+use super::index::{Index, OpenedSegment, in_segment, segment_number};
 use super::seal::Identity;
 use super::segment::SealedSegments;
 use super::source::{ByteSource, SourceInfo};
@@ -254,7 +254,8 @@ fn check_stored_crc(index: &Index, i: usize, crc: u64, bytes: u64) -> Result<()>
     let cause = Error::damaged("the stored bytes are not those that were recorded")
         .fact("expected", format!("CRC64NVME {expected}"))
         .fact("got", format!("CRC64NVME {got}"));
-    Err(index.damaged(segment_number(i)?, 0, cause))
+    // Every frame of it was right: what else of it is not, the checksum does not say.
+    Err(in_segment(&index.record, segment_number(i)?, cause))
 }
 
 impl ProvenFrame {

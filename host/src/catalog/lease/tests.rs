@@ -43,7 +43,8 @@ impl Simulated {
                 state.now = until;
                 return;
             }
-            state.now = at;
+            // Who slept wakes up late.
+            state.now = state.now.max(at);
             // Whoever gave up waiting hears nothing.
             let woken = state.wakers.remove(&(at, n)).map(|waker| waker.send(()));
             assert!(woken.is_some());
@@ -235,6 +236,52 @@ async fn who_wakes_up_after_the_lease_was_taken_over_is_told_and_does_not_take_i
     assert_eq!(first.release().await.unwrap_err().kind(), Kind::Conflict);
     assert_eq!(w.file().await.holder, "host 2");
     second.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn whether_a_lease_stands_is_sure_after_a_sleep_of_any_length() {
+    let w = world();
+    let (lost, asleep) = (CancellationToken::new(), Arc::new(Simulated::default()));
+    let sleeper = Request { pace: asleep.clone(), ..w.request(1) };
+    let held = Arc::new(Lease::take(&w.store, sleeper, &lost).await.unwrap());
+    assert!(held.stands(&lost).await, "taken just now");
+    asleep.run(DURATION / 2).await;
+    assert!(held.stands(&lost).await, "renewed ten seconds ago");
+    let ask = || {
+        let (held, lost) = (held.clone(), lost.clone());
+        tokio::spawn(async move { held.stands(&lost).await })
+    };
+    let before = w.file().await.counter;
+    // An hour passes in which it could renew nothing, and nobody wanted the lease.
+    asleep.lock().now = 60 * MINUTE;
+    let asked = ask();
+    asleep.run(60 * MINUTE).await;
+    assert!(asked.await.unwrap(), "it was renewed before it answered");
+    assert!(w.file().await.counter > before);
+    // Another one, and meanwhile somebody takes it.
+    let taking = w.take(2);
+    w.pace.run(2 * MINUTE).await;
+    let second = taking.await.unwrap().unwrap();
+    asleep.lock().now = 120 * MINUTE;
+    let asked = ask();
+    asleep.run(120 * MINUTE).await;
+    assert!(!asked.await.unwrap() && lost.is_cancelled());
+    second.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_renewed_does_not_stand_and_nobody_waits_for_ever() {
+    let faulty = Arc::new(FaultyStore::new(Arc::new(MemoryStore::new()), Fault::FailFrom(Op::Put, 3)));
+    let (w, lost) = (over(faulty), CancellationToken::new());
+    let held = Arc::new(Lease::take(&w.store, w.request(1), &lost).await.unwrap());
+    w.pace.run(10 * MINUTE).await;
+    let asked = {
+        let (held, lost) = (held.clone(), lost.clone());
+        tokio::spawn(async move { held.stands(&lost).await })
+    };
+    w.pace.run(11 * MINUTE + DURATION / 3).await;
+    assert!(!asked.await.unwrap());
+    assert!(!lost.is_cancelled(), "nobody has taken it");
 }
 
 /// A server that does whatever it is asked, whatever the condition, or says that it does not know it.

@@ -437,16 +437,17 @@ async fn a_note_of_a_stranger_and_one_beside_a_record_say_nothing() {
 #[tokio::test]
 async fn cancelled_it_stops_between_two_removals_and_says_so() {
     let mut w = world();
-    w.backup(&[]).await;
-    w.backup(&[]).await;
-    let request = w.request();
+    let (old, middle, new) = (w.backup(&[]).await, w.backup(&[]).await, w.backup(&[]).await);
+    let cancel = CancellationToken::new();
+    // The operator cancels while the first of the two records is removed.
+    let store = Arc::new(FaultyStore::new(w.store(), Fault::None).cancelling(Op::Delete, 1, cancel.clone()));
+    let request = Request { cancel, ..w.request_over(store.clone()) };
     let shown = plan(&request).await.unwrap();
-    let all = shown.clone();
-    request.cancel.cancel();
-    let cancel = request.cancel.child_token();
-    let done = carry_out(&request, &shown, &all, &w.record(&[]).id, &cancel).await;
+    assert_eq!(shown.removed().len(), 2);
+    let done = prune(&request, &shown).await.unwrap();
     assert_eq!(done.failed.unwrap().kind(), Kind::Cancelled);
-    assert_eq!(w.ids().await.len(), 2);
+    assert_eq!((done.backups, store.calls(Op::Delete)), (vec![middle], 1), "what was begun is ended, and no more");
+    assert_eq!(w.ids().await, [old, new]);
 }
 
 #[tokio::test]

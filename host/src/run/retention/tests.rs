@@ -16,6 +16,7 @@ fn candidate(at: Timestamp, n: usize) -> Candidate {
         is_good: true,
         proof: None,
         needs: Vec::new(),
+        needed_by: Vec::new(),
         locked: None,
     }
 }
@@ -39,6 +40,21 @@ fn check_kept(keep: Keep, zone_name: &str, times: &[&str], expected: &[&str]) {
     let verdicts = decided(&keep, &zone(zone_name), &candidates);
     let kept: Vec<_> = times.iter().zip(verdicts).filter(|(_, verdict)| verdict.is_kept()).map(|(t, _)| *t).collect();
     assert_eq!(kept, expected, "{keep:?} in {zone_name}");
+}
+
+#[test]
+fn what_a_hidden_backup_needs_is_kept_and_so_is_what_that_needs() {
+    let full = at("2026-11-01T00:00:00Z");
+    let first = Candidate { needs: vec![full.id.clone()], ..at("2026-11-02T00:00:00Z") };
+    let newest = at("2026-11-04T00:00:00Z");
+    let hidden = at("2026-11-03T00:00:00Z").id;
+    let keep = Keep { last: 1, ..Keep::default() };
+    let unneeded = decided(&keep, &TimeZone::UTC, &[full.clone(), first.clone(), newest.clone()]);
+    assert_eq!(unneeded.iter().map(Verdict::is_kept).collect::<Vec<_>>(), [false, false, true]);
+    let needed = Candidate { needed_by: vec![hidden.clone()], ..first };
+    let verdicts = decided(&keep, &TimeZone::UTC, &[full, needed.clone(), newest]);
+    assert_eq!(verdicts[1].reasons, BTreeSet::from([Reason::NeededBy(hidden)]));
+    assert_eq!(verdicts[0].reasons, BTreeSet::from([Reason::NeededBy(needed.id)]));
 }
 
 #[test]

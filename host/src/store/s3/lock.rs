@@ -3,7 +3,7 @@
 use super::{S3Store, time};
 use crate::error::Result;
 use crate::id::ObjectKey;
-use crate::store::{Lock, LockMode};
+use crate::store::{Lock, LockMode, ObjectVersion};
 use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{ObjectLockMode, ObjectLockRetention, ObjectLockRetentionMode};
 use jiff::Timestamp;
@@ -22,12 +22,19 @@ impl S3Store {
         Ok((Some(mode), Some(end(lock.until()?))))
     }
 
-    /// Makes the lock of an object that is there as long as if it were written now.
+    /// Makes the lock of an object that is there, or of the version of it that is pinned, as long as if it were
+    /// written now.
     pub(super) async fn put_retention(&self, key: &ObjectKey) -> Result<()> {
         let Some(lock) = self.inner.lock.filter(|lock| lock.covers(key)) else { return Ok(()) };
         let wanted = lock.until()?;
         // A lock in compliance mode can only be made longer.
-        if matches!(self.lock_by_head(key.as_str(), None).await?, Lock::Until { until, .. } if until >= wanted) {
+        let version = self.pin(key);
+        let mut there = self.lock_by_head(key.as_str(), version.as_deref()).await?;
+        if let (Lock::Unknown(_), Some(_)) = (&there, &version) {
+            // versitygw leaves it out of the description of a version under a deleted name.
+            there = self.lock(&pinned(key, version.clone())).await?;
+        }
+        if matches!(there, Lock::Until { until, .. } if until >= wanted) {
             return Ok(());
         }
         let mode = match lock.mode {
@@ -35,8 +42,13 @@ impl S3Store {
             LockMode::Governance => ObjectLockRetentionMode::Governance,
         };
         let retention = ObjectLockRetention::builder().mode(mode).retain_until_date(end(wanted)).build();
-        let request =
-            self.client().put_object_retention().bucket(self.bucket()).key(self.full_key(key)).retention(retention);
+        let request = self
+            .client()
+            .put_object_retention()
+            .bucket(self.bucket())
+            .key(self.full_key(key))
+            .set_version_id(version)
+            .retention(retention);
         self.ask(&format!("lock \"{key}\""), request.send()).await.map_err(|failure| failure.error)?;
         Ok(())
     }
@@ -85,6 +97,12 @@ impl S3Store {
             (key_marker, id_marker) = (output.next_key_marker, output.next_version_id_marker);
         }
     }
+}
+
+/// A version whose lock is asked for; when it was stored is not known, so a lock of the bucket's own has ended.
+fn pinned(key: &ObjectKey, id: Option<String>) -> ObjectVersion {
+    let modified = Timestamp::UNIX_EPOCH;
+    ObjectVersion { key: key.as_str().to_owned(), id, size: 0, modified, is_latest: false, is_marker: false }
 }
 
 /// The end of a lock as the server is told of it: whole seconds, which is all that every server keeps.

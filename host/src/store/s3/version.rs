@@ -5,8 +5,9 @@ use super::{S3Store, size, time};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Lock, ObjectVersion, PendingUpload, Store};
 use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::operation::get_object_lock_configuration::GetObjectLockConfigurationOutput;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
-use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockLegalHoldStatus};
+use aws_sdk_s3::types::{BucketVersioningStatus, DefaultRetention, ObjectLockLegalHoldStatus};
 use jiff::{SignedDuration, Timestamp};
 
 /// A name that no object of ours has: asking for it gives an answer with the server's time and nothing else.
@@ -170,10 +171,8 @@ impl S3Store {
             // The locks of the objects themselves were asked for, and answered.
             Err(_) => return Ok(None),
         };
-        let rule = output.object_lock_configuration.and_then(|configuration| configuration.rule);
-        Ok(rule.and_then(|rule| rule.default_retention).and_then(|retention| {
-            let days = retention.days.unwrap_or(0).max(retention.years.unwrap_or(0).saturating_mul(366));
-            let lasts = SignedDuration::from_hours(i64::from(days) * 24);
+        Ok(default_of(output).and_then(|retention| {
+            let lasts = SignedDuration::from_hours(i64::from(days_of(&retention)) * 24);
             Some(DefaultLock { mode: retention.mode?.as_str().to_lowercase(), lasts })
         }))
     }
@@ -203,6 +202,20 @@ impl S3Store {
             }
         }
     }
+}
+
+fn default_of(output: GetObjectLockConfigurationOutput) -> Option<DefaultRetention> {
+    output.object_lock_configuration?.rule?.default_retention
+}
+
+/// Days of a retention, those of a year as many as it can have.
+fn days_of(retention: &DefaultRetention) -> i32 {
+    retention.days.unwrap_or(0).max(retention.years.unwrap_or(0).saturating_mul(366))
+}
+
+/// For how many days the bucket locks whatever is stored in it, if it does.
+pub(super) fn default_days(output: GetObjectLockConfigurationOutput) -> Option<u32> {
+    default_of(output).and_then(|retention| u32::try_from(days_of(&retention)).ok()).filter(|days| *days > 0)
 }
 
 /// The retention in the body of an answer, whatever its root element is.
