@@ -3,13 +3,15 @@
 //! The long form is `cargo xtask soak chaos`.
 #![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
 
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use strongroom_tests::process::with_variable;
 use strongroom_tests::relay::{private, sha256};
-use strongroom_tests::{Output, Sandbox, plugin};
+use strongroom_tests::kube::Cluster;
+use strongroom_tests::{Output, Sandbox, free_port, plugin, wait_until};
 use xtask::soak::turns;
 
 /// Turns of the short form; each is a run of all four verbs and of a plan.
@@ -28,6 +30,14 @@ struct Chaos {
     digest: String,
     recipient: String,
     mark: String,
+    namespace: String,
+    /// A port that nobody listens on.
+    closed: u16,
+}
+
+/// The cluster is the suite's of `kube`, where each world has a namespace.
+fn cluster() -> &'static Cluster {
+    Cluster::shared("kube")
 }
 
 impl Chaos {
@@ -43,7 +53,10 @@ impl Chaos {
         let digest = sha256(&fs::read(&component).unwrap());
         let mark = format!("MARK_{}", sandbox.dir().file_name().unwrap().to_string_lossy().replace('-', "_"));
         let recipient = identity.to_public().to_string();
-        Self { sandbox, component: component.display().to_string(), digest, recipient, mark }
+        let namespace = cluster().namespace("chaos").unwrap();
+        cluster().apply(&config_map(&namespace)).unwrap();
+        let (component, closed) = (component.display().to_string(), free_port().unwrap());
+        Self { sandbox, component, digest, recipient, mark, namespace, closed }
     }
 
     fn configure(&self, seed: u64, sequences: u64, calls: u64, forge: bool) {
@@ -58,6 +71,15 @@ identity = {{ file = "identity.txt" }}
 [bucket.data]
 type = "local"
 path = "data"
+
+[cluster.prod]
+context = "admin"
+kubeconfig = {kubeconfig:?}
+timeout = "20s"
+
+[metrics]
+textfile = "chaos.prom"
+prometheus = {{ url = "http://127.0.0.1:{closed}" }}
 
 [plugin.chaos]
 source = "{component}"
@@ -122,6 +144,25 @@ may = ["write", "delete"]
 verbs = ["restore"]
 effect = "changes"
 
+[[plugin.chaos.grant.kube.prod]]
+may = ["list", "get", "logs"]
+kinds = ["*", "/Secret", "/Pod"]
+namespaces = ["{namespace}"]
+inspect = true
+verbs = ["backup", "verify", "restore", "diagnose"]
+effect = "reads"
+
+[[plugin.chaos.grant.kube.prod]]
+may = ["apply", "delete"]
+kinds = ["*", "/Secret"]
+namespaces = ["{namespace}"]
+verbs = ["restore"]
+effect = "changes"
+
+[plugin.chaos.grant.metrics]
+prefix = "chaos_"
+query = ["up"]
+
 [job.wild]
 plugin = "chaos"
 store = "main"
@@ -132,7 +173,11 @@ seed = {seed}
 sequences = {sequences}
 calls = {calls}
 forge = {forge}
+namespace = "{namespace}"
 "#,
+            kubeconfig = cluster().admin_kubeconfig(),
+            closed = self.closed,
+            namespace = self.namespace,
             recipient = self.recipient,
             component = self.component,
             digest = self.digest,
@@ -166,13 +211,39 @@ fn files(folder: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
+/// What lies in the namespace of a world.
+fn config_map(namespace: &str) -> Value {
+    let metadata = json!({ "name": "first", "namespace": namespace });
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": { "k": "first" } })
+}
+
+/// The objects of a namespace once the cluster has put its own there.
+fn settled(namespace: &str) -> Vec<[String; 3]> {
+    wait_until("the cluster's own objects", LONG, || {
+        let objects = objects(namespace);
+        let own = |[_, name, _]: &[String; 3]| name.contains("kube-root-ca.crt");
+        Ok(objects.iter().any(own).then_some(objects))
+    })
+    .unwrap()
+}
+
+/// Every object of the two kinds that may be written, by what tells of a change.
+fn objects(namespace: &str) -> Vec<[String; 3]> {
+    let list = cluster().get(&["configmaps,secrets", "--namespace", namespace]).unwrap();
+    let of = |item: &Value| {
+        [&item["kind"], &item["metadata"]["name"], &item["metadata"]["resourceVersion"]].map(ToString::to_string)
+    };
+    list["items"].as_array().unwrap().iter().map(of).collect()
+}
+
 /// What a backup, a plan, a verification or a diagnosis may never have touched.
 #[track_caller]
-fn check_unchanged(chaos: &Chaos, what: &str) {
+fn check_unchanged(chaos: &Chaos, before: &[[String; 3]], what: &str) {
     let changed = files(chaos.sandbox.dir()).into_iter().find(|name| name.starts_with("changed-"));
     assert_eq!(changed, None, "{what} ran a command that changes something");
     assert_eq!(files(&chaos.sandbox.path("data")), ["one"], "{what} changed the bucket");
     assert_eq!(fs::read(chaos.sandbox.path("data/one")).unwrap(), b"first", "{what} changed an object");
+    assert_eq!(objects(&chaos.namespace), *before, "{what} changed the cluster");
 }
 
 /// Takes turns until there are no more, in several worlds at once: a run waits far more than it works.
@@ -205,13 +276,15 @@ fn a_guest_that_calls_anything_at_random_gets_nothing_and_leaves_nothing() {
         chaos.configure(0, 1, 0, false);
         let made = chaos.run("calm", &["backup", "wild", "--output", "json"]);
         let calm = made.check_code(0).json()["id"].as_str().unwrap().to_owned();
+        // The cluster itself adds to a namespace: a bundle of certificates, some time after it was made.
+        let before = settled(&chaos.namespace);
         chaos.configure(seed, PER_RUN, 60, false);
         chaos.run(&what, &["backup", "wild"]);
-        check_unchanged(chaos, &what);
+        check_unchanged(chaos, &before, &what);
         chaos.run(&what, &["diagnose", "wild"]);
         chaos.run(&what, &["verify", "wild", &calm, "--depth", "contents"]);
         chaos.run(&what, &["restore", "wild", &calm, "--plan"]);
-        check_unchanged(chaos, &what);
+        check_unchanged(chaos, &before, &what);
         chaos.run(&what, &["restore", "wild", &calm]);
         fs::remove_dir_all(chaos.sandbox.path("data")).unwrap();
         chaos.sandbox.write("data/one", "first");
@@ -235,9 +308,10 @@ fn a_guest_that_calls_anything_at_random_gets_nothing_and_leaves_nothing() {
 #[test]
 fn a_guest_that_makes_up_handles_is_stopped_and_leaves_nothing() {
     let turn = |chaos: &Chaos, seed: u64| {
+        let before = settled(&chaos.namespace);
         chaos.configure(seed, 2, 60, true);
         chaos.run(&format!("seed {seed}"), &["backup", "wild"]);
-        check_unchanged(chaos, "a backup with made-up handles");
+        check_unchanged(chaos, &before, "a backup with made-up handles");
     };
     in_worlds(turns(2 * TURNS, "backups with made-up handles"), turn, |_| {});
 }

@@ -3,6 +3,7 @@
 //!
 //! It speaks the contract without the SDK, so that it can do what the SDK would not.
 
+mod cluster;
 mod random;
 
 wit_bindgen::generate!({ path: "../../../wit", world: "plugin" });
@@ -13,6 +14,7 @@ use exports::strongroom::plugin::component::{
 use random::Random;
 use strongroom::plugin::bytes::{self, Sink, Source};
 use strongroom::plugin::exec::{self, Invocation, Process};
+use strongroom::plugin::kube::{Cluster, Listing};
 use strongroom::plugin::run;
 use strongroom::plugin::storage::{self, Archive, ArchiveReader, Bucket, Existing, PutOptions, Transfer, Writing};
 use strongroom::plugin::types::{Error, Outcome, Step};
@@ -81,6 +83,10 @@ struct Hands {
     readers: Vec<ArchiveReader>,
     buckets: Vec<Bucket>,
     writings: Vec<Writing>,
+    clusters: Vec<Cluster>,
+    lists: Vec<Listing>,
+    /// The namespace that is granted.
+    namespace: String,
 }
 
 /// Takes any element out.
@@ -134,7 +140,7 @@ fn invocation(hands: &mut Hands, random: &mut Random) -> Invocation {
 
 /// One call. What it answers is of no interest: the host must take whatever comes.
 fn call(hands: &mut Hands, random: &mut Random) {
-    match random.below(36) {
+    match random.below(52) {
         0 => run::log(run::Level::Info, &word(random), &pairs(random)),
         1 => run::progress(&word(random), random.next(), Some(random.next())),
         2 => run::report_step(&Step {
@@ -269,7 +275,9 @@ fn call(hands: &mut Hands, random: &mut Random) {
                 drop(writing.wait());
             }
         }
-        _ => let_go(hands, random),
+        35..=37 => let_go(hands, random),
+        38 | 39 => cluster::measure(random),
+        _ => cluster::call(hands, random),
     }
 }
 
@@ -280,7 +288,7 @@ fn let_go(hands: &mut Hands, random: &mut Random) {
             if random.below(4) == 0 { std::mem::forget(handle) } else { drop(handle) }
         }
     }
-    match random.below(8) {
+    match random.below(10) {
         0 => away(&mut hands.sources, random),
         1 => away(&mut hands.sinks, random),
         2 => away(&mut hands.processes, random),
@@ -288,6 +296,8 @@ fn let_go(hands: &mut Hands, random: &mut Random) {
         4 => away(&mut hands.archives, random),
         5 => away(&mut hands.readers, random),
         6 => away(&mut hands.buckets, random),
+        7 => away(&mut hands.clusters, random),
+        8 => away(&mut hands.lists, random),
         _ => away(&mut hands.writings, random),
     }
 }
@@ -298,12 +308,18 @@ fn forge(random: &mut Random) {
     let handle = [0, 1, 2, 3, 7, 100, 0x7fff_ffff, u32::MAX - 1][random.below(8)];
     // SAFETY: a handle is a number that the host checks; a wrong one ends this guest, which is what is tried.
     unsafe {
-        match random.below(6) {
+        match random.below(12) {
             0 => drop(Source::from_handle(handle)),
             1 => drop(Source::from_handle(handle).read(10)),
             2 => drop(Transfer::from_handle(handle).wait()),
             3 => drop(bytes::finish(Sink::from_handle(handle))),
             4 => drop(Process::from_handle(handle).stdout()),
+            5 => drop(Bucket::from_handle(handle).objects("", None)),
+            6 => drop(storage::finish_archive(Archive::from_handle(handle))),
+            7 => drop(Archive::from_handle(handle).add_bytes("forged", &[], b"content")),
+            8 => drop(Cluster::from_handle(handle).version()),
+            9 => drop(Listing::from_handle(handle).next_page()),
+            10 => drop(Writing::from_handle(handle).wait()),
             _ => drop(storage::put(
                 "forged",
                 Source::from_handle(handle),
@@ -311,6 +327,12 @@ fn forge(random: &mut Random) {
             )),
         }
     }
+}
+
+/// The text behind a key of flat JSON.
+fn text<'a>(settings: &'a str, key: &str) -> &'a str {
+    let rest = settings.split_once(&format!("\"{key}\":\"")).map(|(_, rest)| rest).unwrap_or_default();
+    rest.split('"').next().unwrap_or_default()
 }
 
 /// The number behind a key of flat JSON.
@@ -325,7 +347,7 @@ fn act(settings: &str, verb: u64) {
     let forging = settings.contains("\"forge\":true");
     for sequence in 0..number(settings, "sequences").unwrap_or(1) {
         let mut random = Random::new(seed ^ (verb << 56) ^ (sequence << 32));
-        let mut hands = Hands::default();
+        let mut hands = Hands { namespace: text(settings, "namespace").to_owned(), ..Hands::default() };
         for _ in 0..number(settings, "calls").unwrap_or(50) {
             call(&mut hands, &mut random);
             if forging && random.below(30) == 0 {
