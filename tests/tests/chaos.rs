@@ -8,9 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use strongroom_tests::kube::Cluster;
 use strongroom_tests::process::with_variable;
 use strongroom_tests::relay::{private, sha256};
-use strongroom_tests::kube::Cluster;
 use strongroom_tests::{Output, Sandbox, free_port, plugin, wait_until};
 use xtask::soak::turns;
 

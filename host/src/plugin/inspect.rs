@@ -13,9 +13,7 @@ pub use concern::Concern;
 
 use super::capability::{CAPABILITIES, Risk};
 use super::component::{Component, Import};
-use super::manifest::{
-    ExecRequest, KubeRequest, PluginManifest, RawExecGrant, RawSlot, RawStdin, unknown_commands,
-};
+use super::manifest::{ExecRequest, KubeRequest, PluginManifest, RawExecGrant, RawSlot, RawStdin, unknown_commands};
 use super::speech::{line, whole};
 use crate::policy::exec::StdinGrant;
 use crate::policy::storage::BucketVerb;

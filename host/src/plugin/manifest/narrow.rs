@@ -107,9 +107,8 @@ fn join_bucket(grant: &mut BucketGrant, other: &BucketGrant) -> bool {
 
 fn join_kube(grant: &mut KubeGrant, other: &KubeGrant) -> bool {
     // Namespaces, names and labels are those of the one grant that both are of.
-    let like = grant.inspect == other.inspect
-        && grant.secret_data == other.secret_data
-        && are_like(&grant.when, &other.when);
+    let like =
+        grant.inspect == other.inspect && grant.secret_data == other.secret_data && are_like(&grant.when, &other.when);
     let same = [grant.may == other.may, grant.kinds == other.kinds, grant.when.verbs == other.when.verbs];
     if !like || same.iter().filter(|same| !**same).count() > 1 {
         return false;

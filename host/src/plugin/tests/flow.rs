@@ -81,10 +81,9 @@ async fn bytes_enter_the_guest_only_with_inspect() {
 async fn a_bucket_is_used_as_it_is_granted_and_no_further() {
     check_denied(&Bench::new(), "bucket-unknown", "storage.open-bucket", "plugin.rogue.grant.bucket.other").await;
     check_denied(&Bench::new(), "bucket-delete", "storage.bucket.delete", "plugin.rogue.grant.bucket.data").await;
-    for (deed, function) in [
-        ("bucket-read-config", "storage.bucket.read-config"),
-        ("bucket-write-config", "storage.bucket.write-config"),
-    ] {
+    for (deed, function) in
+        [("bucket-read-config", "storage.bucket.read-config"), ("bucket-write-config", "storage.bucket.write-config")]
+    {
         check_denied(&Bench::new(), deed, function, "plugin.rogue.grant.bucket.data").await;
     }
     // Granted, but it changes something, and a backup changes nothing.

@@ -24,7 +24,8 @@ const KINDS: &[[&str; 4]] = &[
 const METRICS: &[&str] = &["chaos_rows", "chaos_size", "chaos_", "backup_last_success_timestamp_seconds", "up", "a b"];
 
 /// Queries: a granted name, others, and what is no query.
-const QUERIES: &[&str] = &["up", "up + up", "{__name__=~\".*\"}", "secrets", "up[1d]", "rate(", "", "up # \n or secrets"];
+const QUERIES: &[&str] =
+    &["up", "up + up", "{__name__=~\".*\"}", "secrets", "up[1d]", "rate(", "", "up # \n or secrets"];
 
 fn kind(random: &mut Random) -> Kind {
     let [group, version, plural, kind] = KINDS[random.below(KINDS.len())].map(str::to_owned);

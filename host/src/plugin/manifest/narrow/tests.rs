@@ -174,7 +174,8 @@ fn what_two_requests_for_buckets_ask_for_apart_is_never_combined() {
 #[test]
 fn changes_of_a_verification_stay_in_scratch_places_only_if_they_are_asked_for_so() {
     use BucketVerb::{Delete, Write};
-    for (scratch, expected) in [(true, vec![(Verb::Verify, false, Delete), (Verb::Verify, false, Write)]), (false, vec![])]
+    for (scratch, expected) in
+        [(true, vec![(Verb::Verify, false, Delete), (Verb::Verify, false, Write)]), (false, vec![])]
     {
         let manifest = buckets(&[(&[Write, Delete], &[Verb::Verify], Effect::Changes, scratch, false)]);
         let narrowed = manifest.narrow_bucket(&bucket(&[Write, Delete], &VERBS, Effect::Changes));
@@ -190,15 +191,15 @@ fn what_is_left_is_never_more_than_the_grant_or_than_the_requests() {
     let verbs: [&[Verb]; 4] = [&[Verb::Backup], &[Verb::Backup, Verb::Restore], &[Verb::Verify], &VERBS];
     let all: Vec<_> = sets
         .iter()
-        .flat_map(|may| verbs.iter().flat_map(move |verbs| [(*may, *verbs, Effect::Reads), (*may, *verbs, Effect::Changes)]))
+        .flat_map(|may| {
+            verbs.iter().flat_map(move |verbs| [(*may, *verbs, Effect::Reads), (*may, *verbs, Effect::Changes)])
+        })
         .collect();
     let mut n_left = 0;
     for (n, (may, verbs, effect)) in all.iter().enumerate() {
         for (other_may, other_verbs, other_effect) in all.iter().skip(n) {
-            let manifest = buckets(&[
-                (may, verbs, *effect, false, false),
-                (other_may, other_verbs, *other_effect, true, false),
-            ]);
+            let manifest =
+                buckets(&[(may, verbs, *effect, false, false), (other_may, other_verbs, *other_effect, true, false)]);
             for (grant_may, grant_verbs, grant_effect) in &all {
                 let grant = bucket(grant_may, grant_verbs, *grant_effect);
                 let left = allowed_in_bucket(manifest.narrow_bucket(&grant));
