@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "the lint takes helpers of a test file for shipped code")]
 
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use strongroom::plugin::capability::CAPABILITIES;
 use strongroom_tests::kube::Cluster;
 use strongroom_tests::process::with_variable;
 use strongroom_tests::relay::{private, sha256};
@@ -246,6 +248,26 @@ fn check_unchanged(chaos: &Chaos, before: &[[String; 3]], what: &str) {
     assert_eq!(objects(&chaos.namespace), *before, "{what} changed the cluster");
 }
 
+/// The functions that the host was called for in a world, as its audit log has them: all of them, and those of
+/// which a call was allowed.
+fn called(chaos: &Chaos) -> (BTreeSet<String>, BTreeSet<String>) {
+    let folder = chaos.sandbox.path("home/.local/state/strongroom/audit/runs");
+    let (mut all, mut allowed) = (BTreeSet::new(), BTreeSet::new());
+    for path in strongroom_tests::files(&folder).unwrap() {
+        for line in fs::read_to_string(path).unwrap().lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let counted = line["calls"].as_array().into_iter().flatten().map(|counted| &counted["function"]);
+            for function in counted.chain([&line["function"]]).filter_map(Value::as_str) {
+                all.insert(function.to_owned());
+                if line["event"] != "deny" && line["decision"] != "denied" {
+                    allowed.insert(function.to_owned());
+                }
+            }
+        }
+    }
+    (all, allowed)
+}
+
 /// Takes turns until there are no more, in several worlds at once: a run waits far more than it works.
 fn in_worlds(turns: impl Iterator<Item = u64> + Send, turn: impl Fn(&Chaos, u64) + Sync, end: impl Fn(&Chaos) + Sync) {
     let turns = Mutex::new(turns);
@@ -292,6 +314,7 @@ fn a_guest_that_calls_anything_at_random_gets_nothing_and_leaves_nothing() {
             fs::remove_file(chaos.sandbox.path(name)).unwrap();
         }
     };
+    let functions = Mutex::new((BTreeSet::new(), BTreeSet::new()));
     // Whatever was recorded on the way is whole.
     let end = |chaos: &Chaos| {
         chaos.configure(0, 1, 0, false);
@@ -301,8 +324,23 @@ fn a_guest_that_calls_anything_at_random_gets_nothing_and_leaves_nothing() {
             chaos.run("at the end", &["verify", "wild", id, "--depth", "stored"]).check_code(0);
         }
         assert!(chaos.sandbox.dir().parent().unwrap().join("etc").metadata().is_err());
+        let (all, allowed) = called(chaos);
+        let mut functions = functions.lock().unwrap_or_else(PoisonError::into_inner);
+        functions.0.extend(all);
+        functions.1.extend(allowed);
     };
     in_worlds(turns(TURNS, "runs of five times 25 random sequences"), turn, end);
+    // It did call everything, and of clusters and metrics with success as far as the policy goes. What only
+    // speaks to the operator is no call of the log, and a bucket's configuration is granted to nobody.
+    let (all, allowed) = functions.into_inner().unwrap();
+    let names = || {
+        let logged = CAPABILITIES.iter().filter(|capability| capability.interface != "run");
+        logged.map(|capability| format!("{}.{}", capability.interface, capability.function))
+    };
+    let never: Vec<_> = names().filter(|name| !all.contains(name)).collect();
+    assert!(never.is_empty(), "never called: {never:?}, of {all:?}");
+    let denied: Vec<_> = names().filter(|name| !allowed.contains(name) && !name.contains("-config")).collect();
+    assert!(denied.is_empty(), "never allowed: {denied:?}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Calls of `kube` and of `metrics`: every function, with kinds and objects that are right, wrong or hostile.
 
+use super::strongroom::plugin::bytes::{self, Source};
 use super::strongroom::plugin::kube::{
     self, Cluster, Kind, Listing, Question, Reference, Selection, Unseen, WriteMode, WriteOptions,
 };
@@ -54,7 +55,7 @@ fn object(hands: &Hands, random: &mut Random) -> String {
     match random.below(8) {
         0 => word(random),
         1 => format!("{{\"kind\":\"{kind}\",\"metadata\":{{}}}}"),
-        2 => "[".repeat(random.below(100_000)),
+        2 => "[".repeat(random.below(1_000)),
         _ => format!(
             "{{\"apiVersion\":\"v1\",\"kind\":\"{kind}\",\"metadata\":{{\"name\":\"{name}\",\
              \"namespace\":{namespace:?}}},\"data\":{{}}}}"
@@ -75,6 +76,13 @@ fn list<T>(random: &mut Random, mut one: impl FnMut(&mut Random) -> T) -> Vec<T>
     // Now and then more than a call may name.
     let n = if random.below(40) == 0 { 1_001 } else { random.below(4) };
     (0..n).map(|_| one(random)).collect()
+}
+
+/// A source of these bytes, as if they had been stored.
+fn stored(object: &str) -> Option<Source> {
+    let (sink, source) = bytes::pipe().ok()?;
+    drop((sink.write(object.as_bytes()), bytes::finish(sink)));
+    Some(source)
 }
 
 /// One call of a cluster or of a list.
@@ -101,10 +109,15 @@ pub(crate) fn call(hands: &mut Hands, random: &mut Random) {
 
 /// One call of any cluster that is open.
 fn of_cluster(hands: &mut Hands, random: &mut Random) {
-    let unseen = if random.below(6) == 0 { any(&mut hands.sources, random) } else { None };
+    let which = random.below(12);
+    let unseen = match which {
+        7 => any(&mut hands.sources, random),
+        8 => stored(&object(hands, random)),
+        _ => None,
+    };
     let to = namespace(hands, random);
     let Some(cluster) = some(&hands.clusters, random) else { return };
-    match random.below(12) {
+    match which {
         0 => drop(cluster.version()),
         1 => drop(cluster.kinds()),
         2 | 3 => {

@@ -112,6 +112,11 @@ fn word(random: &mut Random) -> String {
     }
 }
 
+/// A name for an artifact: any word, or one that is not taken yet, as each is taken once.
+fn name(random: &mut Random) -> String {
+    if random.below(2) == 0 { format!("n{}", random.next()) } else { word(random) }
+}
+
 fn pairs(random: &mut Random) -> Vec<(String, String)> {
     (0..random.below(4)).map(|_| (word(random), word(random))).collect()
 }
@@ -140,7 +145,7 @@ fn invocation(hands: &mut Hands, random: &mut Random) -> Invocation {
 
 /// One call. What it answers is of no interest: the host must take whatever comes.
 fn call(hands: &mut Hands, random: &mut Random) {
-    match random.below(52) {
+    match random.below(72) {
         0 => run::log(run::Level::Info, &word(random), &pairs(random)),
         1 => run::progress(&word(random), random.next(), Some(random.next())),
         2 => run::report_step(&Step {
@@ -202,7 +207,7 @@ fn call(hands: &mut Hands, random: &mut Random) {
         }
         20..=22 => {
             if let Some(source) = any(&mut hands.sources, random) {
-                hands.transfers.extend(storage::put(&word(random), source, &options(random)));
+                hands.transfers.extend(storage::put(&name(random), source, &options(random)));
             }
         }
         23 => {
@@ -215,10 +220,10 @@ fn call(hands: &mut Hands, random: &mut Random) {
                 (0..random.below(4)).filter_map(|_| some(&hands.transfers, random)).collect();
             drop(storage::first_done(&borrowed));
         }
-        25 => hands.archives.extend(storage::create_archive(&word(random), &options(random))),
-        26 => {
+        25 | 52 => hands.archives.extend(storage::create_archive(&name(random), &options(random))),
+        26 | 53..=55 => {
             let (path, attributes) = (word(random), pairs(random));
-            match (some(&hands.archives, random), random.below(2)) {
+            match (some(&hands.archives, random), random.below(3)) {
                 (Some(archive), 0) => drop(archive.add_bytes(&path, &attributes, b"content")),
                 (Some(_), _) => {
                     if let Some(source) = any(&mut hands.sources, random)
@@ -239,15 +244,18 @@ fn call(hands: &mut Hands, random: &mut Random) {
             drop(storage::artifacts());
             hands.sources.extend(storage::get(&word(random)));
         }
-        29 => hands.readers.extend(storage::open_archive(&word(random))),
-        30 => {
+        29 | 56 => {
+            let name = if random.below(2) == 0 { "many".to_owned() } else { word(random) };
+            hands.readers.extend(storage::open_archive(&name));
+        }
+        30 | 57..=59 => {
             if let Some(reader) = some(&hands.readers, random) {
                 let found =
                     if random.below(2) == 0 { reader.open(&word(random)).ok() } else { reader.next().ok().flatten() };
                 hands.sources.extend(found.map(|(_, source)| source));
             }
         }
-        31 => hands.buckets.extend(storage::open_bucket(if random.below(4) == 0 { "other" } else { "data" })),
+        31 | 60 | 61 => hands.buckets.extend(storage::open_bucket(if random.below(4) == 0 { "other" } else { "data" })),
         32 => {
             if let Some(bucket) = some(&hands.buckets, random) {
                 let key = word(random);
@@ -262,7 +270,7 @@ fn call(hands: &mut Hands, random: &mut Random) {
                 hands.sources.extend(bucket.read(&word(random), None));
             }
         }
-        33 => {
+        33 | 62 | 63 => {
             if let Some(source) = any(&mut hands.sources, random)
                 && let Some(bucket) = some(&hands.buckets, random)
             {
@@ -270,7 +278,7 @@ fn call(hands: &mut Hands, random: &mut Random) {
                 hands.writings.extend(bucket.write(&word(random), &pairs(random), source, existing));
             }
         }
-        34 => {
+        34 | 64 | 65 => {
             if let Some(writing) = some(&hands.writings, random) {
                 drop(writing.wait());
             }
