@@ -269,7 +269,7 @@ fn every_feature_of_webassembly_that_is_left_out_is_refused() {
         // It is refused for this alone, by the host: the engine's parser takes it as it comes.
         assert!(WasmFeatures::default().contains(feature), "{words} is left out by nobody else");
         let taken = Validator::new_with_features(WasmFeatures::default()).validate_all(&bytes);
-        taken.map(drop).unwrap_or_else(|error| panic!("{words}: {error}"));
+        taken.map_or_else(|error| panic!("{words}: {error}"), drop);
     }
 }
 
@@ -329,7 +329,7 @@ async fn a_granted_command_that_is_not_requested_is_an_error_that_names_the_near
         assert!(shown.contains(&format!("granted, never requested: exec \"{name}\"")), "{shown}");
         grants.exec.remove(name);
     }
-    load(&sha256, &grants).await.map(drop).unwrap_or_else(|e| panic!("{}", super::in_full(&e)));
+    load(&sha256, &grants).await.unwrap_or_else(|e| panic!("{}", super::in_full(&e)));
 }
 
 #[tokio::test]

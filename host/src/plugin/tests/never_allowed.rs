@@ -5,7 +5,7 @@ use super::{Bench, all_grants, in_full};
 use crate::error::Kind;
 use crate::plugin::component::{Component, digest, embed_manifest};
 use crate::plugin::inspect::inspect;
-use crate::plugin::verb::{BackupRequest, Depth, RestoreRequest, VerifyRequest};
+use crate::plugin::verb::{BackupRequest, Depth, DiagnoseRequest, RestoreRequest, VerifyRequest};
 use crate::plugin::{Cache, Plugin};
 use crate::policy::{Grants, Verb};
 use serde_json::json;
@@ -72,7 +72,7 @@ async fn a_function_without_a_request_that_needs_no_handle_is_denied_in_every_ve
             let (_, deed) = DEEDS.iter().find(|(name, _)| name == function).unwrap_or_else(|| {
                 panic!("{what}: add a deed of the guest that calls {function}");
             });
-            for verb in [Verb::Backup, Verb::Verify, Verb::Restore] {
+            for verb in [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose] {
                 let bench = Bench::with(|bench| bench.verb = verb);
                 bench.shelf.lay("readable.txt", b"seen");
                 let instance = plugin.start(bench.context(deed)).await.unwrap();
@@ -84,7 +84,8 @@ async fn a_function_without_a_request_that_needs_no_handle_is_denied_in_every_ve
                         let request = VerifyRequest { settings, depth: Depth::Contents, backup, options };
                         instance.verify(request).await.err()
                     }
-                    _ => instance.restore(RestoreRequest { settings, options, backup }).await.err(),
+                    Verb::Restore => instance.restore(RestoreRequest { settings, options, backup }).await.err(),
+                    Verb::Diagnose => instance.diagnose(DiagnoseRequest { settings, last: None }).await.err(),
                 };
                 let error = error.unwrap_or_else(|| panic!("{what}: {function} was allowed in {verb:?}"));
                 assert_eq!(error.kind(), Kind::Denied, "{what}: {function} in {verb:?}: {}", in_full(&error));

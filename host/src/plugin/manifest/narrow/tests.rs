@@ -21,7 +21,12 @@ fn manifest(request: Requests) -> PluginManifest {
     }
 }
 
-fn buckets(requests: &[(&[BucketVerb], &[Verb], Effect, bool, bool)]) -> PluginManifest {
+/// What is asked of a bucket: verbs, when, effect, `scratch`, `inspect`.
+type OfBucket<'a> = (&'a [BucketVerb], &'a [Verb], Effect, bool, bool);
+/// What is asked of a cluster: verbs, kinds, when, effect.
+type OfCluster<'a> = (&'a [KubeVerb], &'a [&'a str], &'a [Verb], Effect);
+
+fn buckets(requests: &[OfBucket<'_>]) -> PluginManifest {
     let bucket = requests.iter().map(|(may, verbs, effect, scratch, inspect)| BucketRequest {
         setting: "b".to_owned(),
         reason: "r".to_owned(),
@@ -34,7 +39,7 @@ fn buckets(requests: &[(&[BucketVerb], &[Verb], Effect, bool, bool)]) -> PluginM
     manifest(Requests { bucket: bucket.collect(), ..Requests::default() })
 }
 
-fn kube(requests: &[(&[KubeVerb], &[&str], &[Verb], Effect)]) -> PluginManifest {
+fn kube(requests: &[OfCluster<'_>]) -> PluginManifest {
     let kube = requests.iter().map(|(may, kinds, verbs, effect)| KubeRequest {
         setting: "c".to_owned(),
         reason: "r".to_owned(),
