@@ -14,7 +14,7 @@ use std::time::Duration;
 use strongroom::plugin::capability::CAPABILITIES;
 use strongroom::plugin::manifest::SECTION;
 use strongroom_tests::rogue::{Attack, LineOf, Rogue};
-use strongroom_tests::{plugin, root, wait_until};
+use strongroom_tests::{bomb, plugin, root, wait_until};
 
 /// Every attack in turn, by one host.
 #[track_caller]
@@ -137,9 +137,16 @@ fn what_is_not_granted_is_denied_and_written_down_whatever_it_looks_like() {
         denied("bucket-write", "storage.bucket.write"),
         denied("bucket-overwrite", "storage.bucket.write"),
         denied("bucket-delete", "storage.bucket.delete"),
-        denied("bucket-configure", "storage.bucket.read-config"),
+        denied("bucket-delete-version", "storage.bucket.delete"),
+        denied("bucket-read-config", "storage.bucket.read-config"),
+        denied("bucket-write-config", "storage.bucket.write-config"),
         denied("bucket-write", "storage.bucket.write").in_verb(&["restore", "latest", "--plan"]),
+        // They wait for the process behind it: it ends by the refusal, or they would stall.
         Attack { code: 5, ..denied("put-endless", "storage.put").in_verb(&["diagnose"]) },
+        denied("bucket-write-endless", "storage.bucket.write"),
+        // A shell that the operator grants with a script of theirs takes no other one.
+        denied("program-of-its-own", "exec.spawn")
+            .with_endless("program = \"/bin/sh\"\nargs = [\"-s\"]\nstdin = { text = \"exit 0\\n\" }"),
         denied("pipe", "storage.put").in_verb(&["verify", "latest"]),
         denied("archive", "storage.create-archive").in_verb(&["restore", "latest"]),
         // Only the policy makes a denial.
@@ -362,6 +369,24 @@ fn components_that_are_not_what_they_must_be_are_refused_with_a_line_even_when_t
         assert!(load["outcome"] != "ok" && load["detail"].is_string(), "{what}: {load:#}");
         rogue.replace(&whole);
         rogue.check_serves(what);
+    }
+    rogue.check_log();
+}
+
+#[test]
+fn a_table_that_grows_for_ever_ends_at_its_limit_and_the_host_goes_on() {
+    let whole = fs::read(plugin("guests/rogue").unwrap()).unwrap();
+    let bomb = bomb::growing_table(&whole);
+    let mut rogue = Rogue::new();
+    for limits in ["", "table_elements = 5000"] {
+        rogue.replace(&bomb);
+        rogue.configure("spawn", limits, "program = \"/usr/bin/yes\"");
+        let output = rogue.sandbox.run(["backup", "evil"]);
+        output.check_error(1, &["\"table_elements\"", "elements of one table", "[plugin.rogue.limits]"]);
+        rogue.check_line(LineOf("limit", "", "\"table_elements\""), limits);
+        rogue.check_nothing_left(limits);
+        rogue.replace(&whole);
+        rogue.check_serves(limits);
     }
     rogue.check_log();
 }

@@ -104,6 +104,12 @@ fn check_inspected(name: &str, inert: bool) {
     let component = plugin(&format!("foreign/{name}")).unwrap();
     let text = sandbox.run(["plugin", "inspect", component.to_str().unwrap()]);
     assert_eq!(text.check_code(0).stdout.contains("inert"), inert, "{}", text.stdout);
+    let failing = sandbox.run(["plugin", "inspect", component.to_str().unwrap(), "--fail-on", "wasi,secrets"]);
+    if inert {
+        failing.check_code(5).check_stderr("fails on: wasi");
+    } else {
+        failing.check_code(0);
+    }
 }
 
 #[test]

@@ -35,6 +35,12 @@ fn plugins_import_nothing_but_the_contract_and_give_a_reason_for_every_request()
 }
 
 #[test]
+fn a_pipeline_fails_on_secrets_and_on_nothing_that_does_not_hold() {
+    inspect("postgres", &["--fail-on", "wasi,secrets"]).check_code(5).check_stderr("fails on: secrets");
+    inspect("bucket", &["--fail-on", "wasi,secrets,exec"]).check_code(0);
+}
+
+#[test]
 fn the_bucket_plugin_asks_for_this_and_no_more() {
     let inspection = inspect("bucket", &[]);
     // Size and compilers are those of the machine that built it.

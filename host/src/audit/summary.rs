@@ -59,8 +59,10 @@ impl Summary {
                 }
             }
             Call::Artifact(artifact) => {
-                self.push(&mut all, "verb", if artifact.verb == ArtifactVerb::Put { "put" } else { "get" });
-                self.push(&mut all, "artifact", artifact.name);
+                self.push(&mut all, "verb", artifact.verb.name());
+                if artifact.verb != ArtifactVerb::List {
+                    self.push(&mut all, "artifact", artifact.name);
+                }
             }
             Call::Scratch => {
                 let most = policy.scratch().map_or(0, |grant| grant.bytes);

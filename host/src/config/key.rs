@@ -516,20 +516,16 @@ static BUCKET_GRANT: Section = Section {
         must(
             "may",
             Shape::List(&Shape::Word(&Words {
-                known: &[
-                    "list",
-                    "read",
-                    "write",
-                    "overwrite",
-                    "owners",
-                    "delete",
-                    "delete-version",
-                    "read-config",
-                    "write-config",
+                known: &["list", "read", "write", "overwrite", "owners", "delete"],
+                // Only buckets with versions and a configuration have them, and a grant of `write-config` would
+                // name the parts.
+                not_built: &[
+                    ("delete-version", "a directory has one version of a file: use \"delete\""),
+                    ("read-config", "keep what configures the bucket beside its data, with its own client"),
+                    ("write-config", "configure the bucket with its own client before the restore"),
                 ],
-                not_built: &[],
             })),
-            "What may be done: list, read, write, overwrite, owners, delete, delete-version, read-config, write-config. Without owners, a write keeps no owner, no set-id bit and no extended attribute but user.*.",
+            "What may be done: list, read, write, overwrite, owners, delete. Without owners, a write keeps no owner, no set-id bit and no extended attribute but user.*.",
         ),
         may("prefixes", Shape::List(&Shape::Text), "Keys that it holds for, by prefix. The whole bucket unless set."),
         may("inspect", Shape::Flag, "Whether the plugin may read the objects' bytes itself. False unless set."),

@@ -215,6 +215,9 @@ fn what_is_not_built_yet_is_refused_and_says_what_to_use_now() {
         "verify = { schedule = \"daily\" }",
         "run_in = { ssh = \"db1\" }",
         "restore = { secrets = {} }",
+        "[bucket.b]\ntype = \"local\"\npath = \"x\"\n[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.bucket.b]\nmay = [\"list\", \"delete-version\"]\nverbs = [\"restore\"]\neffect = \"changes\"",
+        "[bucket.b]\ntype = \"local\"\npath = \"x\"\n[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.bucket.b]\nmay = [\"read-config\"]\nverbs = [\"backup\"]\neffect = \"reads\"",
+        "[bucket.b]\ntype = \"local\"\npath = \"x\"\n[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.bucket.b]\nmay = [\"write-config\"]\nverbs = [\"restore\"]\neffect = \"changes\"",
     ] {
         found.push(check_one(text));
     }

@@ -13,7 +13,7 @@ pub use concern::Concern;
 
 use super::capability::{CAPABILITIES, Risk};
 use super::component::{Component, Import};
-use super::manifest::{ExecRequest, KubeRequest, PluginManifest, RawExecGrant, RawSlot, RawStdin};
+use super::manifest::{ExecRequest, KubeRequest, PluginManifest, RawExecGrant, RawSlot, RawStdin, unknown_commands};
 use super::speech::{line, whole};
 use crate::policy::exec::StdinGrant;
 use crate::policy::storage::BucketVerb;
@@ -235,7 +235,11 @@ pub fn inspect_in(component: &Component, surroundings: Surroundings<'_>) -> Insp
             .iter()
             .map(|(name, version)| Tool { name: name.clone(), version: version.clone() })
             .collect(),
-        notes: notes(component, &imports, &ceilings, scratch_bytes(component, effective_grants.as_ref())),
+        notes: {
+            let scratch = scratch_bytes(component, effective_grants.as_ref());
+            let notes = notes(component, &imports, &ceilings, scratch);
+            grants.iter().flat_map(|grants| never_requested(manifest, grants)).chain(notes).collect()
+        },
         requests: requests(manifest),
         effective: effective_grants.as_ref().map(effective),
         concerns: Vec::new(),
@@ -537,6 +541,28 @@ fn scratch_bytes(component: &Component, grants: Option<&Grants>) -> Option<u64> 
         Some(grants) => grants.scratch.as_ref().map(|grant| grant.bytes),
         None => component.manifest.request.scratch.as_ref().map(super::manifest::ScratchRequest::max_bytes),
     }
+}
+
+/// What is granted and can never be used: a command that is not requested, with which the plugin is not loaded,
+/// and grants of which nothing is left.
+fn never_requested(manifest: &PluginManifest, grants: &Grants) -> Vec<String> {
+    let commands = unknown_commands(manifest, grants).into_iter().map(|command| {
+        let near = command.nearest.map(|near| format!(" (did you mean \"{near}\"?)")).unwrap_or_default();
+        format!("granted, never requested: exec \"{}\"{near}; the plugin does not load with it", command.name)
+    });
+    let effective = manifest.effective(grants);
+    let buckets = grants.buckets.keys().filter(|label| !effective.buckets.contains_key(*label));
+    let clusters = grants.kube.keys().filter(|label| !effective.kube.contains_key(*label));
+    let labelled = buckets.map(|label| ("bucket", label)).chain(clusters.map(|label| ("kube", label)));
+    let labelled = labelled.map(|(kind, label)| format!("{kind} \"{label}\""));
+    let whole = [
+        ("artifacts", grants.artifacts.is_some() && effective.artifacts.is_none()),
+        ("scratch", grants.scratch.is_some() && effective.scratch.is_none()),
+        ("metrics", grants.metrics.is_some() && effective.metrics.is_none()),
+    ];
+    let whole = whole.into_iter().filter(|(_, gone)| *gone).map(|(kind, _)| kind.to_owned());
+    let of_no_use = labelled.chain(whole).map(|what| format!("granted, and no request covers any of it: {what}"));
+    commands.chain(of_no_use).collect()
 }
 
 fn notes(component: &Component, imports: &[Interface], ceilings: &[String], scratch: Option<u64>) -> Vec<String> {

@@ -9,7 +9,7 @@ use super::component::{self, Component};
 use super::context::RunContext;
 use super::instance::Instance;
 use super::linker;
-use super::manifest::missing_grants;
+use super::manifest::{missing_grants, unknown_commands};
 use super::observer::{Observer, Unobserved};
 use super::signature::{self, Signed, TrustedKey};
 use super::state::State;
@@ -75,8 +75,8 @@ impl Plugin {
     ///
     /// Errors: `Denied` when the bytes are revoked, not the approved ones or not signed as they must
     /// be, when nothing is granted of an interface that it needs (the hint is the TOML that is
-    /// missing), or when a grant is over a ceiling; `Invalid` or `Limit` for a component that is not
-    /// as it must be.
+    /// missing), or when a grant is over a ceiling; `Invalid` for a granted command that it does not
+    /// request; `Invalid` or `Limit` for a component that is not as it must be.
     pub async fn load(
         label: &str,
         bytes: Vec<u8>,
@@ -194,7 +194,22 @@ impl Trust {
     }
 }
 
+/// Whether every granted command is one that the plugin requests, and every interface that it imports has
+/// something granted of it.
 fn check_grants(label: &str, component: &Component, grants: &Grants) -> Result<()> {
+    let unknown = unknown_commands(&component.manifest, grants);
+    if let Some(first) = unknown.first() {
+        let mut error = Error::invalid(format!("plugin \"{label}\" is granted a command that it does not request"));
+        for command in &unknown {
+            error = error.fact("grant", format!("plugin.{label}.grant.exec.{}", command.name));
+        }
+        let requested: Vec<_> = component.manifest.request.exec.iter().map(|request| request.name.as_str()).collect();
+        let requested = if requested.is_empty() { "no command".to_owned() } else { requested.join(", ") };
+        return Err(error.fact("requested", requested).hint(match first.nearest {
+            Some(nearest) => format!("did you mean \"{nearest}\"?"),
+            None => format!("take it out, or let \"strongroom plugin approve {label}\" write the grants anew"),
+        }));
+    }
     let imports = |interface: &str| component.imports_interface(interface);
     match missing_grants(&component.manifest, label, imports, grants) {
         None => Ok(()),

@@ -5,11 +5,12 @@
 
 mod check;
 mod effective;
+mod narrow;
 mod schema;
 #[cfg(test)]
 mod tests;
 
-pub use effective::missing_grants;
+pub use effective::{UnknownCommand, missing_grants, unknown_commands};
 
 use crate::error::{Error, Result};
 use crate::policy::kube::{KubeGrant, KubeVerb};

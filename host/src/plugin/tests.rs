@@ -8,6 +8,7 @@ mod effects;
 mod flow;
 mod hostile;
 mod memory;
+mod never_allowed;
 mod observed;
 
 use super::build::{BuildOptions, Built, build as build_plugin};

@@ -74,7 +74,7 @@ pub struct BucketCall<'a> {
 pub struct ArtifactCall<'a> {
     /// What it wants to do.
     pub verb: ArtifactVerb,
-    /// The artifact.
+    /// The artifact; empty for a list of all of them.
     pub name: &'a str,
 }
 
@@ -85,6 +85,19 @@ pub enum ArtifactVerb {
     Put,
     /// Read one back: only in a verification or a restore.
     Get,
+    /// List names, sizes and digests of those of the backup in scope.
+    List,
+}
+
+impl ArtifactVerb {
+    /// The verb as the audit log has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ArtifactVerb::Put => "put",
+            ArtifactVerb::Get => "get",
+            ArtifactVerb::List => "list",
+        }
+    }
 }
 
 /// Longest key or prefix in bytes: a path of 4096 bytes, each written as a character of 4.
@@ -264,6 +277,9 @@ impl Policy {
         }
         let name = quoted(call.name);
         match (call.verb, self.occasion.verb) {
+            (ArtifactVerb::List, verb) => {
+                Decision::allow(rule, format!("the artifacts of the run are listed by {}", verb.name()))
+            }
             (ArtifactVerb::Put, Verb::Backup) => Decision::allow(rule, format!("{name} is stored by a backup")),
             (ArtifactVerb::Get, Verb::Verify | Verb::Restore) => {
                 Decision::allow(rule, format!("{name} is read back by {}", self.occasion.verb.name()))

@@ -1,4 +1,7 @@
 use super::exec::{ExecCall, ExecGrant, StdinGrant};
+use super::kube::{KubeCall, KubeGrant, KubeObject, KubeVerb};
+use super::metrics::{MetricsCall, MetricsGrant};
+use super::scratch::ScratchGrant;
 use super::storage::{ArtifactCall, ArtifactGrant, ArtifactVerb, BucketCall, BucketGrant, BucketVerb};
 use super::*;
 use crate::stream::Origin;
@@ -55,15 +58,31 @@ fn policy(when: &When, occasion: Occasion) -> Policy {
         inspect: true,
         when: when.clone(),
     };
+    let cluster = KubeGrant {
+        may: BTreeSet::from(KubeVerb::ALL),
+        kinds: BTreeSet::from([CONFIG_MAP.kind.to_owned()]),
+        namespaces: Vec::new(),
+        names: Vec::new(),
+        labels: BTreeMap::new(),
+        inspect: true,
+        secret_data: false,
+        when: when.clone(),
+    };
+    let metrics = MetricsGrant {
+        prefix: Some("p_".to_owned()),
+        query: BTreeSet::from(["up".to_owned()]),
+        labels: BTreeMap::new(),
+        when: when.clone(),
+    };
     Policy {
         plugin: "p".to_owned(),
         grants: Grants {
             exec: [("x".to_owned(), exec)].into(),
             buckets: [("b".to_owned(), vec![bucket])].into(),
-            kube: std::collections::BTreeMap::new(),
+            kube: [("c".to_owned(), vec![cluster])].into(),
             artifacts: Some(ArtifactGrant::default()),
-            scratch: None,
-            metrics: None,
+            scratch: Some(ScratchGrant { bytes: 1 << 20, verbs: when.verbs.clone() }),
+            metrics: Some(metrics),
             ceilings: Vec::new(),
         },
         occasion,
@@ -71,16 +90,41 @@ fn policy(when: &When, occasion: Occasion) -> Policy {
     }
 }
 
-fn calls() -> impl Iterator<Item = (Call<'static>, bool)> {
-    let exec = [false, true]
-        .map(|reads_output| (Call::Exec(ExecCall { command: "x", slots: &[], stdin: None, reads_output }), false));
+/// What decides whether a call changes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changes {
+    /// The effect of its grant, as with a command that nobody looks into.
+    ByGrant,
+    /// The call itself does, whatever its grant says; and needs one that says so.
+    Yes,
+    /// The call itself does not, whatever its grant says.
+    No,
+}
+
+/// An object that a call is about.
+const CONFIG_MAP: KubeObject<'static> =
+    KubeObject { kind: "/ConfigMap", namespaced: true, namespace: Some("n"), name: Some("x"), labels: None };
+
+/// Every function that the policy is asked about, with every verb; but for artifacts.
+fn calls() -> impl Iterator<Item = (Call<'static>, Changes)> {
+    let exec = [false, true].map(|reads_output| {
+        (Call::Exec(ExecCall { command: "x", slots: &[], stdin: None, reads_output }), Changes::ByGrant)
+    });
     let bucket = BUCKET_VERBS.map(|verb| {
         (
             Call::Bucket(BucketCall { bucket: "b", verb: Some(verb), key: Some("k"), part: Some("versioning") }),
-            verb.changes(),
+            if verb.changes() { Changes::Yes } else { Changes::ByGrant },
         )
     });
-    exec.into_iter().chain(bucket)
+    let kube = KubeVerb::ALL.map(|verb| {
+        let call = KubeCall { cluster: "c", verb: Some(verb), objects: &[CONFIG_MAP] };
+        (Call::Kube(call), if verb.changes() { Changes::Yes } else { Changes::No })
+    });
+    let about = (Call::Kube(KubeCall { cluster: "c", verb: None, objects: &[] }), Changes::No);
+    let metrics = [MetricsCall::Write("p_x"), MetricsCall::Query(&[Some("up")])];
+    let metrics = metrics.map(|call| (Call::Metrics(call), Changes::ByGrant));
+    let scratch = (Call::Scratch, Changes::No);
+    exec.into_iter().chain(bucket).chain(kube).chain(metrics).chain([about, scratch])
 }
 
 #[test]
@@ -92,15 +136,25 @@ fn no_grant_that_changes_anything_is_ever_allowed_in_a_backup_a_diagnosis_or_a_p
         for (call, call_changes) in calls() {
             let decision = policy.decide(&call);
             let still = occasion.plan_only || matches!(occasion.verb, Verb::Backup | Verb::Diagnose);
+            let may_change =
+                !still && (occasion.verb == Verb::Restore || (occasion.verb == Verb::Verify && when.scratch));
+            // A backup has no use for what a change would do.
+            let is_idle = occasion.verb == Verb::Backup
+                && matches!(&call, Call::Kube(KubeCall { verb: Some(KubeVerb::DryRun), .. }));
             let by_right = when.verbs.contains(&occasion.verb)
-                && match when.effect {
-                    Effect::Reads => !call_changes,
-                    Effect::Changes => {
-                        !still && (occasion.verb == Verb::Restore || (occasion.verb == Verb::Verify && when.scratch))
-                    }
+                && match (call_changes, when.effect) {
+                    (Changes::No, _) => !is_idle,
+                    (Changes::ByGrant, Effect::Reads) => true,
+                    (Changes::Yes, Effect::Reads) => false,
+                    (_, Effect::Changes) => may_change,
                 };
             assert_eq!(decision.allowed, by_right, "{call:?} {when:?} {occasion:?}");
-            if still && (when.effect == Effect::Changes || call_changes) {
+            let changes = match call_changes {
+                Changes::Yes => true,
+                Changes::ByGrant => when.effect == Effect::Changes,
+                Changes::No => false,
+            };
+            if still && changes {
                 assert!(!decision.allowed, "{call:?} {when:?} {occasion:?}");
                 refused += 1;
             }
@@ -140,10 +194,11 @@ fn nothing_is_granted_by_default() {
         for (call, _) in calls() {
             assert!(!policy.decide(&call).allowed, "{call:?}");
         }
-        for what in [ArtifactVerb::Put, ArtifactVerb::Get] {
+        for what in [ArtifactVerb::Put, ArtifactVerb::Get, ArtifactVerb::List] {
             assert!(!policy.decide(&Call::Artifact(ArtifactCall { verb: what, name: "a" })).allowed);
         }
         assert!(!policy.inspects_command("x") && !policy.inspects_object("b", "k") && !policy.inspects_artifact("a"));
+        assert!(!policy.kube_inspects("c", KubeVerb::Get, &CONFIG_MAP) && policy.scratch().is_none());
     }
 }
 

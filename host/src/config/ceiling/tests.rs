@@ -10,7 +10,7 @@ args = ["--"]
 
 [[bucket]]
 path = "/srv/data"
-may = ["list", "read"]
+may = ["read"]
 
 [artifacts]
 
@@ -72,7 +72,7 @@ fn every_kind_of_grant_is_held_against_every_ceiling() {
         (CAT.replace("/bin/cat", "/bin/sh"), "no rule for the program \"/bin/sh\""),
         (CAT.replace("\"reads\"", "\"reads\"\ninspect = true"), "lets none of its bytes into the plugin"),
         (bucket("photos", "\"read\""), "no rule for the directory \"/srv/photos\""),
-        (bucket("data", "\"read-config\""), "does not allow \"read-config\""),
+        (bucket("data", "\"list\""), "does not allow \"list\""),
         ("[plugin.shop.grant.artifacts]\ninspect = [\"a\"]\n".to_owned(), "lets no bytes of artifacts into the plugin"),
         (scratch("2MiB", "backup"), "allows a scratch directory of at most 1.0 MiB"),
         (scratch("1MiB", "restore"), "does not allow it for restore"),

@@ -218,7 +218,7 @@ impl storage::Host for State {
     async fn artifacts(&mut self) -> Result<Vec<storage::Artifact>, Refusal> {
         let guard = self.guard.clone();
         let work = async { Ok(self.run.artifacts.list().iter().map(artifact_for_guest).collect()) };
-        guard.pass("storage.artifacts", None, Deadline::Own, work).await
+        guard.pass("storage.artifacts", Some(&artifact_call(ArtifactVerb::List, "")), Deadline::Own, work).await
     }
 
     async fn get(&mut self, name: String) -> Result<Resource<GuestSource>, Refusal> {

@@ -94,6 +94,44 @@ fn concerns_are_what_is_asked_for_of_a_file_and_what_is_effective_of_a_plugin() 
 }
 
 #[test]
+fn secrets_and_wasi_concern_somebody_where_they_are() {
+    let mut grants = crate::plugin::tests::all_grants();
+    let (plain, files) = (rogue(|text| text), with_files("1MiB"));
+    let holds = |component: &Component, grants: Option<&Grants>, concern| {
+        inspect(component, grants).concerns.contains(&concern)
+    };
+    let asks = rogue(|text| text.replacen("effect = \"reads\"", "effect = \"reads\"\nsecrets = [\"TOKEN\"]", 1));
+    assert!(holds(&asks, None, Concern::Secrets) && !holds(&plain, None, Concern::Secrets));
+    assert!(!holds(&asks, Some(&grants), Concern::Secrets), "it gets none, whatever it asks for");
+    grants.exec.get_mut("echo").unwrap().secrets = vec!["TOKEN".to_owned()];
+    assert!(holds(&plain, Some(&grants), Concern::Secrets));
+    let file = [("TOKEN_FILE".to_owned(), "TOKEN".to_owned())].into();
+    let echo = grants.exec.get_mut("echo").unwrap();
+    (echo.secrets, echo.secret_files) = (Vec::new(), file);
+    assert!(holds(&plain, Some(&grants), Concern::Secrets));
+    for grants in [None, Some(&grants)] {
+        assert!(holds(&files, grants, Concern::Wasi) && !holds(&plain, grants, Concern::Wasi));
+    }
+}
+
+#[test]
+fn what_is_granted_and_never_requested_is_noted() {
+    let mut grants = crate::plugin::tests::all_grants();
+    grants.scratch = Some(ScratchGrant { bytes: 1 << 20, verbs: [Verb::Backup].into() });
+    let delete = grants.buckets["data"][0].clone();
+    grants.buckets.insert(
+        "other".to_owned(),
+        vec![crate::policy::storage::BucketGrant { may: [BucketVerb::Delete].into(), ..delete }],
+    );
+    let notes = inspect(&rogue(|text| text), Some(&grants)).notes;
+    for what in ["scratch", "bucket \"other\""] {
+        let note = format!("granted, and no request covers any of it: {what}");
+        assert!(notes.contains(&note), "{note}: {notes:?}");
+    }
+    assert_eq!(notes.iter().filter(|note| note.starts_with("granted, ")).count(), 2, "{notes:?}");
+}
+
+#[test]
 fn a_request_is_shown_whole_however_long_it_is() {
     let hidden = "x".repeat(5000);
     let component = rogue(|text| {

@@ -99,7 +99,7 @@ impl Mistakes {
 }
 
 /// The known key that was most likely meant.
-fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(super) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|known| (strsim::damerau_levenshtein(key, known), *known))

@@ -1,20 +1,18 @@
 //! Requests against grants: what is effective, and which TOML would grant what is missing.
 
+use super::check::nearest;
 use super::{ExecRequest, PluginManifest, RawExecGrant};
 use crate::exec;
-use crate::policy::kube::{KubeGrant, is_powerful};
 use crate::policy::metrics::MetricsGrant;
 use crate::policy::slot::SlotRule;
-use crate::policy::storage::BucketGrant;
 use crate::policy::{Grants, exec::ExecGrant};
 use serde::Serialize;
-use std::collections::BTreeSet;
 
 impl PluginManifest {
     /// What is effective of `grants`: nothing that the manifest does not request.
     ///
-    /// A grant may hold less than its request, and then it does; one that holds more is cut down
-    /// to the request's verbs, bucket verbs and `inspect`. What a granted command line looks like is
+    /// A grant may hold less than its request, and then it does; one that holds more is cut down to
+    /// what each request asks for by itself, on its occasions. What a granted command line looks like is
     /// the operator's word alone.
     pub fn effective(&self, grants: &Grants) -> Grants {
         let exec = self.request.exec.iter().filter_map(|request| {
@@ -22,14 +20,14 @@ impl PluginManifest {
             Some((request.name.clone(), narrow_exec(granted, &request.grant)))
         });
         let buckets = grants.buckets.iter().map(|(label, granted)| {
-            (label.clone(), granted.iter().filter_map(|grant| self.narrow_bucket(grant)).collect::<Vec<_>>())
+            (label.clone(), granted.iter().flat_map(|grant| self.narrow_bucket(grant)).collect::<Vec<_>>())
         });
         Grants {
             exec: exec.filter(|(_, grant)| !grant.when.verbs.is_empty()).collect(),
             buckets: buckets.filter(|(_, grants)| !grants.is_empty()).collect(),
             kube: {
                 let kube = grants.kube.iter().map(|(label, granted)| {
-                    (label.clone(), granted.iter().filter_map(|grant| self.narrow_kube(grant)).collect::<Vec<_>>())
+                    (label.clone(), granted.iter().flat_map(|grant| self.narrow_kube(grant)).collect::<Vec<_>>())
                 });
                 kube.filter(|(_, grants)| !grants.is_empty()).collect()
             },
@@ -69,39 +67,6 @@ impl PluginManifest {
         let is_empty = grant.when.verbs.is_empty() || (grant.prefix.is_none() && grant.query.is_empty());
         (!is_empty).then_some(grant)
     }
-
-    /// A bucket's label is the operator's, so a grant is held against all bucket requests together.
-    fn narrow_bucket(&self, granted: &BucketGrant) -> Option<BucketGrant> {
-        let mut grant = granted.clone();
-        let requests = &self.request.bucket;
-        grant.may.retain(|verb| requests.iter().any(|request| request.may.contains(verb)));
-        grant.when.verbs.retain(|verb| requests.iter().any(|request| request.verbs.contains(verb)));
-        grant.inspect &= requests.iter().any(|request| request.inspect);
-        (!grant.may.is_empty() && !grant.when.verbs.is_empty()).then_some(grant)
-    }
-}
-
-impl PluginManifest {
-    /// A cluster's label is the operator's as well.
-    fn narrow_kube(&self, granted: &KubeGrant) -> Option<KubeGrant> {
-        let mut grant = granted.clone();
-        let requests = &self.request.kube;
-        let requested: BTreeSet<&String> = requests.iter().flat_map(|request| &request.kinds).collect();
-        let by_star = |kind: &str| kind != "*" && !is_powerful(kind);
-        let star = "*".to_owned();
-        grant.may.retain(|verb| requests.iter().any(|request| request.may.contains(verb)));
-        grant.when.verbs.retain(|verb| requests.iter().any(|request| request.verbs.contains(verb)));
-        grant.inspect &= requests.iter().any(|request| request.inspect);
-        grant.secret_data &= requests.iter().any(|request| request.secret_data);
-        // What both name, and what one of them names and the other covers by its star.
-        let theirs = granted
-            .kinds
-            .iter()
-            .filter(|kind| requested.contains(kind) || (requested.contains(&star) && by_star(kind)));
-        let ours = requested.iter().filter(|kind| granted.kinds.contains(&star) && by_star(kind)).copied();
-        grant.kinds = theirs.chain(ours).cloned().collect();
-        (!grant.may.is_empty() && !grant.when.verbs.is_empty() && !grant.kinds.is_empty()).then_some(grant)
-    }
 }
 
 fn narrow_exec(granted: &ExecGrant, request: &RawExecGrant) -> ExecGrant {
@@ -109,6 +74,22 @@ fn narrow_exec(granted: &ExecGrant, request: &RawExecGrant) -> ExecGrant {
     grant.when.verbs.retain(|verb| request.verbs.contains(verb));
     grant.inspect &= request.inspect;
     grant
+}
+
+/// A granted command that no request is named like: a plugin can never run it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownCommand<'a> {
+    /// Its name in the grants.
+    pub name: &'a str,
+    /// The requested name that is most like it, if one is.
+    pub nearest: Option<&'a str>,
+}
+
+/// The granted commands that the manifest does not request: misspelt ones, and those of another version.
+pub fn unknown_commands<'a>(manifest: &'a PluginManifest, grants: &'a Grants) -> Vec<UnknownCommand<'a>> {
+    let requested: Vec<&str> = manifest.request.exec.iter().map(|request| request.name.as_str()).collect();
+    let unknown = grants.exec.keys().filter(|name| !requested.contains(&name.as_str()));
+    unknown.map(|name| UnknownCommand { name, nearest: nearest(name, &requested) }).collect()
 }
 
 /// The TOML that is missing in `grants` for interfaces that the component imports and of which

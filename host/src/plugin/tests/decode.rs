@@ -32,6 +32,33 @@ fn check_refused(bytes: &[u8], kind: Kind, words: &[&str]) {
     }
 }
 
+/// Grants of one interface.
+fn only(interface: &str) -> Grants {
+    use crate::policy::kube::{KubeGrant, KubeVerb};
+    use crate::policy::metrics::MetricsGrant;
+    use crate::policy::{Effect, Verb};
+    let all = all_grants();
+    let when = super::when(&[Verb::Backup], Effect::Reads);
+    let kube = KubeGrant {
+        may: [KubeVerb::List].into(),
+        kinds: ["*".to_owned()].into(),
+        namespaces: Vec::new(),
+        names: Vec::new(),
+        labels: Default::default(),
+        inspect: false,
+        secret_data: false,
+        when: when.clone(),
+    };
+    let metrics =
+        MetricsGrant { prefix: Some("rogue_".to_owned()), query: Default::default(), labels: Default::default(), when };
+    match interface {
+        "exec" => Grants { exec: all.exec, ..Grants::default() },
+        "storage" => Grants { artifacts: all.artifacts, ..Grants::default() },
+        "kube" => Grants { kube: [("a".to_owned(), vec![kube])].into(), ..Grants::default() },
+        _ => Grants { metrics: Some(metrics), ..Grants::default() },
+    }
+}
+
 /// Whatever was checked before: what is not granted is not there to be called.
 #[test]
 fn the_linker_holds_the_granted_interfaces_and_no_other() {
@@ -43,6 +70,17 @@ fn the_linker_holds_the_granted_interfaces_and_no_other() {
         linker.instantiate_pre(&compiled).map(drop).map_err(|error| format!("{error:#}"))
     };
     assert_eq!(linked(&all_grants()), Ok(()));
+    // Asked one by one: a name that is taken already is there to be called.
+    for granted in ["exec", "storage", "kube", "metrics"] {
+        let grants = only(granted);
+        for (interface, function) in [("exec", "run"), ("storage", "artifacts"), ("kube", "open"), ("metrics", "add")] {
+            let mut linker = crate::plugin::linker::for_plugin(engine, &component, &grants).unwrap();
+            let name = format!("strongroom:plugin/{interface}@0.1.0");
+            let taken = linker.instance(&name).unwrap().func_wrap(function, |_, (): ()| Ok(()));
+            let is_there = taken.is_err();
+            assert_eq!(is_there, interface == granted, "{interface}, where only {granted} is granted");
+        }
+    }
     let without_exec = Grants { exec: Default::default(), ..all_grants() };
     let without_storage = Grants { artifacts: None, buckets: Default::default(), ..all_grants() };
     for (grants, interface) in [(without_exec, "exec"), (without_storage, "storage")] {
@@ -139,6 +177,100 @@ fn imports_and_requests_must_agree() {
     );
     let without_storage = cut("[request.artifacts]", Some("[[request.exec]]"));
     assert!(Component::decode(&without_storage).is_ok(), "buckets are requested still");
+    // The other way round: what nothing of it can use is not asked for either.
+    for (request, words) in [
+        ("[request.metrics]\nreason = \"x\"\nprefix = \"rogue_\"\n", "does not import \"strongroom:plugin/metrics\""),
+        (
+            "[[request.kube]]\nsetting = \"bucket\"\nreason = \"x\"\nmay = [\"list\"]\nkinds = [\"*\"]\nverbs = [\"backup\"]\neffect = \"reads\"\n",
+            "does not import \"strongroom:plugin/kube\"",
+        ),
+        (
+            "[request.scratch]\nreason = \"x\"\nbytes = \"1MiB\"\nverbs = [\"backup\"]\n",
+            "does not import \"wasi:filesystem\"",
+        ),
+    ] {
+        let bytes = embed_manifest(bare(), &format!("{}\n{request}", manifest()));
+        check_refused(&bytes, Kind::Invalid, &["requests", words, "nobody should grant what is not used"]);
+    }
+}
+
+/// A component of these sections, with a manifest, and nothing that it would be refused for before.
+fn of_sections(fill: impl FnOnce(&mut Encoded)) -> Vec<u8> {
+    let mut component = Encoded::new();
+    fill(&mut component);
+    embed_manifest(component.finish(), &manifest())
+}
+
+/// A component with this core module inside.
+fn of_module(fill: impl FnOnce(&mut wasm_encoder::Module)) -> Vec<u8> {
+    let mut module = wasm_encoder::Module::new();
+    fill(&mut module);
+    of_sections(|component| {
+        component.section(&wasm_encoder::ModuleSection(&module));
+    })
+}
+
+#[test]
+fn every_feature_of_webassembly_that_is_left_out_is_refused() {
+    use wasm_encoder::{
+        FieldType, FunctionSection, HeapType, MemorySection, MemoryType, RefType, StorageType, TagKind, TagSection,
+        TagType, TypeSection, ValType,
+    };
+    use wasmparser::{Validator, WasmFeatures};
+    let memory = |memory64, shared| {
+        of_module(|module| {
+            let mut memories = MemorySection::new();
+            memories.memory(MemoryType { minimum: 1, maximum: Some(1), memory64, shared, page_size_log2: None });
+            module.section(&memories);
+        })
+    };
+    let tag = of_module(|module| {
+        let mut types = TypeSection::new();
+        types.ty().function([], []);
+        module.section(&types);
+        let mut tags = TagSection::new();
+        tags.tag(TagType { kind: TagKind::Exception, func_type_idx: 0 });
+        module.section(&tags);
+    });
+    let structure = of_module(|module| {
+        let mut types = TypeSection::new();
+        types.ty().struct_([FieldType { element_type: StorageType::Val(ValType::I32), mutable: false }]);
+        module.section(&types);
+    });
+    let typed_reference = of_module(|module| {
+        let mut types = TypeSection::new();
+        types.ty().function([], []);
+        let reference = RefType { nullable: true, heap_type: HeapType::Concrete(0) };
+        types.ty().function([ValType::Ref(reference)], []);
+        module.section(&types);
+        let mut functions = FunctionSection::new();
+        functions.function(1);
+        module.section(&functions);
+        let mut code = wasm_encoder::CodeSection::new();
+        let mut body = wasm_encoder::Function::new([]);
+        body.instructions().end();
+        code.function(&body);
+        module.section(&code);
+    });
+    let future = of_sections(|component| {
+        let mut types = ComponentTypeSection::new();
+        types.defined_type().future(None);
+        component.section(&types);
+    });
+    for (feature, words, bytes) in [
+        (WasmFeatures::MEMORY64, "memory64", memory(true, false)),
+        (WasmFeatures::THREADS, "threads", memory(false, true)),
+        (WasmFeatures::EXCEPTIONS, "exceptions", tag),
+        (WasmFeatures::GC, "gc", structure),
+        (WasmFeatures::FUNCTION_REFERENCES, "function references", typed_reference),
+        (WasmFeatures::CM_ASYNC, "async", future),
+    ] {
+        check_refused(&bytes, Kind::Invalid, &["malformed", words]);
+        // It is refused for this alone, by the host: the engine's parser takes it as it comes.
+        assert!(WasmFeatures::default().contains(feature), "{words} is left out by nobody else");
+        let taken = Validator::new_with_features(WasmFeatures::default()).validate_all(&bytes);
+        taken.map_or_else(|error| panic!("{words}: {error}"), drop);
+    }
 }
 
 async fn load(sha256: &str, grants: &Grants) -> Result<Plugin> {
@@ -172,6 +304,32 @@ async fn an_interface_of_which_nothing_is_granted_is_refused_with_the_toml_that_
         text.contains("[plugin.rogue.grant.artifacts]") && text.contains("[[plugin.rogue.grant.bucket.LABEL]]"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_granted_command_that_is_not_requested_is_an_error_that_names_the_nearest_one() {
+    let sha256 = digest(rogue());
+    let mut grants = all_grants();
+    let echo = grants.exec["echo"].clone();
+    for (name, hint) in [("ecko", "did you mean \"echo\"?"), ("shell", "plugin approve rogue")] {
+        grants.exec.insert(name.to_owned(), echo.clone());
+        let error = load(&sha256, &grants).await.err().expect("refused");
+        let text = super::in_full(&error);
+        assert_eq!(error.kind(), Kind::Invalid, "{text}");
+        for words in [
+            "granted a command that it does not request",
+            &format!("grant: plugin.rogue.grant.exec.{name}"),
+            "requested: echo, seen, endless, watched, feed, copy",
+            hint,
+        ] {
+            assert!(text.contains(words), "no {words:?} in\n{text}");
+        }
+        let component = Component::decode(rogue()).unwrap();
+        let shown = crate::plugin::inspect::inspect(&component, Some(&grants)).to_string();
+        assert!(shown.contains(&format!("granted, never requested: exec \"{name}\"")), "{shown}");
+        grants.exec.remove(name);
+    }
+    load(&sha256, &grants).await.unwrap_or_else(|e| panic!("{}", super::in_full(&e)));
 }
 
 #[tokio::test]

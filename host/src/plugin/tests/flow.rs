@@ -1,9 +1,10 @@
 //! What is granted works, what is not is denied, and what is given up leaves nothing.
 
 use super::{Bench, in_full};
-use crate::error::Kind;
+use crate::error::{Error, Kind};
+use crate::plugin::Denials;
 use crate::plugin::guard::{DENIED, lock};
-use crate::plugin::verb::{Depth, DiagnoseRequest, Made, RestoreRequest, VerifyRequest};
+use crate::plugin::verb::{BackupRequest, Depth, DiagnoseRequest, Made, RestoreRequest, VerifyRequest};
 use crate::policy::Verb;
 use crate::policy::slot::Template;
 use serde_json::json;
@@ -80,21 +81,31 @@ async fn bytes_enter_the_guest_only_with_inspect() {
 async fn a_bucket_is_used_as_it_is_granted_and_no_further() {
     check_denied(&Bench::new(), "bucket-unknown", "storage.open-bucket", "plugin.rogue.grant.bucket.other").await;
     check_denied(&Bench::new(), "bucket-delete", "storage.bucket.delete", "plugin.rogue.grant.bucket.data").await;
-    check_denied(&Bench::new(), "bucket-configure", "storage.bucket.read-config", "plugin.rogue.grant.bucket.data")
-        .await;
+    for (deed, function) in
+        [("bucket-read-config", "storage.bucket.read-config"), ("bucket-write-config", "storage.bucket.write-config")]
+    {
+        check_denied(&Bench::new(), deed, function, "plugin.rogue.grant.bucket.data").await;
+    }
     // Granted, but it changes something, and a backup changes nothing.
     check_denied(&Bench::new(), "bucket-write", "storage.bucket.write", "plugin.rogue.grant.bucket.data").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_manifest_does_not_request_is_not_effective_even_if_it_is_granted() {
-    let bench = Bench::with(|b| {
+    let bench = Bench::with(|b| b.grants.exec.get_mut("echo").unwrap().inspect = true);
+    check_denied(&bench, "run-unseen", "exec.run", "plugin.rogue.grant.exec.echo").await;
+    // One that is not requested at all does not get this far: the plugin is not loaded. Whoever starts it with
+    // wider grants than it was loaded with gets no more.
+    let plugin = Bench::new().load().await;
+    let wider = Bench::with(|b| {
         let everything = b.grants.exec["echo"].clone();
         b.grants.exec.insert("sh".to_owned(), everything);
-        b.grants.exec.get_mut("echo").unwrap().inspect = true;
     });
-    check_denied(&bench, "spawn-unknown", "exec.spawn", "plugin.rogue.grant.exec.sh").await;
-    check_denied(&bench, "run-unseen", "exec.run", "plugin.rogue.grant.exec.echo").await;
+    let instance = plugin.start(wider.context("spawn-unknown")).await.unwrap();
+    let denials = instance.denials();
+    let request = BackupRequest { settings: json!({ "do": "spawn-unknown" }), previous: None };
+    assert_eq!(instance.backup(request).await.unwrap_err().kind(), Kind::Denied);
+    assert_eq!(denials.list()[0].rule, "plugin.rogue.grant.exec.sh");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,6 +142,18 @@ async fn a_restore_writes_into_a_granted_bucket() {
     assert_eq!(lock(&bench.drawer.0)["new"], b"restored");
 }
 
+/// After a denied call that was to take the output of an endless command, the guest waits for that command
+/// in the same run: nothing else ends it there.
+async fn check_process_ended(bench: &Bench, deed: &str, error: Option<Error>, denials: &Denials, function: &str) {
+    let error = error.unwrap_or_else(|| panic!("{deed} was not refused"));
+    assert_eq!(error.kind(), Kind::Denied, "{}", in_full(&error));
+    assert_eq!(denials.list().last().map(|denial| denial.function), Some(function));
+    let lines = lock(&bench.notes.lines).clone();
+    let ended = lines.iter().any(|(_, line)| line.starts_with("its process ended") && line.contains("signal Some"));
+    assert!(ended, "{deed}: {lines:?}");
+    assert!(bench.shelf.is_empty() && !lock(&bench.drawer.0).contains_key("new"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denied_put_leaks_no_process() {
     let word = "strongroom-test-denied-put";
@@ -141,10 +164,17 @@ async fn a_denied_put_leaks_no_process() {
     let instance = bench.load().await.start(bench.context("put-endless")).await.unwrap();
     let denials = instance.denials();
     let request = DiagnoseRequest { settings: json!({ "do": "put-endless" }), last: None };
-    let error = instance.diagnose(request).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::Denied, "{}", in_full(&error));
-    assert_eq!(denials.list()[0].function, "storage.put");
-    assert!(bench.shelf.is_empty());
+    let error = instance.diagnose(request).await.err();
+    check_process_ended(&bench, "put-endless", error, &denials, "storage.put").await;
+    check_gone(word).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_write_leaks_no_process() {
+    let word = "strongroom-test-denied-write";
+    let bench = Bench::with(|b| mark(b, word));
+    let (answer, denials) = bench.backup("bucket-write-endless").await;
+    check_process_ended(&bench, "bucket-write-endless", answer.err(), &denials, "storage.bucket.write").await;
     check_gone(word).await;
 }
 

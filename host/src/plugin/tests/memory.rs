@@ -211,6 +211,7 @@ impl Bucket for Drawer {
         Ok(object)
     }
 
+    /// Its objects have one version each.
     fn delete(&self, key: &str, _: Option<&str>) -> Result<()> {
         lock(&self.0).remove(key);
         Ok(())

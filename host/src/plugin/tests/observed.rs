@@ -4,9 +4,9 @@
 use super::{Bench, in_full};
 use crate::error::{Error, Kind, Result};
 use crate::plugin::guard::lock;
-use crate::plugin::verb::BackupRequest;
+use crate::plugin::verb::{BackupRequest, RestoreRequest};
 use crate::plugin::{Ended, HandleUse, Noted, Observer, Stop};
-use crate::policy::{Call, Decision};
+use crate::policy::{Call, Decision, Verb};
 use async_trait::async_trait;
 use serde_json::json;
 use std::sync::{Arc, Mutex};
@@ -135,5 +135,25 @@ async fn what_cannot_be_written_down_does_not_happen_and_ends_the_guest() {
         assert_eq!(error.hint_text(), Some("make room"));
         assert!(bench.shelf.is_empty());
         assert!(!lock(&told.lines).iter().any(|line| line.contains(&format!("ended {refused}"))));
+    }
+}
+
+/// A write is written down together with others, and is not begun before that is durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_whose_line_cannot_be_flushed_does_not_happen() {
+    let bench = Bench::with(|bench| bench.verb = Verb::Restore);
+    let before = lock(&bench.drawer.0).clone();
+    for (refuses, is_written) in [(Some("flush"), false), (None, true)] {
+        let told = Arc::new(Told { refuses, ..Told::default() });
+        let instance =
+            bench.load().await.start_observed(bench.context("bucket-write"), told.clone()).await.expect("it starts");
+        let settings = json!({ "do": "bucket-write" });
+        let request = RestoreRequest { settings, options: json!({}), backup: super::flow::made() };
+        let answer = instance.restore(request).await;
+        assert_eq!(answer.is_ok(), is_written, "{answer:?}");
+        assert_eq!(*lock(&bench.drawer.0) != before, is_written);
+        let lines = lock(&told.lines).join("\n");
+        let ended = lines.lines().find(|line| line.starts_with("ended storage.bucket.write")).expect("it is told");
+        assert!(ended.ends_with(if is_written { ": ok" } else { ": Failed" }), "{lines}");
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! It speaks the contract without the SDK, so that it can do what the SDK would not.
 
+mod cluster;
 mod random;
 
 wit_bindgen::generate!({ path: "../../../wit", world: "plugin" });
@@ -13,6 +14,7 @@ use exports::strongroom::plugin::component::{
 use random::Random;
 use strongroom::plugin::bytes::{self, Sink, Source};
 use strongroom::plugin::exec::{self, Invocation, Process};
+use strongroom::plugin::kube::{Cluster, Listing};
 use strongroom::plugin::run;
 use strongroom::plugin::storage::{self, Archive, ArchiveReader, Bucket, Existing, PutOptions, Transfer, Writing};
 use strongroom::plugin::types::{Error, Outcome, Step};
@@ -81,6 +83,10 @@ struct Hands {
     readers: Vec<ArchiveReader>,
     buckets: Vec<Bucket>,
     writings: Vec<Writing>,
+    clusters: Vec<Cluster>,
+    lists: Vec<Listing>,
+    /// The namespace that is granted.
+    namespace: String,
 }
 
 /// Takes any element out.
@@ -104,6 +110,11 @@ fn word(random: &mut Random) -> String {
         2..=12 => ["a", "b", "c", "seen.txt", "one"][random.below(5)].to_owned(),
         _ => WORDS[random.below(WORDS.len())].to_owned(),
     }
+}
+
+/// A name for an artifact: any word, or one that is not taken yet, as each is taken once.
+fn name(random: &mut Random) -> String {
+    if random.below(2) == 0 { format!("n{}", random.next()) } else { word(random) }
 }
 
 fn pairs(random: &mut Random) -> Vec<(String, String)> {
@@ -134,7 +145,7 @@ fn invocation(hands: &mut Hands, random: &mut Random) -> Invocation {
 
 /// One call. What it answers is of no interest: the host must take whatever comes.
 fn call(hands: &mut Hands, random: &mut Random) {
-    match random.below(36) {
+    match random.below(72) {
         0 => run::log(run::Level::Info, &word(random), &pairs(random)),
         1 => run::progress(&word(random), random.next(), Some(random.next())),
         2 => run::report_step(&Step {
@@ -196,7 +207,7 @@ fn call(hands: &mut Hands, random: &mut Random) {
         }
         20..=22 => {
             if let Some(source) = any(&mut hands.sources, random) {
-                hands.transfers.extend(storage::put(&word(random), source, &options(random)));
+                hands.transfers.extend(storage::put(&name(random), source, &options(random)));
             }
         }
         23 => {
@@ -209,10 +220,10 @@ fn call(hands: &mut Hands, random: &mut Random) {
                 (0..random.below(4)).filter_map(|_| some(&hands.transfers, random)).collect();
             drop(storage::first_done(&borrowed));
         }
-        25 => hands.archives.extend(storage::create_archive(&word(random), &options(random))),
-        26 => {
+        25 | 52 => hands.archives.extend(storage::create_archive(&name(random), &options(random))),
+        26 | 53..=55 => {
             let (path, attributes) = (word(random), pairs(random));
-            match (some(&hands.archives, random), random.below(2)) {
+            match (some(&hands.archives, random), random.below(3)) {
                 (Some(archive), 0) => drop(archive.add_bytes(&path, &attributes, b"content")),
                 (Some(_), _) => {
                     if let Some(source) = any(&mut hands.sources, random)
@@ -233,15 +244,18 @@ fn call(hands: &mut Hands, random: &mut Random) {
             drop(storage::artifacts());
             hands.sources.extend(storage::get(&word(random)));
         }
-        29 => hands.readers.extend(storage::open_archive(&word(random))),
-        30 => {
+        29 | 56 => {
+            let name = if random.below(2) == 0 { "many".to_owned() } else { word(random) };
+            hands.readers.extend(storage::open_archive(&name));
+        }
+        30 | 57..=59 => {
             if let Some(reader) = some(&hands.readers, random) {
                 let found =
                     if random.below(2) == 0 { reader.open(&word(random)).ok() } else { reader.next().ok().flatten() };
                 hands.sources.extend(found.map(|(_, source)| source));
             }
         }
-        31 => hands.buckets.extend(storage::open_bucket(if random.below(4) == 0 { "other" } else { "data" })),
+        31 | 60 | 61 => hands.buckets.extend(storage::open_bucket(if random.below(4) == 0 { "other" } else { "data" })),
         32 => {
             if let Some(bucket) = some(&hands.buckets, random) {
                 let key = word(random);
@@ -256,7 +270,7 @@ fn call(hands: &mut Hands, random: &mut Random) {
                 hands.sources.extend(bucket.read(&word(random), None));
             }
         }
-        33 => {
+        33 | 62 | 63 => {
             if let Some(source) = any(&mut hands.sources, random)
                 && let Some(bucket) = some(&hands.buckets, random)
             {
@@ -264,12 +278,14 @@ fn call(hands: &mut Hands, random: &mut Random) {
                 hands.writings.extend(bucket.write(&word(random), &pairs(random), source, existing));
             }
         }
-        34 => {
+        34 | 64 | 65 => {
             if let Some(writing) = some(&hands.writings, random) {
                 drop(writing.wait());
             }
         }
-        _ => let_go(hands, random),
+        35..=37 => let_go(hands, random),
+        38 | 39 => cluster::measure(random),
+        _ => cluster::call(hands, random),
     }
 }
 
@@ -280,7 +296,7 @@ fn let_go(hands: &mut Hands, random: &mut Random) {
             if random.below(4) == 0 { std::mem::forget(handle) } else { drop(handle) }
         }
     }
-    match random.below(8) {
+    match random.below(10) {
         0 => away(&mut hands.sources, random),
         1 => away(&mut hands.sinks, random),
         2 => away(&mut hands.processes, random),
@@ -288,6 +304,8 @@ fn let_go(hands: &mut Hands, random: &mut Random) {
         4 => away(&mut hands.archives, random),
         5 => away(&mut hands.readers, random),
         6 => away(&mut hands.buckets, random),
+        7 => away(&mut hands.clusters, random),
+        8 => away(&mut hands.lists, random),
         _ => away(&mut hands.writings, random),
     }
 }
@@ -298,12 +316,18 @@ fn forge(random: &mut Random) {
     let handle = [0, 1, 2, 3, 7, 100, 0x7fff_ffff, u32::MAX - 1][random.below(8)];
     // SAFETY: a handle is a number that the host checks; a wrong one ends this guest, which is what is tried.
     unsafe {
-        match random.below(6) {
+        match random.below(12) {
             0 => drop(Source::from_handle(handle)),
             1 => drop(Source::from_handle(handle).read(10)),
             2 => drop(Transfer::from_handle(handle).wait()),
             3 => drop(bytes::finish(Sink::from_handle(handle))),
             4 => drop(Process::from_handle(handle).stdout()),
+            5 => drop(Bucket::from_handle(handle).objects("", None)),
+            6 => drop(storage::finish_archive(Archive::from_handle(handle))),
+            7 => drop(Archive::from_handle(handle).add_bytes("forged", &[], b"content")),
+            8 => drop(Cluster::from_handle(handle).version()),
+            9 => drop(Listing::from_handle(handle).next_page()),
+            10 => drop(Writing::from_handle(handle).wait()),
             _ => drop(storage::put(
                 "forged",
                 Source::from_handle(handle),
@@ -311,6 +335,12 @@ fn forge(random: &mut Random) {
             )),
         }
     }
+}
+
+/// The text behind a key of flat JSON.
+fn text<'a>(settings: &'a str, key: &str) -> &'a str {
+    let rest = settings.split_once(&format!("\"{key}\":\"")).map(|(_, rest)| rest).unwrap_or_default();
+    rest.split('"').next().unwrap_or_default()
 }
 
 /// The number behind a key of flat JSON.
@@ -325,7 +355,7 @@ fn act(settings: &str, verb: u64) {
     let forging = settings.contains("\"forge\":true");
     for sequence in 0..number(settings, "sequences").unwrap_or(1) {
         let mut random = Random::new(seed ^ (verb << 56) ^ (sequence << 32));
-        let mut hands = Hands::default();
+        let mut hands = Hands { namespace: text(settings, "namespace").to_owned(), ..Hands::default() };
         for _ in 0..number(settings, "calls").unwrap_or(50) {
             call(&mut hands, &mut random);
             if forging && random.below(30) == 0 {

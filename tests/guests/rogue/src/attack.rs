@@ -29,8 +29,9 @@ pub fn act(deed: &str) -> Option<Result<Facts, Error>> {
         "look-alike-commands" => refused("command", COMMANDS, |command| exec::spawn(invocation(command)).map(drop)),
         "bad-slots" => refused("slot", SLOTS, |value| {
             let slots = vec![("word".to_owned(), value.to_owned())];
-            exec::spawn(Invocation { slots, ..invocation("endless") }).map(drop)
-        }),
+            exec::spawn(Invocation { slots, ..invocation("echo") }).map(drop)
+        })
+        .and_then(|_| with_its_slot()),
         "slots-beside" => slots_beside(),
         "read-bad-keys" => read_bad_keys(),
         "write-bad-keys" => write_bad_keys(),
@@ -45,6 +46,7 @@ pub fn act(deed: &str) -> Option<Result<Facts, Error>> {
         }
         "other-job" => other_job(),
         "read-unseen-tee" => read_unseen_tee(),
+        "program-of-its-own" => program_of_its_own(),
         "read-unseen-entry" => storage::open_archive("many")
             .and_then(|archive| archive.next())
             .and_then(|entry| entry.map_or(Ok(vec![]), |(_, source)| source.read(100).map(|_| vec![]))),
@@ -242,23 +244,54 @@ fn handle_in_a_static() -> Result<Facts, Error> {
     }
 }
 
-/// Slots that the command does not have, and many of them.
+/// The command with its slot as it should be filled: it is the value alone that was refused elsewhere.
+fn with_its_slot() -> Result<Facts, Error> {
+    let (_process, stdout) = output_of("echo")?;
+    stored(&storage::put("accepted", stdout, &PLAIN)?)
+}
+
+/// The slot of a command and others beside it, which it does not have, and many of them.
 fn slots_beside() -> Result<Facts, Error> {
     let beside = |names: &mut dyn Iterator<Item = String>| {
         let slots = names.map(|name| (name, "hello".to_owned())).collect();
-        exec::spawn(Invocation { slots, ..invocation("endless") })
+        exec::spawn(Invocation { slots, ..invocation("echo") })
     };
-    let attempts: [&mut dyn Iterator<Item = String>; 3] = [
+    let attempts: [&mut dyn Iterator<Item = String>; 6] = [
         &mut ["word", "w\u{43e}rd"].map(str::to_owned).into_iter(),
+        &mut ["w\u{43e}rd"].map(str::to_owned).into_iter(),
+        &mut ["word", "Word"].map(str::to_owned).into_iter(),
         &mut ["word", "word"].map(str::to_owned).into_iter(),
-        &mut (0..5_000).map(|n| format!("slot{n}")),
+        &mut std::iter::empty(),
+        &mut std::iter::once("word".to_owned()).chain((0..5_000).map(|n| format!("slot{n}"))),
     ];
     for (n, attempt) in attempts.into_iter().enumerate() {
         if beside(attempt).is_ok() {
             return Err(Error::Failed(format!("attempt {n} was not refused")));
         }
     }
-    harmless()
+    with_its_slot()
+}
+
+/// A script for whatever `endless` is, through its standard input: from a pipe, and as the output of another
+/// command.
+fn program_of_its_own() -> Result<Facts, Error> {
+    let (sink, script) = bytes::pipe()?;
+    let piped = exec::spawn(Invocation { stdin: Some(script), ..invocation("endless") });
+    drop((sink.write(b"echo stolen > outside.txt\n"), bytes::finish(sink)));
+    if piped.is_ok() {
+        return Err(Error::Failed("it ran a script of the plugin".to_owned()));
+    }
+    let (_process, script) = output_of("echo")?;
+    exec::spawn(Invocation { stdin: Some(script), ..invocation("endless") }).map(|_| vec![])
+}
+
+/// The refusal of what was to take a process's output, once the process has ended by it: nobody reads it any
+/// more. Until then it waits.
+pub fn refused_with_its_process(taken: Result<(), Error>, process: &exec::Process) -> Result<Facts, Error> {
+    let Err(refusal) = taken else { return Err(Error::Failed("it was not refused".to_owned())) };
+    let exit = process.wait()?;
+    run::log(run::Level::Info, &format!("its process ended: code {:?}, signal {:?}", exit.code, exit.signal), &[]);
+    Err(refusal)
 }
 
 /// A source may be opened late: storing it fails at the latest.

@@ -359,8 +359,14 @@ fn act(settings: &str) -> Result<Facts, Error> {
             Ok(vec![])
         }
         "put-endless" => {
-            let (_process, stdout) = output_of("endless")?;
-            storage::put("a", stdout, &PLAIN).map(|_| vec![])
+            let (process, stdout) = output_of("endless")?;
+            attack::refused_with_its_process(storage::put("a", stdout, &PLAIN).map(drop), &process)
+        }
+        "bucket-write-endless" => {
+            let bucket = storage::open_bucket("data")?;
+            let (process, stdout) = output_of("endless")?;
+            let written = bucket.write("new", &[], stdout, Existing::Keep);
+            attack::refused_with_its_process(written.map(drop), &process)
         }
         "spawn" => {
             let (_process, stdout) = output_of("echo")?;
@@ -443,6 +449,12 @@ fn act(settings: &str) -> Result<Facts, Error> {
             archive.add_bytes(&"p".repeat(4_000), &[], b"content")?;
             storage::finish_archive(archive).map(|_| vec![])
         }
+        "add-to-archive" => {
+            let archive = storage::create_archive("many", &PLAIN)?;
+            let bucket = storage::open_bucket("data")?;
+            archive.add("x", &[], bucket.read("one", None)?)?;
+            storage::finish_archive(archive).map(|_| vec![])
+        }
         "archive-of-output" => {
             let archive = storage::create_archive("many", &PLAIN)?;
             let (_process, stdout) = output_of("echo")?;
@@ -485,11 +497,11 @@ fn act(settings: &str) -> Result<Facts, Error> {
             Ok(vec![])
         }
         "bucket-delete" => storage::open_bucket("data")?.delete("one", None).map(|()| vec![]),
-        "bucket-configure" => {
-            let bucket = storage::open_bucket("data")?;
-            bucket.read_config("policy")?;
-            bucket.write_config("policy", "{}").map(|()| vec![])
-        }
+        "bucket-delete-version" => storage::open_bucket("data")?.delete("one", Some("v1")).map(|()| vec![]),
+        "bucket-read-config" => storage::open_bucket("data")?.read_config("versioning").map(|_| vec![]),
+        "bucket-write-config" => storage::open_bucket("data")?.write_config("versioning", "{}").map(|()| vec![]),
+        "bucket-write-policy" => storage::open_bucket("data")?.write_config("policy", "{}").map(|()| vec![]),
+        "list-artifacts" => storage::artifacts().map(|all| fact("artifacts", all.len())),
         "bucket-unknown" => storage::open_bucket("other").map(|_| vec![]),
         other => attack::act(other).unwrap_or_else(|| Err(Error::Invalid(format!("nothing is named \"{other}\"")))),
     }
