@@ -2,9 +2,10 @@
 
 use crate::error::{Error, IoContext, Result};
 use crate::failpoint::{self, Point};
+use crate::secret::{Redactor, Secret};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
@@ -55,6 +56,8 @@ pub struct HostKey {
     pair: Ed25519KeyPair,
     public: PublicKey,
     seed: Zeroizing<[u8; 32]>,
+    /// Knows the seed in text: for what a panic says.
+    _redactor: Redactor,
 }
 
 impl fmt::Debug for HostKey {
@@ -78,7 +81,9 @@ impl HostKey {
         let public = <[u8; 32]>::try_from(pair.public_key().as_ref())
             .map(PublicKey)
             .map_err(|_| Error::failed("the host key has no public half of 32 bytes"))?;
-        Ok(Self { pair, public, seed: Zeroizing::new(*seed) })
+        let forms = [URL_SAFE_NO_PAD.encode(seed), STANDARD_NO_PAD.encode(seed), blake3::Hash::from(*seed).to_hex().to_string()];
+        let redactor = Redactor::new(&forms.map(Secret::new));
+        Ok(Self { pair, public, seed: Zeroizing::new(*seed), _redactor: redactor })
     }
 
     /// The key in `path`, or `NotFound`. A file that others can read is refused.
