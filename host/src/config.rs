@@ -351,6 +351,7 @@ impl Meaning<'_> {
         let keep = root.table("audit").and_then(|audit| audit.duration("keep"));
         config.audit_keep = keep.unwrap_or(config.audit_keep);
         self.grants_resolve(root);
+        self.under_ceilings_without_a_grant(root, &config);
         config
     }
 

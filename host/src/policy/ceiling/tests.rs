@@ -24,6 +24,7 @@ fn psql() -> ExecRule {
         dangerous_env: BTreeSet::new(),
         secrets: Some(patterns(&["PGPASSWORD"])),
         stdin_from_plugin: false,
+        stdin_text: Vec::new(),
         bounds: bounds(),
     }
 }
@@ -194,6 +195,7 @@ fn clusters_and_metrics_are_known_to_a_ceiling() {
         may: [KubeVerb::List, KubeVerb::Get].into(),
         kinds: ["*".to_owned(), "/Pod".to_owned()].into(),
         namespaces: Some(patterns(&["shop-.*"])),
+        exec_credentials: false,
         bounds: bounds(),
     };
     let metrics = MetricsRule { place: Place::default(), prefixes: vec!["shop_".to_owned()], query: patterns(&["up"]) };
