@@ -81,7 +81,11 @@ impl HostKey {
         let public = <[u8; 32]>::try_from(pair.public_key().as_ref())
             .map(PublicKey)
             .map_err(|_| Error::failed("the host key has no public half of 32 bytes"))?;
-        let forms = [URL_SAFE_NO_PAD.encode(seed), STANDARD_NO_PAD.encode(seed), blake3::Hash::from(*seed).to_hex().to_string()];
+        let forms = [
+            URL_SAFE_NO_PAD.encode(seed),
+            STANDARD_NO_PAD.encode(seed),
+            blake3::Hash::from(*seed).to_hex().to_string(),
+        ];
         let redactor = Redactor::new(&forms.map(Secret::new));
         Ok(Self { pair, public, seed: Zeroizing::new(*seed), _redactor: redactor })
     }

@@ -174,8 +174,7 @@ mod tests {
             "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
             "command": "/bin/echo", "args": [credential],
         }});
-        for (auth, token) in
-            [(serde_json::json!({"tokenFile": file}), "token-of-a-file"), (exec, "token-of-a-program")]
+        for (auth, token) in [(serde_json::json!({"tokenFile": file}), "token-of-a-file"), (exec, "token-of-a-program")]
         {
             let redactor = Redactor::default();
             let client = client(config(auth), &redactor).unwrap();

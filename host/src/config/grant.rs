@@ -83,7 +83,11 @@ impl Meaning<'_> {
     }
 
     /// What is over a ceiling is a mistake with two places: its own, and the rule that it breaks.
-    pub(super) fn under_ceilings(&mut self, fields: &Fields, check: impl Fn(&Ceiling) -> std::result::Result<(), Over>) {
+    pub(super) fn under_ceilings(
+        &mut self,
+        fields: &Fields,
+        check: impl Fn(&Ceiling) -> std::result::Result<(), Over>,
+    ) {
         for ceiling in self.ceilings.list() {
             let Err(over) = check(&ceiling) else { continue };
             let elsewhere = self.ceilings.elsewhere(&over);

@@ -388,7 +388,10 @@ mod tests {
         let matrix = br#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[1,"1"],[2.5,"+Inf"]]}]}}"#;
         assert_eq!(answer(200, matrix, &Redactor::default()).unwrap()[0].points, [(1000, 1.0), (2500, f64::INFINITY)]);
         let scalar = br#"{"status":"success","data":{"resultType":"scalar","result":[1,"2"]}}"#;
-        assert_eq!(answer(200, scalar, &Redactor::default()).unwrap(), [Sample { labels: vec![], points: vec![(1000, 2.0)] }]);
+        assert_eq!(
+            answer(200, scalar, &Redactor::default()).unwrap(),
+            [Sample { labels: vec![], points: vec![(1000, 2.0)] }]
+        );
     }
 
     #[test]

@@ -10,10 +10,10 @@ mod tests;
 
 pub use environment::{forbidden_name, names_a_destination};
 
-use destination::Reach;
 use super::slot::{Piece, SlotKind, SlotRule, Template, quoted};
 use super::{Decision, Mistake, Policy, When, toml_key, toml_text};
 use crate::stream::Origin;
+use destination::Reach;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -223,8 +223,13 @@ impl ExecGrant {
             let shown = quoted(name);
             match (reach, self.slots.get(name)) {
                 (Reach::Decides(what), _) => {
-                    let message = format!("slot {shown} fills {what}: it decides where a secret goes, and a plugin may not");
-                    say("args", message, "write the value itself, or set the variable that the program reads in the job's env");
+                    let message =
+                        format!("slot {shown} fills {what}: it decides where a secret goes, and a plugin may not");
+                    say(
+                        "args",
+                        message,
+                        "write the value itself, or set the variable that the program reads in the job's env",
+                    );
                 }
                 (Reach::MayConnect, Some(rule)) => {
                     let Some(admitted) = destination::admitted_connection(rule) else { continue };

@@ -245,12 +245,7 @@ fn message(channel: u8, bytes: &[u8]) -> Message {
 }
 
 /// Standard output and error until the status, and what comes behind that.
-async fn read(
-    mut from: Incoming,
-    mut stdout: Out,
-    mut stderr: Out,
-    (place, redactor): (&str, &Redactor),
-) -> Outcome {
+async fn read(mut from: Incoming, mut stdout: Out, mut stderr: Out, (place, redactor): (&str, &Redactor)) -> Outcome {
     let mut outcome = None;
     let mut early = Some(BytesMut::new());
     let broken = loop {
@@ -360,7 +355,9 @@ mod tests {
             let (out, mut reader) = pipe::pipe().unwrap();
             let (errs, _) = pipe::pipe().unwrap();
             let (out, errs) = (Out::Pipe(Some(out)), Out::Pipe(Some(errs)));
-            let outcome = read(Box::pin(futures_util::stream::iter(messages)), out, errs, ("db/pg-0", &Redactor::default())).await;
+            let outcome =
+                read(Box::pin(futures_util::stream::iter(messages)), out, errs, ("db/pg-0", &Redactor::default()))
+                    .await;
             assert!(matches!(outcome, Outcome::Lost(_)));
             let mut got = Vec::new();
             reader.read_to_end(&mut got).await.unwrap();

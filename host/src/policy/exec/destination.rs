@@ -50,7 +50,8 @@ pub(super) fn reaches(args: &[Template]) -> Vec<(&str, Reach)> {
 /// setting the values are the operator's own words.
 pub(super) fn admitted_connection(rule: &SlotRule) -> Option<String> {
     let SlotKind::Pattern(..) = rule.kind else { return None };
-    let whole = ["host=a", "host=a port=1 dbname=b", "dbname=a host=b", "postgresql://a/b", "redis://a:1/0", "http://a"];
+    let whole =
+        ["host=a", "host=a port=1 dbname=b", "dbname=a host=b", "postgresql://a/b", "redis://a:1/0", "http://a"];
     let mut probes: Vec<String> = whole.map(str::to_owned).into();
     for c in TELLING {
         probes.push(c.to_string());
