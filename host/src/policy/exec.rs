@@ -253,9 +253,7 @@ impl ExecGrant {
         if self.all_secrets().next().is_none() {
             return Vec::new();
         }
-        let mut found = destination::reaches(&self.args);
-        found.retain(|(name, _)| !is_scratch(name, &self.slots));
-        found
+        destination::reaches(&self.args, &|name| is_scratch(name, &self.slots))
     }
 
     fn check_environment(&self, permitted: &dyn Fn(&str) -> bool, say: &mut impl FnMut(&str, String, &str)) {

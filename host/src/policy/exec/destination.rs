@@ -17,9 +17,27 @@ pub(super) enum Reach {
 /// Options of one letter, as the clients of databases have them.
 const LETTERS: [char; 3] = ['h', 'p', 'U'];
 /// The last word of a long option, or a key of a connection string.
-const WORDS: [&str; 17] = [
-    "host", "hosts", "hostname", "hostaddr", "port", "url", "uri", "server", "servers", "endpoint", "address", "addr",
-    "proxy", "user", "username", "service", "sslmode",
+const WORDS: [&str; 20] = [
+    "host",
+    "hosts",
+    "hostname",
+    "hostaddr",
+    "port",
+    "url",
+    "uri",
+    "server",
+    "servers",
+    "endpoint",
+    "address",
+    "addr",
+    "proxy",
+    "user",
+    "username",
+    "service",
+    "socket",
+    "sslmode",
+    "sslrootcert",
+    "passfile",
 ];
 /// Options whose value may be a connection string instead of a name.
 const DATABASES: [&str; 3] = ["dbname", "database", "maintenance-db"];
@@ -28,8 +46,9 @@ const DATABASE: char = 'd';
 /// What no name of a database needs, and a connection string or a URI cannot do without.
 const TELLING: [char; 3] = ['=', ':', '/'];
 
-/// Every slot of these arguments that reaches a secret, in order.
-pub(super) fn reaches(args: &[Template]) -> Vec<(&str, Reach)> {
+/// Every slot of these arguments that reaches a secret, in order. A slot that the host fills reaches none, and
+/// what follows it in its argument is a path.
+pub(super) fn reaches<'a>(args: &'a [Template], is_hosts: &dyn Fn(&str) -> bool) -> Vec<(&'a str, Reach)> {
     let mut found = Vec::new();
     let (mut before, mut all_positional) = (None, false);
     for arg in args {
@@ -38,7 +57,8 @@ pub(super) fn reaches(args: &[Template]) -> Vec<(&str, Reach)> {
             _ => None,
         };
         if literal.is_none() {
-            found.extend(of_argument(&arg.pieces, before.filter(|_| !all_positional), all_positional));
+            let before = before.filter(|_| !all_positional);
+            found.extend(of_argument(&arg.pieces, before, all_positional, is_hosts));
         }
         all_positional |= literal == Some("--");
         before = literal;
@@ -69,7 +89,12 @@ pub(super) fn could_connect(value: &str) -> bool {
 
 /// The slots of one argument. `before` is the argument in front of it where that is fixed and could be an
 /// option.
-fn of_argument<'a>(pieces: &'a [Piece], before: Option<&str>, is_positional: bool) -> Vec<(&'a str, Reach)> {
+fn of_argument<'a>(
+    pieces: &'a [Piece],
+    before: Option<&str>,
+    is_positional: bool,
+    is_hosts: &dyn Fn(&str) -> bool,
+) -> Vec<(&'a str, Reach)> {
     let lead = match pieces.first() {
         Some(Piece::Text(text)) => text.as_str(),
         _ => "",
@@ -93,6 +118,7 @@ fn of_argument<'a>(pieces: &'a [Piece], before: Option<&str>, is_positional: boo
     for piece in pieces {
         match piece {
             Piece::Text(more) => text.push_str(more),
+            Piece::Slot(name) if is_hosts(name) => text.push('/'),
             Piece::Slot(name) => {
                 let reach = match of_option.clone() {
                     Some(Reach::Decides(what)) => Some(Reach::Decides(what)),
@@ -119,6 +145,10 @@ fn by_option(option: &str) -> Option<Reach> {
     }
     if option.starts_with("--") {
         return None;
+    }
+    // A connection string right behind its letter: `-dhost=…`.
+    if WORDS.iter().any(|word| name.strip_suffix(word).is_some_and(|letters| letters.ends_with(DATABASE))) {
+        return decides();
     }
     // One letter with its value behind it, or several flags with one letter that takes the value.
     let letters = [name.chars().next(), name.chars().last()];
@@ -148,7 +178,9 @@ fn by_text(text: &str, is_connection: bool) -> Option<Reach> {
         let key = text[..at].rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or("");
         is_telling(key) || DATABASES.contains(&key)
     });
-    has_key.then_some(Reach::MayConnect)
+    // A path is none, and `if=…` of a program that has words of its own; the rest may become one.
+    let is_other = text.contains('=') || text.starts_with(['/', '.']);
+    (has_key || !is_other).then_some(Reach::MayConnect)
 }
 
 /// Whether the last word of a name says where something leads.
@@ -163,7 +195,7 @@ mod tests {
 
     fn reach(args: &[&str]) -> Vec<Option<bool>> {
         let args: Vec<_> = args.iter().map(|arg| Template::parse(arg).unwrap()).collect();
-        let found = reaches(&args);
+        let found = reaches(&args, &|name| name == "scratch");
         let of = |slot: &str| {
             let reach = found.iter().find(|(name, _)| *name == slot).map(|(_, reach)| reach);
             reach.map(|reach| matches!(reach, Reach::Decides(_)))
@@ -202,6 +234,9 @@ mod tests {
             &["redis://{x}:6379/0"],
             &["--", "redis://db{x}/0"],
             &["--target=redis://{x}/0"],
+            &["-dhost={x}"],
+            &["-Atdport={x}"],
+            &["--socket={x}"],
             &["postgresql://db/shop?host={x}"],
             &["-d", "host={x} dbname=shop"],
             &["--dbname=port={x}"],
@@ -225,6 +260,8 @@ mod tests {
             &["--", "{x}"],
             &["host=db dbname={x}"],
             &["postgresql://db/{x}"],
+            &["postgresql:{x}"],
+            &["shop-{x}"],
         ] {
             assert_eq!(reach(args), [MAY_CONNECT], "{args:?}");
         }
@@ -245,6 +282,7 @@ mod tests {
         ] {
             assert_eq!(reach(args), [None], "{args:?}");
         }
+        assert_eq!(reach(&["{scratch}", "{scratch}/{x}"]), [None, None, None]);
         assert_eq!(reach(&["-h", "db", "--port=5432", "--table={x}", "-d", "{y}"]), [None, MAY_CONNECT]);
     }
 
