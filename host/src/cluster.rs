@@ -10,6 +10,7 @@ mod blot;
 mod certificate;
 mod connect;
 mod context;
+mod credential;
 mod discovery;
 mod failure;
 mod list;
@@ -37,7 +38,7 @@ pub use seen::{Before, Seen};
 pub use write::{Change, MayTouch, WriteMode, WriteOptions, Written};
 
 use crate::error::{Error, Result};
-use crate::secret::Secret;
+use crate::secret::{Redactor, Secret};
 use connect::Connection;
 use discovery::Known;
 use request::Pace;
@@ -137,6 +138,8 @@ impl Clusters {
 /// One cluster, shared by all who ask it.
 pub struct Cluster {
     spec: ClusterSpec,
+    /// Knows our credentials from when they are fetched.
+    redactor: Redactor,
     connection: tokio::sync::Mutex<Option<Connection>>,
     known: tokio::sync::Mutex<Option<Arc<Known>>>,
     places: Arc<tokio::sync::Semaphore>,
@@ -154,6 +157,7 @@ impl Cluster {
             connection: tokio::sync::Mutex::default(),
             known: tokio::sync::Mutex::default(),
             was_reached: AtomicBool::new(false),
+            redactor: Redactor::default(),
             spec,
         })
     }
@@ -184,6 +188,11 @@ impl Cluster {
     /// kubeconfig that may not run, `Failed` for one that did not give credentials.
     pub async fn client(&self) -> Result<kube::Client> {
         Ok(self.connected().await?.0)
+    }
+
+    /// Finds the credentials that this cluster was or will be sent, for text that it wrote.
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 
     /// The version of the server, such as `v1.36.3`.

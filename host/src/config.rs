@@ -353,6 +353,7 @@ impl Meaning<'_> {
         config.audit_keep = keep.unwrap_or(config.audit_keep);
         self.grants_resolve(root);
         self.secrets_are_sealed(root, &config);
+        self.under_ceilings_without_a_grant(root, &config);
         config
     }
 

@@ -25,6 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::policy::exec::{CommandLine, StdinGrant};
 use crate::secret::{Redactor, Secret, Secrets};
 use crate::stream::{Leash, Origin, Source};
+pub use container::client_places;
 pub use find::{STANDARD_PATH, find_program};
 pub use local::keep_inherited_files_from_children;
 use output::{Pipe, Stdout};

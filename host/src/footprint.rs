@@ -112,7 +112,7 @@ mod tests {
 
     /// In a process of its own: tests beside this one would map code again between the drop and the look at it.
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "the test itself is started again, and told so")]
+    #[expect(clippy::disallowed_methods, reason = "the test runs itself again, and tells itself so by a variable")]
     fn code_that_was_dropped_runs_on() {
         const ALONE: &str = "STRONGROOM_TEST_ALONE";
         if std::env::var_os(ALONE).is_none() {

@@ -1,4 +1,4 @@
-//! A store that says everything it knows: it refuses each request with an answer that holds what the
+//! A server that says everything it knows: it refuses each request with an answer that holds what the
 //! test gives it, and keeps what it was sent.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,19 +13,28 @@ pub struct Echo {
     shared: Arc<Shared>,
 }
 
+/// Status and body of an answer that holds this text; the number is that of the request.
+pub type Answer = fn(&str, usize) -> (&'static str, String);
+
 #[derive(Debug)]
 struct Shared {
     says: Vec<String>,
+    answer: Answer,
     turn: AtomicUsize,
     sent: Mutex<String>,
 }
 
 impl Echo {
-    /// Starts it on a free port of the loopback. Each answer holds the next one of `says`.
+    /// Starts a store on a free port of the loopback. Each answer holds the next one of `says`.
     pub fn start(says: Vec<String>) -> std::io::Result<Self> {
+        Self::answering(says, as_store)
+    }
+
+    /// The same, and what it says is made an answer by `answer`.
+    pub fn answering(says: Vec<String>, answer: Answer) -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
-        let shared = Arc::new(Shared { says, turn: AtomicUsize::new(0), sent: Mutex::default() });
+        let shared = Arc::new(Shared { says, answer, turn: AtomicUsize::new(0), sent: Mutex::default() });
         let served = shared.clone();
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
@@ -68,17 +77,53 @@ impl Shared {
             let is_head = head.starts_with("HEAD ");
             self.sent.lock().unwrap_or_else(PoisonError::into_inner).push_str(&head);
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            let says = self.says[turn % self.says.len()].replace('&', "&amp;").replace('<', "&lt;");
-            let body = format!(
-                "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>you said {says}, see</Message></Error>"
-            );
+            let (status, body) = (self.answer)(&self.says[turn % self.says.len()], turn);
             let header = self.says[turn % self.says.len()].replace(['\r', '\n'], " ");
             write!(
                 writer,
-                "HTTP/1.1 403 Forbidden\r\nx-amz-request-id: {header}\r\ncontent-type: application/xml\r\ncontent-length: {}\r\n\r\n{}",
+                "HTTP/1.1 {status}\r\nx-amz-request-id: {header}\r\ncontent-length: {}\r\n\r\n{}",
                 body.len(),
                 if is_head { "" } else { &body },
             )?;
         }
+    }
+}
+
+/// A refusal of S3.
+fn as_store(says: &str, _: usize) -> (&'static str, String) {
+    let says = says.replace('&', "&amp;").replace('<', "&lt;");
+    let body = format!(
+        "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>you said {says}, see</Message></Error>"
+    );
+    ("403 Forbidden", body)
+}
+
+/// Refusals of a Kubernetes API server, and of a proxy before it, one after the other.
+pub fn as_cluster(says: &str, turn: usize) -> (&'static str, String) {
+    let status = |message: String| serde_json::json!({"kind": "Status", "status": "Failure", "message": message});
+    match turn % 5 {
+        0 => ("403 Forbidden", status(format!("you cannot say {says}")).to_string()),
+        1 => ("403 Forbidden", format!("<html>{says}</html>")),
+        2 => ("400 Bad Request", status(format!("{} {says}", "x".repeat(580))).to_string()),
+        3 => {
+            let mut conflict = status(String::new());
+            let cause = serde_json::json!({"reason": "FieldManagerConflict", "message": says, "field": says});
+            conflict["details"] = serde_json::json!({"causes": [cause]});
+            ("409 Conflict", conflict.to_string())
+        }
+        _ => ("401 Unauthorized", says.to_owned()),
+    }
+}
+
+/// Refusals of a Prometheus, of a Pushgateway, and of a proxy before them, one after the other.
+pub fn as_metrics(says: &str, turn: usize) -> (&'static str, String) {
+    let error =
+        |text: String| serde_json::json!({"status": "error", "errorType": "bad_data", "error": text}).to_string();
+    match turn % 5 {
+        0 => ("400 Bad Request", error(says.to_owned())),
+        1 => ("401 Unauthorized", says.to_owned()),
+        2 => ("422 Unprocessable Entity", error(format!("{} {says}", "x".repeat(280)))),
+        3 => ("502 Bad Gateway", format!("<html>{says}</html>")),
+        _ => ("400 Bad Request", serde_json::json!({"status": "success", "data": {"resultType": says}}).to_string()),
     }
 }

@@ -57,7 +57,7 @@ fn check_bad(sandbox: &Sandbox, more: &[&str], file: &Path, line: Option<u64>) {
 
 #[test]
 fn a_backup_leaves_a_chain_that_says_what_was_done_and_its_record_anchors_it() {
-    let relay = Relay::new(Setup::default());
+    let relay = Relay::new(Setup { produce_more: "env = { COLOUR = \"green\" }".into(), ..Setup::default() });
     let id = relay.backup();
     let lines = show(&relay.sandbox, &[&id]);
     let events = words(&lines, "event");
@@ -82,7 +82,13 @@ fn a_backup_leaves_a_chain_that_says_what_was_done_and_its_record_anchors_it() {
         spawn["arguments"].as_array().unwrap().iter().map(|a| format!("{}={}", a["name"], a["value"])).collect();
     assert_eq!(
         arguments,
-        [r#""command"="produce""#, r#""program"="/bin/sh""#, r#""argument"="-c""#, r#""argument"="seq 1 300000""#]
+        [
+            r#""command"="produce""#,
+            r#""program"="/bin/sh""#,
+            r#""argument"="-c""#,
+            r#""argument"="seq 1 300000""#,
+            r#""variable"="COLOUR=green""#
+        ]
     );
     assert_eq!(lines[at("after", "storage.put")]["bytes"], 1_988_895);
     assert_eq!(lines[at("closed", "process")]["outcome"], "exit 0");

@@ -208,3 +208,88 @@ fn a_machine_ceiling_may_belong_to_the_security_team_and_be_a_link_that_only_it_
     fs::write(machine.etc().join("team.toml"), "").unwrap();
     machine.run(&["backup", "orders"]).check_error(2, &["is over the ceiling", CEILING]);
 }
+
+#[test]
+fn a_bucket_that_is_a_link_out_of_what_the_ceiling_allows_is_refused_before_anything_of_it_is_read() {
+    let sandbox = Sandbox::new();
+    let component = plugin("bucket").unwrap_or_else(|error| panic!("{error:#}"));
+    let digest = sha256(&fs::read(&component).unwrap());
+    sandbox.write("allowed/shop/report.txt", "within");
+    sandbox.write("allowed/other/report.txt", "within as well");
+    sandbox.write("elsewhere/report.txt", "canary of elsewhere");
+    for folder in ["store", "found"] {
+        fs::create_dir(sandbox.path(folder)).unwrap();
+    }
+    sandbox.config(&format!(
+        "[store.main]\ntype = \"local\"\npath = \"store\"\nencryption = \"off\"\n\n[bucket.shop]\ntype = \"local\"\n\
+         path = \"allowed/shop\"\n\n[plugin.bucket]\nsource = {component:?}\n\n[job.shop]\nplugin = \"bucket\"\n\
+         store = \"main\"\nsettings = {{ bucket = \"shop\" }}\n"
+    ));
+    sandbox.run(["plugin", "approve", "bucket", "--digest", &digest]).check_code(0);
+    let allowed = sandbox.path("allowed");
+    let rule = |path: &Path| {
+        let may = ["list", "read", "read-config"];
+        format!("artifacts = \"any\"\n\n[[bucket]]\npath = {path:?}\nmay = {may:?}\ninspect = true\n")
+    };
+    mode(&sandbox.write("ceiling.toml", rule(&allowed)), 0o644);
+    let backup = || sandbox.run(["backup", "shop", "--ceiling", "ceiling.toml"]);
+    backup().check_code(0);
+    let shop = sandbox.path("allowed/shop");
+    let stored = || strongroom_tests::files(&sandbox.path("store")).unwrap().len();
+    let before = stored();
+    fs::remove_dir_all(&shop).unwrap();
+    for target in
+        ["../elsewhere", "other/../../elsewhere", sandbox.path("elsewhere").to_str().unwrap(), "../allowed/way"]
+    {
+        // The last one by a second link.
+        drop(fs::remove_file(sandbox.path("allowed/way")));
+        symlink(sandbox.path("elsewhere"), sandbox.path("allowed/way")).unwrap();
+        symlink(target, &shop).unwrap();
+        let refused = backup();
+        let real = sandbox.path("elsewhere").canonicalize().unwrap();
+        refused.check_error(4, &["a grant of plugin \"bucket\" is over the ceiling", "ceiling.toml"]);
+        refused.check_stderr(&format!("no rule for the directory {:?}", real.to_str().unwrap()));
+        assert!(!refused.stderr.contains("canary of elsewhere"), "{}", refused.stderr);
+        assert_eq!(stored(), before, "nothing of {target} was stored");
+        // Without the ceiling it is the operator's own link.
+        fs::remove_file(&shop).unwrap();
+    }
+    symlink("other", &shop).unwrap();
+    backup().check_code(0);
+    let audited = sandbox.run(["audit", "show", "--output", "json"]);
+    audited.check_code(0).check_stdout("is over the ceiling");
+}
+
+#[test]
+fn a_kubeconfig_runs_a_program_only_for_the_server_that_the_ceiling_names() {
+    let machine = Machine::new();
+    let sandbox = &machine.sandbox;
+    let ran = sandbox.path("ran");
+    sandbox.write(
+        "kubeconfig",
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: c\n  cluster: {{server: 'http://127.0.0.1:1'}}\nusers:\n- name: u\n  \
+             user: {{exec: {{apiVersion: client.authentication.k8s.io/v1, command: /usr/bin/touch, args: [{ran:?}], interactiveMode: Never}}}}\n\
+             contexts:\n- name: x\n  context: {{cluster: c, user: u}}\n"
+        ),
+    );
+    let config = fs::read_to_string(sandbox.path("strongroom.toml")).unwrap();
+    let pod = "run_in = { pod = { cluster = \"prod\", namespace = \"db\", name = \"pg-0\" } }";
+    sandbox.config(&config.replace("[job.orders]", &format!(
+        "[cluster.prod]\ncontext = \"x\"\nkubeconfig = \"kubeconfig\"\nexec_credentials = true\ntimeout = \"2s\"\n\n[job.orders]\n{pod}"
+    )));
+    let rule = |server: &str, more: &str| {
+        format!("{ALLOWS}\n[[kube]]\nserver = {server:?}\nmay = [\"list\"]\nkinds = [\"*\"]\n{more}\n")
+    };
+    machine.reset(&rule("http://127.0.0.1:1", ""));
+    let written = machine.run(&["backup", "orders"]);
+    written.check_error(2, &["cluster.prod is over the ceiling", "exec_credentials", CEILING]);
+    machine.reset(&rule("https://other", "exec_credentials = true"));
+    let resolved = machine.run(&["backup", "orders"]);
+    resolved.check_error(4, &["cluster \"prod\" is over the ceiling", "http://127.0.0.1:1", CEILING]);
+    assert!(!ran.exists(), "the program did not run");
+    machine.reset(&rule("http://127.0.0.1:1", "exec_credentials = true"));
+    // It may run now, and gives nothing that is credentials.
+    assert_ne!(machine.run(&["backup", "orders"]).code, Some(0));
+    assert!(ran.exists(), "the program ran");
+}

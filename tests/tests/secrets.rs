@@ -1,6 +1,8 @@
 //! Secrets reach no guest, log, error, record or audit line: canaries are planted wherever a secret can
 //! come from, everything that a run writes is searched for every form of them.
 
+use base64::Engine as _;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -10,9 +12,11 @@ use strongroom::config::{SecretRef, secret};
 use strongroom::exec::{self, Place, RunIn};
 use strongroom::policy::exec::CommandLine;
 use strongroom_tests::canary::{check_none, forms};
-use strongroom_tests::echo::Echo;
+use strongroom_tests::echo::{self, Echo};
+use strongroom_tests::kube::rig::{Rig, grant, reads};
+use strongroom_tests::meter::{Meter, calls};
 use strongroom_tests::relay::{Relay, Setup, private, sh, sha256};
-use strongroom_tests::{files, wait_until};
+use strongroom_tests::{Sandbox, files, wait_until};
 use tokio_util::sync::CancellationToken;
 
 /// A secret by environment, one by file, and a connection string that holds a third.
@@ -241,6 +245,100 @@ fn credentials_of_a_store_are_in_nothing_that_is_said_of_it_whatever_it_answers(
             check_none(&canaries, &file.display().to_string(), &std::fs::read(&file).unwrap());
         }
     }
+}
+
+/// Runs these in a sandbox; how often a credential was blotted out of what they wrote. No canary is in that,
+/// and in no file.
+#[track_caller]
+fn blotted(sandbox: &Sandbox, canaries: &[String], runs: &[&[&str]]) -> usize {
+    let mut n_blotted = 0;
+    for args in runs {
+        let output = sandbox.strongroom(*args).env("RUST_LOG", "trace").run();
+        for (place, text) in [("standard output", &output.stdout), ("standard error", &output.stderr)] {
+            check_none(canaries, &format!("{place} of {args:?}"), text.as_bytes());
+            n_blotted += text.matches("***").count();
+        }
+    }
+    for file in files(sandbox.dir()).unwrap() {
+        let bytes = std::fs::read(&file).unwrap();
+        check_none(canaries, &file.display().to_string(), &bytes);
+    }
+    n_blotted
+}
+
+#[test]
+fn credentials_of_a_cluster_are_in_nothing_that_is_said_of_it_whatever_it_answers() {
+    const TOKEN: &str = "canary.cluster-token+0451/x==";
+    const MAPS: &str = "/v1/configmaps/ConfigMap";
+    let canaries = forms(TOKEN);
+    let server = Echo::answering(vec![canaries.join(" ")], echo::as_cluster).unwrap();
+    let way = format!(
+        "api = \"http://127.0.0.1:{}\"\ntoken = {{ env = \"CLUSTER_TOKEN\" }}\ntimeout = \"2s\"",
+        server.port()
+    );
+    let grants = [reads(&["*"], ""), grant(&["apply", "delete"], &["*"], "")].concat();
+    let mut rig = Rig::at(&way, &grants);
+    rig.sandbox.set_env("CLUSTER_TOKEN", TOKEN);
+    let of = |what: &str| json!({"do": what, "kind": MAPS, "namespace": "shop", "name": "a"});
+    let deeds: Vec<_> = ["probe", "version", "kinds", "list", "get", "body", "logs"].map(of).into();
+    rig.configure(&json!([deeds.clone(), deeds].concat()));
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "shop"}});
+    let change = json!([{"do": "apply", "objects": [object]}, {"do": "delete", "objects": [of("")]}]);
+    let option = format!("deeds={change}");
+    let n = blotted(
+        &rig.sandbox,
+        &canaries,
+        &[
+            &["backup", "orders", "-vv"],
+            &["backup", "orders", "--output", "json"],
+            &["verify", "orders", "--output", "json"],
+            &["diagnose", "orders", "--output", "json"],
+            &["restore", "orders", "latest", "--output", "json", "--option", &option],
+            &["restore", "orders", "latest", "--plan", "--option", &option],
+            &["show", "orders", "latest", "--output", "json"],
+            &["audit", "show", "--output", "json"],
+        ],
+    );
+    assert!(server.was_sent(TOKEN), "the credentials were used");
+    assert!(n > 20, "what the server said was shown, without them: {n} times");
+}
+
+#[test]
+fn credentials_for_metrics_are_in_nothing_that_is_said_of_their_servers_whatever_they_answer() {
+    const TOKEN: &str = "canary.prometheus-token+0451/x==";
+    const ASKS: &str = "canary.prometheus-Password77";
+    const PUSHES: &str = "canary/pushgateway+Password=88";
+    let canaries: Vec<String> = [TOKEN, ASKS, PUSHES].iter().flat_map(|secret| forms(secret)).collect();
+    let start = |secret: &str| Echo::answering(vec![forms(secret).join(" ")], echo::as_metrics).unwrap();
+    let [asked, asked_by_name, pushed] = [TOKEN, ASKS, PUSHES].map(start);
+    let mut meter = Meter::new();
+    for (name, secret) in [("P_TOKEN", TOKEN), ("P_ASKS", ASKS), ("P_PUSHES", PUSHES)] {
+        meter.sandbox.set_env(name, secret);
+    }
+    meter.grant = "prefix = \"meter_\"\nquery = [\"up\"]".to_owned();
+    let range = ", range_ms = 60000, step_ms = 1000";
+    let asks: Vec<_> = (0..3).flat_map(|_| [("query", "up", ""), ("query-range", "up", range)]).collect();
+    let by_token = "token = { env = \"P_TOKEN\" }";
+    let by_name = "username = \"me\", password = { env = \"P_ASKS\" }";
+    for (server, who) in [(&asked, by_token), (&asked_by_name, by_name)] {
+        meter.metrics = format!(
+            "prometheus = {{ url = \"http://127.0.0.1:{}\", {who} }}\npushgateway = {{ url = \"http://127.0.0.1:{}\", username = \"me\", password = {{ env = \"P_PUSHES\" }} }}",
+            server.port(),
+            pushed.port()
+        );
+        meter.set("orders", &calls(&asks));
+        let runs: [&[&str]; 5] = [
+            &["backup", "orders", "-vv"],
+            &["backup", "orders", "--output", "json"],
+            &["verify", "orders"],
+            &["show", "orders", "latest", "--output", "json"],
+            &["audit", "show", "--output", "json"],
+        ];
+        let n = blotted(&meter.sandbox, &canaries, &runs);
+        assert!(n > 10, "what the servers said was shown, without them: {n} times");
+    }
+    let basic = |password: &str| base64::engine::general_purpose::STANDARD.encode(format!("me:{password}"));
+    assert!(asked.was_sent(TOKEN) && asked_by_name.was_sent(&basic(ASKS)) && pushed.was_sent(&basic(PUSHES)));
 }
 
 #[test]

@@ -29,7 +29,8 @@ impl Summary {
         Self { redactor, key: host.derive(PURPOSE_VALUES) }
     }
 
-    /// The arguments of a call. Of an allowed command it is the whole command line.
+    /// The arguments of a call. Of an allowed command it is the whole command line, with the variables that
+    /// the grant sets and the names of its secrets.
     pub(super) fn of(&self, call: &Call<'_>, policy: &Policy) -> Vec<Argument> {
         let mut all = Vec::new();
         match call {
@@ -39,6 +40,10 @@ impl Summary {
                     Ok(line) => {
                         self.push(&mut all, "program", &line.program);
                         line.args.iter().for_each(|arg| self.push(&mut all, "argument", arg));
+                        // What fills only a variable is in no argument.
+                        for (name, value) in &line.env {
+                            self.push(&mut all, "variable", &format!("{name}={value}"));
+                        }
                         line.secrets.iter().for_each(|name| self.push(&mut all, "secret", name));
                         line.secret_files.values().for_each(|name| self.push(&mut all, "secret", name));
                     }
@@ -212,6 +217,62 @@ mod tests {
         for value in ["shop", "postgresql://app@db/shop", "password", "https://db:5432/x", "a@b:c"] {
             assert_eq!(summary.argument("argument", value).value.as_deref(), Some(value));
         }
+    }
+
+    #[test]
+    fn what_fills_only_a_variable_is_in_the_line_of_its_command() {
+        use crate::policy::exec::{ExecCall, ExecGrant, StdinGrant};
+        use crate::policy::slot::{SlotRule, Template};
+        use crate::policy::{Effect, Grants, Occasion, Verb, When};
+        let template = |text: &str| Template::parse(text).unwrap();
+        let grant = ExecGrant {
+            program: "/usr/bin/psql".to_owned(),
+            args: vec![template("-X")],
+            env: [("PGDATABASE", "{database}"), ("PGAPPNAME", "strongroom"), ("PGOPTIONS", "-c note={database}")]
+                .map(|(name, text)| (name.to_owned(), template(text)))
+                .into(),
+            stdin: StdinGrant::None,
+            slots: BTreeMap::from([("database".to_owned(), SlotRule::pattern(".*").unwrap())]),
+            secrets: vec!["PGPASSWORD".to_owned()],
+            secret_files: BTreeMap::new(),
+            inspect: false,
+            when: When { verbs: [Verb::Backup].into(), effect: Effect::Reads, scratch: false },
+            partial_stdin: false,
+            detects_short_input: false,
+            timeout: None,
+        };
+        let policy = Policy {
+            plugin: "pg".to_owned(),
+            grants: Grants { exec: [("query".to_owned(), grant)].into(), ..Grants::default() },
+            occasion: Occasion { verb: Verb::Backup, plan_only: false },
+            settings: serde_json::json!({}),
+        };
+        let secret = Secret::new("correct horse".to_owned());
+        let summary = Summary::new(&HostKey::ephemeral().unwrap(), Redactor::new([&secret]));
+        let of = |value: &str| {
+            let slots = [("database".to_owned(), value.to_owned())];
+            let call = ExecCall { command: "query", slots: &slots, stdin: None, reads_output: false };
+            summary.of(&Call::Exec(call), &policy)
+        };
+        let shown = |value: &str| -> Vec<String> {
+            of(value).iter().map(|one| format!("{}: {}", one.name, one.value.as_deref().unwrap_or("#"))).collect()
+        };
+        insta::assert_snapshot!(shown("shop").join("\n"), @r"
+        command: query
+        program: /usr/bin/psql
+        argument: -X
+        variable: PGAPPNAME=strongroom
+        variable: PGDATABASE=shop
+        variable: PGOPTIONS=-c note=shop
+        secret: PGPASSWORD
+        ");
+        for value in ["correct horse", "Y29ycmVjdCBob3JzZQ==", "postgresql://app:hunter2hunter2@db/shop"] {
+            let hidden = shown(value);
+            assert_eq!(hidden.iter().filter(|one| *one == "variable: #").count(), 2, "{hidden:?}");
+            assert!(!hidden.concat().contains(value), "{hidden:?}");
+        }
+        let long = of(&"x".repeat(1000));
+        assert!(long.iter().all(|one| one.value.as_ref().is_none_or(|value| value.len() < MAX_TEXT_BYTES + 40)));
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use crate::error::{Error, IoContext, Result};
 use crate::failpoint::{self, Point};
+use crate::secret::{Redactor, Secret};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
@@ -55,6 +56,8 @@ pub struct HostKey {
     pair: Ed25519KeyPair,
     public: PublicKey,
     seed: Zeroizing<[u8; 32]>,
+    /// Knows the seed in text: for what a panic says.
+    _redactor: Redactor,
 }
 
 impl fmt::Debug for HostKey {
@@ -78,7 +81,11 @@ impl HostKey {
         let public = <[u8; 32]>::try_from(pair.public_key().as_ref())
             .map(PublicKey)
             .map_err(|_| Error::failed("the host key has no public half of 32 bytes"))?;
-        Ok(Self { pair, public, seed: Zeroizing::new(*seed) })
+        let hex = blake3::Hash::from(*seed).to_hex().to_string();
+        let base64 = [URL_SAFE_NO_PAD.encode(seed), STANDARD_NO_PAD.encode(seed)];
+        let forms = base64.into_iter().chain([hex.to_uppercase(), hex]).map(Secret::new);
+        let redactor = Redactor::new(&forms.collect::<Vec<_>>());
+        Ok(Self { pair, public, seed: Zeroizing::new(*seed), _redactor: redactor })
     }
 
     /// The key in `path`, or `NotFound`. A file that others can read is refused.
@@ -210,6 +217,24 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
         assert_eq!(made.public().to_string().parse::<PublicKey>().unwrap(), *read.public());
+    }
+
+    #[test]
+    fn a_key_is_in_nothing_that_a_panic_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("host.key");
+        let held = [HostKey::load_or_create(&path).unwrap(), HostKey::load(&path).unwrap()];
+        let text = std::fs::read_to_string(&path).unwrap();
+        let line = text.lines().last().unwrap();
+        let seed = URL_SAFE_NO_PAD.decode(line).unwrap();
+        let hex: String = seed.iter().map(|byte| format!("{byte:02X}")).collect();
+        // Other tests teach redactors at the same time.
+        let said = |text: &str| std::iter::repeat_with(|| crate::secret::blotted(text)).flatten().next().unwrap();
+        for form in [line, &STANDARD_NO_PAD.encode(&seed), &hex] {
+            assert!(!said(&format!("the key {form}.")).contains(form), "{form}");
+        }
+        let public = held[0].public().to_string();
+        assert_eq!(*said(&public), public);
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! From a label's data to a client: kubeconfigs, addresses, service accounts, proxies.
 
-use super::{Cluster, ClusterSpec, Credentials, Way, context, proxy};
+use super::{Cluster, ClusterSpec, Credentials, Way, context, credential, proxy};
 use crate::error::{Error, Result};
-use crate::secret::Secret;
+use crate::secret::{Redactor, Secret};
 use base64::Engine;
-use kube::client::ClientBuilder;
 use kube::config::{AuthInfo, Kubeconfig};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -33,7 +32,7 @@ impl Cluster {
         if let Some(connection) = &*connection {
             return Ok((connection.client.clone(), connection.generation));
         }
-        let client = client(&self.spec).await?;
+        let client = client(&self.spec, &self.redactor).await?;
         *connection = Some(Connection { client: client.clone(), since: Instant::now(), generation: 0 });
         Ok((client, 0))
     }
@@ -51,14 +50,15 @@ impl Cluster {
             }
             _ => {}
         }
-        let client = Box::pin(client(&self.spec)).await?;
+        let client = Box::pin(client(&self.spec, &self.redactor)).await?;
         *connection = Some(Connection { client, since: Instant::now(), generation: generation + 1 });
         Ok(true)
     }
 }
 
-/// A client of this cluster. Nothing is sent yet, but a program of the kubeconfig may run.
-async fn client(spec: &ClusterSpec) -> Result<kube::Client> {
+/// A client of this cluster. Nothing is sent yet, but a program of the kubeconfig may run. What it will say of
+/// who we are the redactor knows before the server does.
+async fn client(spec: &ClusterSpec, redactor: &Redactor) -> Result<kube::Client> {
     let credentials = match &spec.credentials {
         Some(fetch) => {
             let fetch = fetch.clone();
@@ -66,10 +66,14 @@ async fn client(spec: &ClusterSpec) -> Result<kube::Client> {
         }
         None => None,
     };
+    credentials.iter().for_each(|credentials| credential::learn(redactor, credentials));
     let config = config(spec, credentials)?;
-    let label = spec.label.clone();
-    let built = blocking(move || ClientBuilder::try_from(config).map(ClientBuilder::build)).await?;
-    built.map_err(|error| not_built(&label, error))
+    let known = redactor.clone();
+    let built = blocking(move || {
+        credential::learn_config(&known, &config);
+        credential::client(config, &known)
+    });
+    built.await?.map_err(|error| not_built(&spec.label, redactor, error))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
@@ -79,11 +83,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// What a program of the kubeconfig wrote may hold a token: of its output only errors are shown.
-fn not_built(label: &str, error: kube::Error) -> Error {
+fn not_built(label: &str, redactor: &Redactor, error: kube::Error) -> Error {
     let what = format!("could not get credentials of cluster \"{label}\"");
     match error {
         kube::Error::Auth(kube::client::AuthError::AuthExecRun { cmd, out }) => {
-            let said: String = String::from_utf8_lossy(&out.stderr).trim().chars().take(SHOWN_BYTES).collect();
+            // Before it is cut: half a secret would not be found.
+            let said = redactor.text(String::from_utf8_lossy(&out.stderr).trim());
+            let said: String = said.chars().take(SHOWN_BYTES).collect();
             Error::failed(what)
                 .fact("program", format!("\"{cmd}\" of the kubeconfig ended with {}", out.status))
                 .fact("it said", said)

@@ -1,4 +1,5 @@
-//! What went wrong, in words that end an investigation, and of Secrets nothing that they hold.
+//! What went wrong, in words that end an investigation: of Secrets nothing that they hold, and of what a
+//! server or a proxy says nothing that are our credentials.
 
 use super::Cluster;
 use super::request::Answer;
@@ -144,13 +145,14 @@ impl Status {
         self.message.starts_with(&begin) || self.conflicts().is_some()
     }
 
-    /// What the server said, or of a Secret only what cannot quote it.
+    /// What the server said, or of a Secret only what cannot quote it. Uncut, and with our credentials if it
+    /// says them.
     fn said(&self, is_secret: bool) -> String {
         if let Some(conflicts) = self.conflicts() {
-            return cut(&conflicts);
+            return conflicts;
         }
         if !is_secret {
-            return cut(&self.message);
+            return self.message.clone();
         }
         let webhook =
             self.message.split_once(" denied the request").map(|(who, _)| format!("{who} denied the request"));
@@ -164,18 +166,20 @@ impl Status {
         said.extend(called);
         said.extend(quota);
         said.extend((!fields.is_empty()).then(|| fields.join(", ")));
-        cut(&said.join(": "))
+        said.join(": ")
     }
 }
 
-fn cut(text: &str) -> String {
-    text.chars().take(SHOWN_CHARS).collect()
+/// The beginning of what somebody else wrote, without our credentials.
+fn shown(cluster: &Cluster, text: &str) -> String {
+    // Before it is cut: half a secret would not be found.
+    cluster.redactor().text(text).chars().take(SHOWN_CHARS).collect()
 }
 
 /// A refusal of the server.
 pub(super) fn refused(cluster: &Cluster, doing: &Doing, answer: &Answer) -> Error {
     let status = Status::of(answer);
-    let said = status.said(doing.is_secret);
+    let said = shown(cluster, &status.said(doing.is_secret));
     let code = answer.status;
     let with = |kind: Kind| {
         let said = if said.is_empty() { code.to_string() } else { said.clone() };
@@ -250,7 +254,7 @@ pub(super) fn unreached(cluster: &Cluster, doing: &Doing, error: &kube::Error) -
     let whole = chain.join(": ");
     let (kind, why, hint, may_pass) = diagnose(&whole, io);
     let last = chain.pop().unwrap_or_default();
-    let mut found = Error::new(kind, format!("{cluster}: could not {doing}: {why}")).fact("got", cut(&last));
+    let mut found = Error::new(kind, format!("{cluster}: could not {doing}: {why}")).fact("got", shown(cluster, &last));
     if !hint.is_empty() {
         found = found.hint(hint.replace("LABEL", cluster.label()));
     }
@@ -436,6 +440,25 @@ mod tests {
         let text = "Internal error occurred: failed calling webhook \"slow.example.org\": Post \"https://hunter2hunter2\": timed out";
         let (_, message) = said(500, &json!({"reason": "InternalError", "message": text}), &doing);
         assert!(!message.contains("hunter2") && message.contains("webhook \"slow.example.org\""), "{message}");
+    }
+
+    #[test]
+    fn our_credentials_are_in_nothing_that_a_server_says_wherever_it_is_cut() {
+        let cluster = cluster();
+        cluster.redactor().learn(&crate::secret::Secret::new("hunter2-hunter2".to_owned()));
+        let doing = Doing::to("list", &kind("", "ConfigMap", "configmaps"), Some("shop"), None);
+        for before in [0, SHOWN_CHARS - 8] {
+            let echo = format!("{} you said Bearer hunter2-hunter2, aHVudGVyMi1odW50ZXIy", "x".repeat(before));
+            let cause = json!({"reason": "FieldManagerConflict", "message": &echo, "field": &echo});
+            let conflict = json!({"message": &echo, "details": {"causes": [cause]}});
+            for (status, body) in [(403, json!(&echo)), (500, json!({"message": &echo})), (409, conflict)] {
+                let answer = Answer { status: StatusCode::from_u16(status).unwrap(), body: body.to_string().into() };
+                let text = format!("{:?}", refused(&cluster, &doing, &answer));
+                assert!(!text.contains("hunter2") && !text.contains("aHVudG"), "{status}: {text}");
+            }
+            let broken = unreached(&cluster, &doing, &kube::Error::Service(echo.into())).error;
+            assert!(!format!("{broken:?}").contains("hunter2"), "{broken:?}");
+        }
     }
 
     #[test]

@@ -187,6 +187,7 @@ impl Cluster {
         if answer.status.is_success() {
             let review: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
             let name = review["status"]["userInfo"]["username"].as_str().unwrap_or_default();
+            let name = self.redactor().text(name);
             return Ok(format!("the server takes the host for \"{name}\""));
         }
         if answer.status == http::StatusCode::UNAUTHORIZED {

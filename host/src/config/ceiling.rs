@@ -6,6 +6,7 @@
 
 pub mod key;
 mod path;
+mod surroundings;
 #[cfg(test)]
 mod tests;
 
@@ -218,6 +219,7 @@ impl Reading<'_> {
             dangerous_env: words("dangerous_env").into_iter().collect(),
             secrets: self.patterns(fields, "secrets"),
             stdin_from_plugin: fields.flag("stdin_from_plugin"),
+            stdin_text: self.patterns(fields, "stdin_text").unwrap_or_default(),
             bounds: bounds(fields),
         })
     }
@@ -242,6 +244,7 @@ impl Reading<'_> {
             may: self.words(fields, "may", KubeVerb::parse),
             kinds: fields.texts("kinds").into_iter().map(|(text, _)| text.to_owned()).collect(),
             namespaces: self.patterns(fields, "namespaces"),
+            exec_credentials: fields.flag("exec_credentials"),
             bounds: bounds(fields),
         })
     }

@@ -82,8 +82,12 @@ impl Meaning<'_> {
         grants
     }
 
-    /// A grant over a ceiling is a mistake with two places: its own, and the rule that it breaks.
-    fn under_ceilings(&mut self, fields: &Fields, check: impl Fn(&Ceiling) -> std::result::Result<(), Over>) {
+    /// What is over a ceiling is a mistake with two places: its own, and the rule that it breaks.
+    pub(super) fn under_ceilings(
+        &mut self,
+        fields: &Fields,
+        check: impl Fn(&Ceiling) -> std::result::Result<(), Over>,
+    ) {
         for ceiling in self.ceilings.list() {
             let Err(over) = check(&ceiling) else { continue };
             let elsewhere = self.ceilings.elsewhere(&over);

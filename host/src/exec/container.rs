@@ -38,6 +38,14 @@ const WORD: &str = "STRONGROOM_EXEC";
 /// Where a client that is only a word is looked for: never in the `PATH` of whoever started the host.
 const CLIENT_DIRS: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
 
+/// The paths that a client may have: its own, or where a word is looked for.
+pub fn client_places(client: &str) -> Vec<String> {
+    if client.starts_with('/') {
+        return vec![client.to_owned()];
+    }
+    CLIENT_DIRS.iter().map(|dir| format!("{dir}/{client}")).collect()
+}
+
 /// How long one call of the client that ends a program may take.
 const CLIENT_TIME: Duration = Duration::from_secs(10);
 

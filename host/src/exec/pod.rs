@@ -111,23 +111,25 @@ impl Pod {
         let request = Request::get(target).body(Vec::new());
         let request = request.map_err(|error| Error::invalid("the command makes no request").because(error))?;
         let client = self.cluster.client().await?;
-        let connection = Box::pin(client.connect(request)).await.map_err(|error| self.refused(chosen, error))?;
+        let connection = Box::pin(client.connect(request)).await.map_err(|error| self.refused(chosen, &error))?;
         if !connection.supports_stream_close() {
             return Err(Error::unavailable(format!("{} cannot say where standard input ends", self.cluster))
                 .fact("expected", "the protocol v5.channel.k8s.io")
                 .fact("got", "v4.channel.k8s.io")
                 .hint("Kubernetes 1.30 and newer have it; look for a proxy on the way that takes it away"));
         }
-        Ok(session::Open::new(connection, opening, self.place(chosen)).await)
+        let redactor = self.cluster.redactor().clone();
+        Ok(session::Open::new(connection, opening, self.place(chosen), redactor).await)
     }
 
-    fn refused(&self, chosen: &Chosen, error: kube::Error) -> Error {
+    fn refused(&self, chosen: &Chosen, error: &kube::Error) -> Error {
         let what = format!("could not run a command in {}", self.place(chosen));
-        let kube::Error::Api(status) = &error else {
-            return Error::unavailable(what).because(error);
+        let kube::Error::Api(status) = error else {
+            return Error::unavailable(what).because(self.cluster.redactor().text(&error.to_string()));
         };
         let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let said: String = status.message.chars().take(400).collect();
+        // Before it is cut: half a secret would not be found.
+        let said: String = self.cluster.redactor().text(&status.message).chars().take(400).collect();
         let error = match code {
             StatusCode::FORBIDDEN => Error::denied(what).hint(
                 "give its role the verbs get and create on pods/exec, and get and list on pods, in this namespace",

@@ -1,11 +1,12 @@
 //! HTTP to a Prometheus and to a Pushgateway: one request at a time, bounded in time and bytes.
 //!
 //! No redirect is followed and no proxy of the environment is used: an address is what the operator
-//! wrote, and its credentials go nowhere else. The credentials are in no error.
+//! wrote, and its credentials go nowhere else. The credentials are in no error, also where the server or a
+//! proxy says them.
 
 use super::series::Labels;
 use crate::error::{Error, IoContext, Result};
-use crate::secret::Secret;
+use crate::secret::{MIN_SECRET_BYTES, Redactor, Secret};
 use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -54,6 +55,8 @@ pub enum Credentials {
 pub struct Server {
     url: Uri,
     authorization: Option<HeaderValue>,
+    /// Finds the credentials in what the server says.
+    redactor: Redactor,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
@@ -116,6 +119,13 @@ impl Server {
             .trim_end_matches('/')
             .parse()
             .map_err(|error| Error::invalid("the address of a server of metrics is not a URL").because(error))?;
+        let redactor = Redactor::default();
+        match credentials {
+            Credentials::Token(secret) | Credentials::Basic(_, secret) if secret.expose().len() >= MIN_SECRET_BYTES => {
+                redactor.learn(secret);
+            }
+            _ => {}
+        }
         let client = client(url.scheme_str() == Some("https"), ca)?;
         let authorization = match credentials {
             Credentials::None => None,
@@ -131,7 +141,7 @@ impl Server {
             value.set_sensitive(true);
             Ok::<_, Error>(value)
         });
-        Ok(Self { url, authorization: authorization.transpose()?, client })
+        Ok(Self { url, authorization: authorization.transpose()?, redactor, client })
     }
 
     /// Asks for the value now, or over a range of time. `labels` are in no answer that does not have them.
@@ -155,7 +165,7 @@ impl Server {
         let (status, bytes) = self
             .send(Method::POST, path, "application/x-www-form-urlencoded", body.into_bytes(), QUERY_TIMEOUT)
             .await?;
-        answer(status, &bytes)
+        answer(status, &bytes, &self.redactor)
     }
 
     /// Replaces the group of these labels in a Pushgateway with `text`.
@@ -176,7 +186,7 @@ impl Server {
         }
         Err(Error::failed("the Pushgateway did not take the metrics")
             .fact("server", self.url.to_string())
-            .fact("got", format!("HTTP {status}: {}", shown(&bytes))))
+            .fact("got", format!("HTTP {status}: {}", shown(&bytes, &self.redactor))))
     }
 
     async fn send(
@@ -190,7 +200,7 @@ impl Server {
         let unreachable = |error: &dyn std::fmt::Display| {
             Error::unavailable("the server of metrics does not answer")
                 .fact("server", self.url.to_string())
-                .because(error.to_string())
+                .because(self.redactor.text(&error.to_string()))
         };
         let mut request = Request::builder()
             .method(method)
@@ -269,9 +279,11 @@ fn encode(value: &str) -> String {
     value.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-/// The beginning of what a server says, on one line.
-fn shown(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).trim().chars().take(SHOWN_CHARS).collect::<String>().escape_debug().to_string()
+/// The beginning of what a server says, on one line and without our credentials.
+fn shown(bytes: &[u8], redactor: &Redactor) -> String {
+    // Before it is cut: half a secret would not be found.
+    let said = redactor.text(String::from_utf8_lossy(bytes).trim());
+    said.chars().take(SHOWN_CHARS).collect::<String>().escape_debug().to_string()
 }
 
 #[derive(Deserialize)]
@@ -306,8 +318,8 @@ struct Range {
 }
 
 /// What an answer says.
-fn answer(status: u16, bytes: &[u8]) -> Result<Vec<Sample>> {
-    let got = || format!("HTTP {status}: {}", shown(bytes));
+fn answer(status: u16, bytes: &[u8], redactor: &Redactor) -> Result<Vec<Sample>> {
+    let got = || format!("HTTP {status}: {}", shown(bytes, redactor));
     let answer: Answer = match (status, serde_json::from_slice(bytes)) {
         (401 | 403, _) => {
             return Err(Error::failed("Prometheus does not take our credentials").fact("got", got()));
@@ -315,12 +327,13 @@ fn answer(status: u16, bytes: &[u8]) -> Result<Vec<Sample>> {
         (_, Ok(answer)) => answer,
         (500..=599 | 429, Err(_)) => return Err(Error::unavailable("Prometheus is in trouble").fact("got", got())),
         (_, Err(error)) => {
-            return Err(Error::failed("this is no answer of Prometheus").fact("got", got()).because(error));
+            // It quotes what it could not read.
+            let why = redactor.text(&error.to_string());
+            return Err(Error::failed("this is no answer of Prometheus").fact("got", got()).because(why));
         }
     };
     if answer.status != "success" {
-        let error: String = answer.error.chars().take(SHOWN_CHARS).collect();
-        let text = format!("Prometheus refused the query: {}", error.escape_debug());
+        let text = format!("Prometheus refused the query: {}", shown(answer.error.as_bytes(), redactor));
         return Err(match status {
             400 | 422 => Error::invalid(text),
             503 => Error::unavailable(text),
@@ -368,14 +381,17 @@ mod tests {
     #[test]
     fn answers_of_every_kind_become_samples() {
         let vector = br#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up","a":"b"},"value":[1763712000.123,"NaN"]}]}}"#;
-        let samples = answer(200, vector).unwrap();
+        let samples = answer(200, vector, &Redactor::default()).unwrap();
         assert_eq!(samples[0].labels, [("__name__".to_owned(), "up".to_owned()), ("a".to_owned(), "b".to_owned())]);
         assert_eq!(samples[0].points[0].0, 1_763_712_000_123);
         assert!(samples[0].points[0].1.is_nan());
         let matrix = br#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[1,"1"],[2.5,"+Inf"]]}]}}"#;
-        assert_eq!(answer(200, matrix).unwrap()[0].points, [(1000, 1.0), (2500, f64::INFINITY)]);
+        assert_eq!(answer(200, matrix, &Redactor::default()).unwrap()[0].points, [(1000, 1.0), (2500, f64::INFINITY)]);
         let scalar = br#"{"status":"success","data":{"resultType":"scalar","result":[1,"2"]}}"#;
-        assert_eq!(answer(200, scalar).unwrap(), [Sample { labels: vec![], points: vec![(1000, 2.0)] }]);
+        assert_eq!(
+            answer(200, scalar, &Redactor::default()).unwrap(),
+            [Sample { labels: vec![], points: vec![(1000, 2.0)] }]
+        );
     }
 
     #[test]
@@ -395,9 +411,26 @@ mod tests {
             (200, r#"{"status":"success","data":{"resultType":"scalar","result":[1,"x"]}}"#, Kind::Failed),
             (200, &many, Kind::Limit),
         ] {
-            let error = answer(status, text.as_bytes()).unwrap_err();
+            let error = answer(status, text.as_bytes(), &Redactor::default()).unwrap_err();
             assert_eq!(error.kind(), kind, "{status} {text:.80} {error}");
             assert!(!error.to_string().contains('\u{1b}'));
+        }
+    }
+
+    #[test]
+    fn our_credentials_are_in_nothing_that_a_server_says_wherever_it_is_cut() {
+        let secret = Secret::new("hunter2-hunter2".to_owned());
+        for credentials in [Credentials::Token(secret.clone()), Credentials::Basic("me".to_owned(), secret)] {
+            let server = Server::new("http://127.0.0.1:1", &credentials, None).unwrap();
+            for before in [0, SHOWN_CHARS - 8] {
+                let echo = format!("{} hunter2-hunter2 bWU6aHVudGVyMi1odW50ZXIy", "x".repeat(before));
+                let wrong = format!(r#"{{"status":"success","data":{{"resultType":"{echo}"}}}}"#);
+                let refused = format!(r#"{{"status":"error","error":"{echo}"}}"#);
+                for (status, text) in [(401, &echo), (400, &refused), (422, &refused), (502, &echo), (200, &wrong)] {
+                    let error = format!("{:?}", answer(status, text.as_bytes(), &server.redactor).unwrap_err());
+                    assert!(!error.contains("hunter2") && !error.contains("aHVudGVy"), "{status}: {error}");
+                }
+            }
         }
     }
 

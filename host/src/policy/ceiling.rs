@@ -5,6 +5,7 @@
 //! are compared by program and arguments, buckets by their place: a label is a word of the vendor's
 //! or the operator's, and binds nobody. Pure: where ceilings lie is `config::ceiling`'s business.
 
+mod surroundings;
 #[cfg(test)]
 mod tests;
 
@@ -107,6 +108,8 @@ pub struct ExecRule {
     /// Whether standard input may come from the plugin: code execution for a program that reads a
     /// language.
     pub stdin_from_plugin: bool,
+    /// Texts that a grant may give on standard input; none named: no text.
+    pub stdin_text: Vec<Pattern>,
     /// When.
     pub bounds: Bounds,
 }
@@ -157,6 +160,8 @@ pub struct KubeRule {
     pub kinds: BTreeSet<String>,
     /// Namespaces; none named: all.
     pub namespaces: Option<Vec<Pattern>>,
+    /// Whether the kubeconfig may run a program to get credentials.
+    pub exec_credentials: bool,
     /// When.
     pub bounds: Bounds,
 }
@@ -402,6 +407,12 @@ impl ExecRule {
         }
         if grant.stdin == StdinGrant::Plugin && !self.stdin_from_plugin {
             return Err((2, "stdin", "the ceiling lets no plugin write its standard input".to_owned()));
+        }
+        if let StdinGrant::Text { text, .. } = &grant.stdin
+            && !self.stdin_text.iter().any(|pattern| pattern.admits(text))
+        {
+            let reason = format!("the ceiling does not give it the text {} on standard input", quoted(text));
+            return Err((2, "stdin", reason));
         }
         self.bounds.cover(3, &grant.when, grant.inspect)
     }

@@ -3,6 +3,7 @@
 //! A guest gives a label and values for slots. This module never hands on a value that its slot
 //! has not admitted, and never takes a part of a command line from anywhere but the grant.
 
+mod destination;
 mod environment;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ pub use environment::{forbidden_name, names_a_destination};
 use super::slot::{Piece, SlotKind, SlotRule, Template, quoted};
 use super::{Decision, Mistake, Policy, When, toml_key, toml_text};
 use crate::stream::Origin;
+use destination::Reach;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -158,6 +160,7 @@ impl ExecGrant {
             say(&mistake.key, mistake.message, &mistake.hint);
         }
         self.check_slots(&mut say);
+        self.check_destinations(&mut say);
         self.check_environment(permitted, &mut say);
         self.check_stdin(&mut say);
         if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
@@ -212,6 +215,45 @@ impl ExecGrant {
                 );
             }
         }
+    }
+
+    /// A plugin that fills host, port or user of a command that has secrets takes them where it likes.
+    fn check_destinations(&self, say: &mut impl FnMut(&str, String, &str)) {
+        for (name, reach) in self.reaching_slots() {
+            let shown = quoted(name);
+            match (reach, self.slots.get(name)) {
+                (Reach::Decides(what), _) => {
+                    let message =
+                        format!("slot {shown} fills {what}: it decides where a secret goes, and a plugin may not");
+                    say(
+                        "args",
+                        message,
+                        "write the value itself, or set the variable that the program reads in the job's env",
+                    );
+                }
+                (Reach::MayConnect, Some(rule)) => {
+                    let Some(admitted) = destination::admitted_connection(rule) else { continue };
+                    let message = format!(
+                        "slot {shown} may be {}: a program can read that as where a secret goes, and a plugin may not say it",
+                        quoted(&admitted)
+                    );
+                    say(
+                        "args",
+                        message,
+                        "exclude = : and / from its pattern, take { setting = … }, or give it as a variable such as PGDATABASE; a path belongs behind its option in one argument, such as --file={path}",
+                    );
+                }
+                (Reach::MayConnect, None) => {}
+            }
+        }
+    }
+
+    /// Slots of arguments that could aim a secret, where the command has any; not those that the host fills.
+    fn reaching_slots(&self) -> Vec<(&str, Reach)> {
+        if self.all_secrets().next().is_none() {
+            return Vec::new();
+        }
+        destination::reaches(&self.args, &|name| is_scratch(name, &self.slots))
     }
 
     fn check_environment(&self, permitted: &dyn Fn(&str) -> bool, say: &mut impl FnMut(&str, String, &str)) {
@@ -377,6 +419,7 @@ impl Policy {
     ) -> Result<BTreeMap<&'a str, Vec<&'a str>>, Decision> {
         let deny = |reason: String, missing: String| Decision::deny(rule, reason, missing);
         let mut filled: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let reaching = grant.reaching_slots();
         for (name, value) in call.slots {
             let Some(slot) = grant.slots.get(name).filter(|slot| slot.kind != SlotKind::Scratch) else {
                 let reason = if is_scratch(name, &grant.slots) {
@@ -400,6 +443,16 @@ impl Policy {
             if let Err(reason) = slot.admits(value, &self.settings) {
                 let reason = format!("slot {} may not be {}: {reason}", quoted(name), quoted(value));
                 return Err(deny(reason, widened(rule, name, slot, value)));
+            }
+            // The grant was asked whether its pattern excludes this, as far as patterns can be asked.
+            let is_pattern = matches!(slot.kind, SlotKind::Pattern(..));
+            if is_pattern && destination::could_connect(value) && reaching.iter().any(|(reached, _)| reached == name) {
+                let reason = format!(
+                    "slot {} may not be {}: a program could read it as where its secret goes",
+                    quoted(name),
+                    quoted(value)
+                );
+                return Err(deny(reason, String::new()));
             }
             values.push(value);
         }

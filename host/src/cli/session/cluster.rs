@@ -2,7 +2,7 @@
 //! needed, and again when a server refuses the old ones.
 
 use super::Session;
-use crate::cluster::{Cluster, ClusterSpec, Clusters, Credentials, FetchCredentials, Proxies};
+use crate::cluster::{Cluster, ClusterSpec, Clusters, Credentials, FetchCredentials, Proxies, Way};
 use crate::config::{ClusterConfig, CredentialRefs, Identity, PluginConfig, SecretRef, environment, secret};
 use crate::error::{Error, Result};
 use crate::id::Label;
@@ -22,10 +22,32 @@ impl Session {
 
     /// The cluster of this label, as who restores reaches it, or as anybody else does.
     ///
-    /// Errors: `Invalid`, with the nearest known name.
+    /// Errors: `Invalid`, with the nearest known name; `Denied` where its kubeconfig would run a program that
+    /// a ceiling does not let run.
     pub fn cluster(&self, label: &str, restores: bool) -> Result<Arc<Cluster>> {
         let (label, config) = self.config.cluster(label)?;
-        Ok(self.make_cluster(label, config, restores))
+        let cluster = self.make_cluster(label, config, restores);
+        self.check_credentials(label, config, &cluster)?;
+        Ok(cluster)
+    }
+
+    /// Whether a program of the kubeconfig may run for the server that the kubeconfig names: the
+    /// configuration alone could not tell which one that is.
+    fn check_credentials(&self, label: &Label, config: &ClusterConfig, cluster: &Cluster) -> Result<()> {
+        let ceilings = self.config.ceilings.list();
+        let Way::Kubeconfig { exec_credentials: true, .. } = config.way else { return Ok(()) };
+        if ceilings.is_empty() {
+            return Ok(());
+        }
+        let server = cluster.server()?;
+        match ceilings.iter().find_map(|ceiling| ceiling.credentials_program(Some(&server)).err()) {
+            None => Ok(()),
+            Some(over) => Err(Error::denied(format!("cluster \"{label}\" is over the ceiling"))
+                .fact("key", format!("cluster.{label}.exec_credentials"))
+                .fact("server", server)
+                .fact("ceiling", over.at())
+                .fact("reason", over.reason)),
+        }
     }
 
     fn make_cluster(&self, label: &Label, config: &ClusterConfig, restores: bool) -> Arc<Cluster> {

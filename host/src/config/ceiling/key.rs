@@ -65,13 +65,18 @@ static EXEC: Section = Section {
         may(
             "dangerous_env",
             TEXTS,
-            "Variables that a grant may set although no grant may otherwise, such as \"LD_LIBRARY_PATH\".",
+            "Variables that a grant may set although no grant may otherwise, such as \"LD_LIBRARY_PATH\"; a job or a target may set them only where they are named here.",
         ),
         may("secrets", TEXTS, "Patterns of the secrets that it may get. Any unless set."),
         may(
             "stdin_from_plugin",
             Shape::Flag,
             "Whether its standard input may come from the plugin: code execution for a program that reads a language. False unless set.",
+        ),
+        may(
+            "stdin_text",
+            TEXTS,
+            "Patterns of texts that a grant may give on its standard input, \"(?s).*\" for any. None unless set.",
         ),
         may("verbs", VERBS, VERBS_DOC),
         may("effect", EFFECT, EFFECT_DOC),
@@ -117,6 +122,11 @@ static KUBE: Section = Section {
             "namespaces",
             TEXTS,
             "Patterns of namespaces. All of them, and what lies in none, unless set. A grant for shop-* needs the pattern shop-.* or a wider one.",
+        ),
+        may(
+            "exec_credentials",
+            Shape::Flag,
+            "Whether the kubeconfig of such a cluster may run a program to get credentials. False unless set.",
         ),
         may("verbs", VERBS, VERBS_DOC),
         may("effect", EFFECT, EFFECT_DOC),

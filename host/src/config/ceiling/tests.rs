@@ -102,6 +102,112 @@ fn a_dangerous_variable_may_be_granted_only_where_every_ceiling_says_so() {
     assert!(under(&[&allows, "exec = \"any\""], &grant).is_err());
 }
 
+/// A store, and a job and a target with these lines.
+fn with_job(job: &str, target: &str) -> String {
+    format!(
+        "{CAT}\n[store.main]\ntype = \"local\"\npath = \"/srv/store\"\nencryption = \"off\"\n\n\
+         [target.lab]\n{target}\n\n[job.shop]\nplugin = \"shop\"\nstore = \"main\"\n{job}\n"
+    )
+}
+
+#[test]
+fn what_surrounds_commands_is_no_way_round_a_ceiling() {
+    let named = CEILING.replace("args = [\"--\"]", "args = [\"--\"]\ndangerous_env = [\"LD_PRELOAD\"]");
+    let other = format!("{CEILING}\n[[exec]]\nprogram = \"/bin/ls\"\ndangerous_env = [\"LD_PRELOAD\"]\n");
+    let env = "env = { LD_PRELOAD = \"/tmp/mine.so\", PGHOST = \"db\" }";
+    for (job, target) in [(env, ""), ("", env)] {
+        let text = with_job(job, target);
+        assert!(under(&[], &text).is_ok(), "without a ceiling it is the operator's");
+        for ceiling in [CEILING, &other] {
+            let drawn = drawn(under(&[ceiling], &text));
+            for words in [
+                ".shop is over the ceiling ceiling0.toml:2",
+                "no rule of the ceiling names LD_PRELOAD in \"dangerous_env\" for the program \"/bin/cat\"",
+                "[strongroom.toml:",
+                "[ceiling0.toml:2:1]",
+                "a ceiling can only be changed there",
+            ] {
+                let words = if target.is_empty() { words.to_owned() } else { words.replace(".shop", ".lab") };
+                assert!(drawn.contains(&words), "no {words:?} in\n{drawn}");
+            }
+            assert_eq!(drawn.matches("is over the ceiling").count(), 1, "{drawn}");
+        }
+        assert!(under(&[&named], &text).is_ok());
+        assert!(drawn(under(&[&named, "exec = \"any\"\nartifacts = \"any\"\n"], &text)).contains("ceiling1.toml"));
+    }
+    // A program that no rule names has no command, and so no use for a variable.
+    assert!(drawn(under(&[&named], &with_job(env, "").replace(CAT, ""))).contains("no rule of the ceiling names"));
+}
+
+#[test]
+fn the_client_of_a_container_is_a_program_like_any_other() {
+    let docker =
+        format!("{CEILING}\n[[exec]]\nprogram = \"/usr/bin/docker\"\nargs = [\"--host=unix://.*\", \"exec\"]\n");
+    let client = |client: &str| format!("run_in = {{ container = \"db\"{client} }}");
+    for (lines, words) in [
+        (client(", client = [\"/tmp/anything\"]"), "no rule for the program \"/tmp/anything\""),
+        (client(""), "no rule for the program \"/usr/local/bin/docker\", \"/usr/bin/docker\", \"/bin/docker\""),
+        (client(", client = \"podman\""), "no rule for the program \"/usr/local/bin/podman\""),
+        // A program that may run does not run with whatever the host puts behind it.
+        (client(", client = [\"/bin/cat\"]"), "\"exec\" is none of the ceiling's"),
+    ] {
+        for text in [with_job(&lines, ""), with_job("", &lines)] {
+            let drawn = drawn(under(&[CEILING], &text));
+            assert!(drawn.contains(words) && drawn.contains(".run_in is over the ceiling ceiling0.toml"), "{drawn}");
+            assert!(under(&[], &text).is_ok() && under(&["exec = \"any\""], &text).is_ok());
+        }
+    }
+    for lines in [client(""), client(", client = [\"/usr/bin/docker\", \"--host=unix:///run/d\"]")] {
+        assert!(under(&[&docker], &with_job(&lines, "")).is_ok(), "{lines}");
+    }
+    let wrong = client(", client = [\"/usr/bin/docker\", \"--config\", \"/tmp\"]");
+    let drawn = drawn(under(&[&docker], &with_job(&wrong, "")));
+    assert!(
+        drawn.contains("\"--config\" is none of the ceiling's") && drawn.contains("[ceiling0.toml:16:1]"),
+        "{drawn}"
+    );
+    let open = "[[exec]]\nprogram = \"/(bin|usr)/.*\"\n";
+    let climbs = client(", client = [\"/usr/../tmp/mine\"]");
+    assert!(under(&[open], &with_job(&climbs, "")).is_err());
+}
+
+#[test]
+fn a_text_for_standard_input_is_part_of_what_a_ceiling_allows() {
+    let grant = format!("{CAT}stdin = {{ text = \"SELECT 1;\\nSELECT 2;\\n\", hold = true }}\n");
+    let allows =
+        |patterns: &str| CEILING.replace("args = [\"--\"]", &format!("args = [\"--\"]\nstdin_text = [{patterns}]"));
+    assert!(under(&[], &grant).is_ok() && under(&["exec = \"any\""], &grant).is_ok());
+    for ceiling in [CEILING.to_owned(), allows("\"SELECT 1;\""), allows("'SELECT 1;.*'")] {
+        let drawn = drawn(under(&[&ceiling], &grant));
+        assert!(drawn.contains("does not give it the text \"SELECT 1;"), "{drawn}");
+        assert!(drawn.contains("is over the ceiling ceiling0.toml:2"), "{drawn}");
+    }
+    for patterns in ["'(?s).*'", "'SELECT 1;\\n(SELECT [0-9];\\n)*'"] {
+        assert!(under(&[&allows(patterns)], &grant).is_ok(), "{patterns}");
+    }
+}
+
+#[test]
+fn a_program_of_a_kubeconfig_runs_only_where_a_rule_for_clusters_says_so() {
+    let cluster = "[cluster.prod]\ncontext = \"prod\"\nexec_credentials = true\n";
+    let rule = |more: &str| format!("[[kube]]\nserver = \"https://k\"\nmay = [\"list\"]\nkinds = [\"*\"]\n{more}\n");
+    assert!(under(&[], cluster).is_ok() && under(&["kube = \"any\""], cluster).is_ok());
+    assert!(under(&[CEILING], &cluster.replace("true", "false")).is_ok());
+    for (ceiling, at) in [(rule(""), "ceiling0.toml:1"), (String::new(), "ceiling0.toml")] {
+        let drawn = drawn(under(&[&ceiling], cluster));
+        assert!(drawn.contains(&format!("cluster.prod is over the ceiling {at}")), "{drawn}");
+        assert!(
+            drawn.contains("no rule has \"exec_credentials\"") && drawn.contains("[strongroom.toml:13:20]"),
+            "{drawn}"
+        );
+    }
+    assert!(under(&[&rule("exec_credentials = true")], cluster).is_ok());
+    let ceilings = Ceilings::none().with("c.toml", &rule("exec_credentials = true")).unwrap().list();
+    assert_eq!(ceilings[0].credentials_program(Some("https://k")), Ok(()));
+    let over = ceilings[0].credentials_program(Some("https://other")).unwrap_err();
+    assert!(over.reason.contains("https://other"), "{over:?}");
+}
+
 #[test]
 fn trust_is_narrowed_by_a_ceiling_and_never_widened() {
     let [one, two] = [(); 2].map(|()| crate::plugin::signature::generate(None).unwrap().public_line);

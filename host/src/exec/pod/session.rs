@@ -7,6 +7,7 @@
 
 use super::flow::Inlet;
 use crate::error::{Error, IoContext, Result};
+use crate::secret::Redactor;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use rustix::event::{EventfdFlags, eventfd};
@@ -93,6 +94,8 @@ pub(in crate::exec) struct Open {
     opening: Zeroizing<Vec<u8>>,
     /// The pod, for messages.
     place: String,
+    /// Finds the cluster's credentials in what it says.
+    redactor: Redactor,
 }
 
 /// How a session ended.
@@ -113,12 +116,17 @@ pub(in crate::exec) struct Session {
 
 impl Open {
     /// `opening` is what goes before standard input.
-    pub(super) async fn new(connection: kube::client::Connection, opening: Zeroizing<Vec<u8>>, place: String) -> Self {
+    pub(super) async fn new(
+        connection: kube::client::Connection,
+        opening: Zeroizing<Vec<u8>>,
+        place: String,
+        redactor: Redactor,
+    ) -> Self {
         // Nothing was read yet, so nothing is lost of what lies in between.
         let bare = connection.into_stream().into_inner();
         let config = WebSocketConfig::default().read_buffer_size(READ_BYTES);
         let (outgoing, incoming) = WebSocketStream::from_raw_socket(bare, Role::Client, Some(config)).await.split();
-        Self { incoming: Box::pin(incoming), outgoing: Box::pin(outgoing), opening, place }
+        Self { incoming: Box::pin(incoming), outgoing: Box::pin(outgoing), opening, place, redactor }
     }
 
     /// Starts passing bytes between these and the program. Without `stdin` it sees the end of its input
@@ -130,14 +138,14 @@ impl Open {
         let outcome = Arc::<Mutex<Option<Outcome>>>::default();
         let end = End { over: over.clone(), outcome: outcome.clone(), place: self.place.clone() };
         let task = tokio::spawn(async move {
-            let Self { incoming, outgoing, opening, place } = self;
+            let Self { incoming, outgoing, opening, place, redactor } = self;
             let writing = async {
                 // What stops writing is seen by reading as well, with more words.
                 let _ = write(outgoing, &opening, stdin).await;
                 std::future::pending::<Outcome>().await
             };
             let outcome = tokio::select! {
-                outcome = read(incoming, stdout, stderr, &place) => outcome,
+                outcome = read(incoming, stdout, stderr, (&place, &redactor)) => outcome,
                 outcome = writing => outcome,
             };
             end.say(outcome);
@@ -237,7 +245,7 @@ fn message(channel: u8, bytes: &[u8]) -> Message {
 }
 
 /// Standard output and error until the status, and what comes behind that.
-async fn read(mut from: Incoming, mut stdout: Out, mut stderr: Out, place: &str) -> Outcome {
+async fn read(mut from: Incoming, mut stdout: Out, mut stderr: Out, (place, redactor): (&str, &Redactor)) -> Outcome {
     let mut outcome = None;
     let mut early = Some(BytesMut::new());
     let broken = loop {
@@ -262,7 +270,7 @@ async fn read(mut from: Incoming, mut stdout: Out, mut stderr: Out, place: &str)
                 stderr.pass(bytes).await;
                 stdout.pass(early.take().unwrap_or_default().freeze()).await;
             }
-            (STATUS, _) => outcome = Some(status(&bytes, place)),
+            (STATUS, _) => outcome = Some(status(&bytes, place, redactor)),
             _ => {}
         }
     };
@@ -283,9 +291,9 @@ async fn read(mut from: Incoming, mut stdout: Out, mut stderr: Out, place: &str)
 }
 
 /// What the status says: `Success`, an exit code, or why there was no program.
-fn status(text: &[u8], place: &str) -> Outcome {
+fn status(text: &[u8], place: &str, redactor: &Redactor) -> Outcome {
     let failed = |said: &str| {
-        let said: String = said.chars().take(400).collect();
+        let said: String = redactor.text(said).chars().take(400).collect();
         let hint = "look whether the container runs and its image has /bin/sh: without that, no command runs there";
         Outcome::Lost(
             Error::unavailable("a command in a pod could not be run")
@@ -331,13 +339,13 @@ mod tests {
             (json!({}), None),
             (json!("Success"), None),
         ] {
-            let got = match super::status(status.to_string().as_bytes(), "db/pg-0") {
+            let got = match super::status(status.to_string().as_bytes(), "db/pg-0", &Redactor::default()) {
                 Outcome::Exited(code) => Some(code),
                 Outcome::Lost(_) => None,
             };
             assert_eq!(got, expected, "{status}");
         }
-        assert!(matches!(super::status(b"{", "db/pg-0"), Outcome::Lost(_)));
+        assert!(matches!(super::status(b"{", "db/pg-0", &Redactor::default()), Outcome::Lost(_)));
     }
 
     #[tokio::test]
@@ -347,7 +355,9 @@ mod tests {
             let (out, mut reader) = pipe::pipe().unwrap();
             let (errs, _) = pipe::pipe().unwrap();
             let (out, errs) = (Out::Pipe(Some(out)), Out::Pipe(Some(errs)));
-            let outcome = read(Box::pin(futures_util::stream::iter(messages)), out, errs, "db/pg-0").await;
+            let outcome =
+                read(Box::pin(futures_util::stream::iter(messages)), out, errs, ("db/pg-0", &Redactor::default()))
+                    .await;
             assert!(matches!(outcome, Outcome::Lost(_)));
             let mut got = Vec::new();
             reader.read_to_end(&mut got).await.unwrap();

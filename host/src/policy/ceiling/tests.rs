@@ -24,6 +24,7 @@ fn psql() -> ExecRule {
         dangerous_env: BTreeSet::new(),
         secrets: Some(patterns(&["PGPASSWORD"])),
         stdin_from_plugin: false,
+        stdin_text: Vec::new(),
         bounds: bounds(),
     }
 }
@@ -69,6 +70,7 @@ fn a_grant_within_the_ceiling_is_allowed_and_every_way_over_it_is_named() {
         ("secrets", ExecGrant { secret_files: pair("PGDATABASE", "AWS_SECRET"), ..grant() }),
         ("env", ExecGrant { secret_files: pair("EVIL", "PGPASSWORD"), ..grant() }),
         ("stdin", ExecGrant { stdin: StdinGrant::Plugin, ..grant() }),
+        ("stdin", ExecGrant { stdin: StdinGrant::Text { text: "\\! sh\n".to_owned(), hold: false }, ..grant() }),
         ("inspect", ExecGrant { inspect: true, ..grant() }),
         ("effect", ExecGrant { when: changes, ..grant() }),
     ] {
@@ -96,7 +98,8 @@ fn decide(ceilings: &[Ceiling], database: &str) -> Result<(), String> {
     let policy = Policy {
         plugin: "pg".to_owned(),
         grants: Grants {
-            exec: [("query".to_owned(), grant())].into(),
+            // With a secret no grant would let such a slot be a URI.
+            exec: [("query".to_owned(), ExecGrant { secrets: Vec::new(), ..grant() })].into(),
             ceilings: ceilings.iter().cloned().map(Arc::new).collect(),
             ..Grants::default()
         },
@@ -194,6 +197,7 @@ fn clusters_and_metrics_are_known_to_a_ceiling() {
         may: [KubeVerb::List, KubeVerb::Get].into(),
         kinds: ["*".to_owned(), "/Pod".to_owned()].into(),
         namespaces: Some(patterns(&["shop-.*"])),
+        exec_credentials: false,
         bounds: bounds(),
     };
     let metrics = MetricsRule { place: Place::default(), prefixes: vec!["shop_".to_owned()], query: patterns(&["up"]) };

@@ -355,4 +355,28 @@ fn what_decides_where_a_secret_goes_is_never_a_slot() {
         check_mistake(&grant("x{database}"), &format!("env.{name}"), "decides where a secret goes");
         assert_eq!(grant("fixed").check(), [], "{name}");
     }
+    let with = |args: &[&str], pattern: &str| ExecGrant {
+        args: args.iter().map(|arg| template(arg)).collect(),
+        env: BTreeMap::new(),
+        slots: BTreeMap::from([("x".to_owned(), SlotRule::pattern(pattern).unwrap())]),
+        ..pg_dump()
+    };
+    for args in [&["--host={x}"][..], &["-h", "{x}"], &["-p{x}"], &["--username", "{x}"], &["--endpoint-url={x}"]] {
+        check_mistake(&with(args, "[a-z]+"), "args", "decides where a secret goes");
+        assert_eq!(ExecGrant { secrets: Vec::new(), ..with(args, "[a-z]+") }.check(), [], "{args:?} without a secret");
+    }
+    for args in [&["--dbname={x}"][..], &["-d", "{x}"], &["{x}"], &["-X", "{x}"]] {
+        check_mistake(&with(args, "[a-z=]+"), "args", "a program can read that as where a secret goes");
+        assert_eq!(with(args, "[a-z0-9_-]+").check(), [], "{args:?}");
+        assert_eq!(ExecGrant { secrets: Vec::new(), ..with(args, ".+") }.check(), [], "{args:?} without a secret");
+        // A pattern that hides it well is not found out before its value is.
+        let grant = with(args, "[a-z]{9}|hidden[=]away|hidden [/] away");
+        assert_eq!(grant.check(), [], "{args:?}");
+        let policy = policy(BACKUP, &[("dump", grant)]);
+        for value in ["hidden=away", "hidden / away"] {
+            let values = slots(&[("x", value)]);
+            check_denied(&policy, &asks("dump", &values), "a program could read it as where its secret goes", "");
+        }
+        assert!(policy.command_line(&asks("dump", &slots(&[("x", "databases")])), None).is_ok());
+    }
 }
