@@ -336,7 +336,7 @@ impl<'a> Engine<'a> {
             // The server could only say that the namespace or the kind is not there yet.
             told.count(&kind.name(), Deed::Created);
             let first = if there { "its namespace" } else { "its kind" };
-            self.tell_created(&item, format!("not tried, since {first} comes first"), told);
+            self.tell_created(&item, &format!("not tried, since {first} comes first"), told);
             return Ok(());
         }
         if self.how.dry_run
@@ -566,7 +566,7 @@ impl<'a> Engine<'a> {
                     let made = if self.how.dry_run { &mut self.coming_namespaces } else { &mut self.made_namespaces };
                     made.insert(item.name.clone());
                 }
-                self.tell_created(&item, String::new(), told);
+                self.tell_created(&item, "", told);
             }
             Change::Changed => {
                 let fields = match &written.before {
@@ -597,11 +597,11 @@ impl<'a> Engine<'a> {
     }
 
     /// Names an object that is made, or would be, with what a person should know of it.
-    fn tell_created(&self, item: &Item, note: String, told: &mut Told) {
+    fn tell_created(&self, item: &Item, note: &str, told: &mut Told) {
         let is_claim = is(&item.kind, "", "PersistentVolumeClaim");
         let data = if is_claim { "its data is not in the backup: the volume begins empty" } else { "" };
         let outcome = if item.note.is_empty() && !is_claim { Outcome::Passed } else { Outcome::Warned };
-        let notes: Vec<&str> = [item.note.as_str(), data, &note].into_iter().filter(|note| !note.is_empty()).collect();
+        let notes: Vec<&str> = [item.note.as_str(), data, note].into_iter().filter(|note| !note.is_empty()).collect();
         if self.how.dry_run || outcome == Outcome::Warned {
             told.name(outcome, "create", &item.reference().to_string(), notes.join("; "));
         }
