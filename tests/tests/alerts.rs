@@ -326,7 +326,7 @@ fn overdue_backups_of_known_components_have_the_names_that_on_call_knows() {
         for fires in [true, false] {
             write_case(&mut text, &groups, &Case { alert, ..*overdue }, fires);
         }
-        meter.sandbox.write("named.yml", &text.replace("plugin=\"meter\"", &format!("plugin=\"{plugin}\"")));
+        meter.sandbox.write("named.yml", text.replace("plugin=\"meter\"", &format!("plugin=\"{plugin}\"")));
         promtool(&meter.sandbox, &["test", "rules", "named.yml"]).check_code(0).check_stdout("SUCCESS");
     }
 }
