@@ -720,6 +720,55 @@ fn test_restores_are_granted_namespaces_of_their_own_or_nothing() {
     assert!(granted[0]["may"].as_array().unwrap().contains(&"delete".into()), "{granted:?}");
 }
 
+/// What the plugin does not see is held against the grants before it is sent all the same.
+#[test]
+fn unseen_objects_go_only_where_and_as_what_they_are_granted_and_bodies_are_read_with_inspect_only() {
+    let cluster = cluster();
+    let (own, other) = (cluster.namespace("own").unwrap(), cluster.namespace("other").unwrap());
+    let account =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "robot", "namespace": own}});
+    cluster.apply(&account).unwrap();
+    cluster.apply(&config_map(&own, "x", "v")).unwrap();
+    let secret = |name: &str, kind: &str| {
+        json!({"apiVersion": "v1", "kind": "Secret", "type": kind, "stringData": {"a": "b"}, "metadata": {"name": name,
+            "namespace": own, "annotations": {"kubernetes.io/service-account.name": "robot"}}})
+    };
+    cluster.apply(&secret("plain", "Opaque")).unwrap();
+    cluster.apply(&secret("token", "kubernetes.io/service-account-token")).unwrap();
+    let within = format!("namespaces = [{own:?}]");
+    let reading = reads(&["/ConfigMap", "/Secret"], &within);
+    let reference = |kind: &str, name: &str| json!({"kind": kind, "namespace": own, "name": name});
+    let unseen = |from: &Value, to: Option<&str>| json!({"do": "apply-unseen", "mode": "merge", "force": true, "from": [from], "to": to});
+    let (map, plain, token) = (reference(MAPS, "x"), reference(SECRETS, "plain"), reference(SECRETS, "token"));
+    // May write config maps here: not elsewhere, and no Secret.
+    let maps = Rig::admin(cluster, &(reading.clone() + &grant(&["apply"], &["/ConfigMap"], &within)));
+    maps.backup(&[]);
+    assert_eq!(maps.change(unseen(&map, None)).as_array().map(Vec::len), Some(1));
+    for denied in [unseen(&map, Some(&other)), unseen(&plain, None), unseen(&token, None)] {
+        let answer = maps.change(denied).to_string();
+        assert!(answer.contains("denied"), "{answer}");
+    }
+    // May write Secrets here: not one that is the token of a service account.
+    let all = Rig::admin(cluster, &(reading + &grant(&["apply"], &["/Secret"], &within)));
+    all.backup(&[]);
+    for (deed, is_denied) in
+        [(unseen(&plain, None), false), (unseen(&plain, Some(&other)), true), (unseen(&token, None), true)]
+    {
+        let answer = all.change(deed).to_string();
+        assert_eq!(answer.contains("denied"), is_denied, "{answer}");
+    }
+    assert!(
+        cluster.get(&["configmap", "x", "-n", &other]).is_err()
+            && cluster.get(&["secret", "plain", "-n", &other]).is_err()
+    );
+
+    let bodies = json!({"do": "list", "kind": MAPS, "namespace": own, "names": true, "bodies": true});
+    let blind = Rig::admin(cluster, &reads(&["/ConfigMap"], "")).ask(bodies.clone());
+    assert!(blind["errors"].to_string().contains("denied") && blind["texts"] == json!([]), "{blind}");
+    let seeing = Rig::admin(cluster, &reads(&["/ConfigMap"], "inspect = true")).ask(bodies);
+    assert_eq!((&seeing["errors"], seeing["texts"].as_array().map(Vec::len)), (&json!([]), Some(2)), "{seeing}");
+}
+
 #[test]
 fn a_ceiling_is_over_every_way_to_a_cluster() {
     let cluster = cluster();

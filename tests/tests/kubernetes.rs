@@ -422,6 +422,11 @@ fn what_a_cluster_refuses_is_named_and_stops_nothing_else() {
     let text = error.to_string();
     assert!(text.contains("exceeded quota") && text.contains("raise the ResourceQuota"), "{error:#}");
     b().kubectl(["get", "service", "web", "-n", &to]).unwrap();
+    // A job that backs up what is in there is told before its restore is.
+    let there = of_namespace(&to, "");
+    let found = there.run(&["diagnose", "clusters", "--output", "json"]).json()["checks"].clone();
+    let quota = found.as_array().unwrap().iter().find(|check| check["id"] == "kubernetes.quota.b").unwrap();
+    assert!(quota["outcome"] != "passed" && quota["evidence"].to_string().contains("small"), "{quota:#}");
     let kept = b().get(&["configmap", "one", "-n", &to]).unwrap();
     assert_eq!(kept["data"]["text"], "edited", "what exists stays");
 

@@ -3,6 +3,7 @@
 use super::{b, config_map};
 use serde_json::json;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use strongroom_tests::estate::Estate;
 use strongroom_tests::kube::front::{Act, Front};
@@ -17,6 +18,39 @@ fn is_stored(store: &Path, cluster: &str) -> anyhow::Result<bool> {
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(files(store)?.iter().map(|path| name(path)).any(|name| name.starts_with(&begin) && name.ends_with(".zst.age")))
 }
+
+#[test]
+fn a_list_that_expires_in_the_middle_is_called_one_of_two_moments() {
+    let namespace = b().namespace("torn").unwrap();
+    let maps: Vec<_> = (0..600).map(|n| config_map(&namespace, &format!("m-{n:03}"), "x")).collect();
+    b().create(&json!({"apiVersion": "v1", "kind": "List", "items": maps})).unwrap();
+    // The page behind the first one is refused once: what it goes on from has expired.
+    let expired = AtomicBool::new(false);
+    let torn = Front::start(b(), move |request, _| {
+        let goes_on = request.contains("/configmaps?") && request.contains("continue=");
+        if goes_on && !expired.swap(true, Ordering::SeqCst) {
+            Act::Answer(410, "x-test: expired", EXPIRED)
+        } else {
+            Act::Pass
+        }
+    });
+    let settings = format!(
+        "clusters = [\"torn\"]\nnamespaces = [{namespace:?}]\nkinds = [\"/ConfigMap\", \"/ServiceAccount\"]\ncluster_resources = false"
+    );
+    let behind = format!("api = {:?}\ntoken = {{ file = \"token\" }}", torn.url());
+    let estate = Estate::at(&[("torn", behind)], &settings, "");
+    strongroom_tests::relay::private(&estate.sandbox.write("token", "none"));
+    let id = estate.backup(0);
+    let record = estate.run(&["show", "clusters", &id, "--output", "json"]).check_code(0).json()["record"].clone();
+    let facts = record["facts"].to_string();
+    assert!(facts.contains(r#"["torn.not-of-one-moment","ConfigMap"]"#), "{facts}");
+    // 600, and the one that every namespace has is excluded.
+    assert!(facts.contains(r#"["torn/v1/ConfigMap","600"]"#), "nothing twice, nothing lost: {facts}");
+    estate.run(&["verify", "clusters", &id]).check_code(0);
+}
+
+/// What an API server says of a token that is too old.
+const EXPIRED: &str = r#"{"kind":"Status","status":"Failure","reason":"Expired","code":410,"message":"the provided continue parameter is too old"}"#;
 
 #[test]
 fn a_cluster_that_is_slow_or_dead_holds_up_none_of_the_others() {

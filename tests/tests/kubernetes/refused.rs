@@ -148,6 +148,13 @@ fn webhooks_are_restored_behind_everything_that_they_would_look_at() {
     estate.run(&restore).check_code(6).check_stdout("refuse.hooks.example.org").check_stdout(REASON);
 }
 
+/// The checks of a diagnosis by their ids.
+fn diagnosed(estate: &Estate) -> std::collections::BTreeMap<String, Value> {
+    let output = estate.run(&["diagnose", "clusters", "--output", "json"]);
+    let checks = output.json()["checks"].as_array().unwrap_or_else(|| panic!("{}", output.stderr)).clone();
+    checks.into_iter().map(|check| (check["id"].as_str().unwrap().to_owned(), check)).collect()
+}
+
 /// A definition of the group `fault.example.org`.
 fn definition(plural: &str, kind: &str, versions: &[(&str, bool)], more: &Value) -> Value {
     let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
@@ -258,6 +265,14 @@ fn definitions_that_changed_conversions_that_are_down_and_apis_without_a_server_
     let get = |kind: &str| cluster.get(&[&format!("{kind}.v1.fault.example.org"), "one", "-n", &namespace]).unwrap();
     assert_eq!([get("stateds")["status"].clone(), get("looses")["status"].clone()], [Value::Null, Value::Null]);
 
+    for (estate, check, says) in [
+        (&broken, "kubernetes.apis.f", "down.example.org"),
+        (&healthy, "kubernetes.versions.f", "fault.example.org/v1"),
+    ] {
+        let check = &diagnosed(estate)[check];
+        assert!(check["outcome"] != "passed" && check["evidence"].to_string().contains(says), "{check:#}");
+    }
+
     // A comparison says what it could not look at, and takes nothing of it for gone.
     let compared = healthy.run(&["diff", "clusters", &id, "live", "--output", "json"]);
     let drift = compared.check_code(3).json();
@@ -300,6 +315,10 @@ fn a_namespace_that_is_being_deleted_is_a_fact_of_a_backup_and_explained_by_a_re
     let shown = estate.run(&["show", "clusters", &later, "--output", "json"]);
     let facts = shown.check_code(0).json()["record"]["facts"].clone();
     assert!(facts.as_array().unwrap().contains(&json!(["b.terminating", namespace])), "{facts:#}");
+
+    let found = diagnosed(&estate);
+    let stuck = &found["kubernetes.namespaces.b"];
+    assert!(stuck["outcome"] != "passed" && stuck["evidence"].to_string().contains(&namespace), "{stuck:#}");
 
     let restore = ["restore", "clusters", &id, "--target", "there", "--output", "json"];
     for (flags, code) in [(&["--plan"][..], 0), (&[], 6)] {

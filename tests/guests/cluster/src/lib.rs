@@ -126,6 +126,13 @@ fn list_objects(cluster: &Cluster, deed: &Value) -> Result<Value, Error> {
             if deed["texts"] == true {
                 texts.push(object.clone());
             }
+            if deed["bodies"] == true {
+                let body = listing.body(u32::try_from(place).unwrap_or(u32::MAX))?;
+                match read(&body) {
+                    Ok(text) => texts.push(text.to_string()),
+                    Err(error) => errors.push(case(&error)),
+                }
+            }
             if let Some(archive) = &archive {
                 let body = listing.body(u32::try_from(place).unwrap_or(u32::MAX))?;
                 archive.add(&format!("{objects:06}.json"), &[], body)?;
