@@ -201,13 +201,6 @@ impl Entry<'_> {
         Ok(self.pipeline(arena, processes, None))
     }
 
-    /// How what [`Self::backup`] stored is verified; only Strongroom is asked for it.
-    pub fn verify(&self, arena: &Arena) -> Result<Pipeline> {
-        let job = Job::Stream { file: arena.scratch.path(self.input.name()), bytes: self.bytes };
-        arena.host.configure(self.place, self.level, &job)?;
-        Ok(self.pipeline(arena, vec![arena.host.process(&["verify", JOB, "latest", "--output", "json"])], None))
-    }
-
     /// Removes what it stored before.
     pub fn clear(&self, arena: &Arena) -> Result<()> {
         self.place.clear(self.contender.prefix(), &arena.peers)

@@ -33,19 +33,17 @@ pub(super) fn short(bench: &mut Bench) -> Result<()> {
     read_back(bench)
 }
 
-/// A restore and a verification of 1 GiB. Who reads holds the frame that it was given last beside what the formula counts.
+/// A restore of 1 GiB. Who reads holds the frame that it was given last beside what the formula counts.
 fn read_back(bench: &mut Bench) -> Result<()> {
     let input = Input::Mixed;
     let most = formula_mib(std::thread::available_parallelism()?.get()) + 2;
     let place = bench.start(Kind::Keep)?;
     let entry = Entry { contender: Contender::Strongroom, place: &place, input, bytes: GIB, level: DEFAULT_LEVEL };
     entry.backup(&bench.arena)?.run()?;
-    for (name, line) in [("restore", entry.restore(&bench.arena)?), ("verification", entry.verify(&bench.arena)?)] {
-        let measured = line.watched_closely().run()?;
-        let peak = float(measured.peak_bytes) / float(MIB);
-        let what = format!("a {name} from S3, 1 GiB: peak memory of the host");
-        bench.find(name, what, peak, "MiB", Better::Lower, Some(f64::from(u16::try_from(most)?)));
-    }
+    let measured = entry.restore(&bench.arena)?.watched_closely().run()?;
+    let peak = float(measured.peak_bytes) / float(MIB);
+    let what = "a restore from S3, 1 GiB: peak memory of the host".to_owned();
+    bench.find("restore", what, peak, "MiB", Better::Lower, Some(f64::from(u16::try_from(most)?)));
     Ok(())
 }
 
