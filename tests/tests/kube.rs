@@ -714,6 +714,8 @@ fn test_restores_are_granted_namespaces_of_their_own_or_nothing() {
         assert!(others.iter().all(|grant| grant["namespaces"] == vec!["shop"].into()), "{text}");
         scratch
     };
+    let mistyped = ["plugin", "approve", "kubernetes", "--digest", &digest, "--scratch-namespace", "b=try-*"];
+    sandbox.run(mistyped).check_error(2, &["there is no cluster \"b\"", "the label of a cluster: a"]);
     assert_eq!(scratch(&[]), []);
     let granted = scratch(&["--scratch-namespace", "a=try-*"]);
     assert!(granted.len() == 1 && granted[0]["namespaces"] == vec!["try-*"].into(), "{granted:?}");

@@ -104,6 +104,7 @@ pub(super) fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<E
             ))
             .into());
     }
+    check_clusters(args, &config)?;
     let mut known = known(args, &config, label, &component);
     if asks {
         let surroundings = Surroundings {
@@ -177,6 +178,19 @@ fn check_digest(args: &ApproveArgs, label: &Label, component: &Component) -> Res
         }
         _ => Ok(()),
     }
+}
+
+/// A label that was mistyped would otherwise grant nothing, without a word.
+fn check_clusters(args: &ApproveArgs, config: &Config) -> Result<()> {
+    for (cluster, _) in args.namespaces.iter().chain(&args.scratch_namespaces) {
+        if !config.clusters.keys().any(|label| label.as_str() == cluster) {
+            let labels: Vec<&str> = config.clusters.keys().map(Label::as_str).collect();
+            return Err(Error::invalid(format!("there is no cluster \"{}\"", vendor::line(cluster, 64)))
+                .fact("expected", format!("the label of a cluster: {}", labels.join(", ")))
+                .hint("write CLUSTER=NAME with one of them, or add it to the configuration first"));
+        }
+    }
+    Ok(())
 }
 
 fn known(args: &ApproveArgs, config: &Config, label: &Label, component: &Component) -> propose::Known {
