@@ -99,7 +99,7 @@ pub struct Pipeline {
 }
 
 /// What one run cost.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
     /// Wall time in seconds.
     pub seconds: f64,
@@ -109,6 +109,8 @@ pub struct Measured {
     pub cpu_seconds: f64,
     /// Highest sum of the peaks of processes alive together, without producer and consumer, in bytes.
     pub peak_bytes: u64,
+    /// The processes of that sum, each with its peak in bytes.
+    pub peak_of: Vec<(String, u64)>,
     /// Bytes that producer or consumer moved.
     pub moved_bytes: u64,
     /// When the first role began, in seconds since 1970, if one took part.
@@ -158,7 +160,7 @@ impl Pipeline {
             }
         }
         let seconds = start.elapsed().as_secs_f64();
-        let peak_bytes = watch.end();
+        let peak_of = watch.end();
         if !failed.is_empty() {
             bail!("{}\n{}", failed.join("\n"), std::fs::read_to_string(&said).unwrap_or_default());
         }
@@ -168,7 +170,8 @@ impl Pipeline {
             seconds,
             began,
             cpu_seconds: (cpu_of_children()? - cpu_before - roles_cpu).max(0.0),
-            peak_bytes,
+            peak_bytes: sum(&peak_of),
+            peak_of,
             moved_bytes: roles.iter().map(|said| said.bytes).sum(),
             role_began: roles.first().map(|said| said.began),
         })
@@ -194,7 +197,7 @@ fn children_ticks(stat: &str) -> Option<f64> {
 /// A thread that looks at the memory of a tree of processes until it is told to stop.
 struct Watch {
     over: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<u64>,
+    thread: std::thread::JoinHandle<Vec<(String, u64)>>,
 }
 
 impl Watch {
@@ -202,15 +205,20 @@ impl Watch {
         let over = Arc::new(AtomicBool::new(false));
         let inside = Arc::clone(&over);
         let thread = std::thread::spawn(move || {
-            let (mut peak, mut tree, mut search) = (0, BTreeSet::new(), Instant::now());
+            let (mut peak, mut tree, mut search) = (Vec::new(), BTreeSet::new(), Instant::now());
             loop {
                 if Instant::now() >= search {
                     search += SEARCH_EVERY;
                     tree.clear();
                     roots.iter().for_each(|root| find(*root, None, &mut tree));
                 }
-                let sum = tree.iter().filter_map(|pid| status(*pid)).map(|memory| memory.peak_bytes).sum();
-                peak = u64::max(peak, sum);
+                let all = tree.iter().filter_map(|pid| status(*pid));
+                // What has become a producer or a consumer since it was found counts no more.
+                let own = all.filter(|memory| memory.name != ROLE).map(|memory| (memory.name, memory.peak_bytes));
+                let now: Vec<_> = own.collect();
+                if sum(&now) > sum(&peak) {
+                    peak = now;
+                }
                 if inside.load(Ordering::Acquire) {
                     break;
                 }
@@ -222,11 +230,15 @@ impl Watch {
         Self { over, thread }
     }
 
-    /// The highest sum so far, in bytes.
-    fn end(self) -> u64 {
+    /// The processes whose sum was the highest, each with its peak in bytes.
+    fn end(self) -> Vec<(String, u64)> {
         self.over.store(true, Ordering::Release);
-        self.thread.join().unwrap_or(0)
+        self.thread.join().unwrap_or_default()
     }
+}
+
+fn sum(processes: &[(String, u64)]) -> u64 {
+    processes.iter().map(|(_, bytes)| bytes).sum()
 }
 
 /// Memory of a process.

@@ -14,8 +14,9 @@ pub(super) enum Reach {
     MayConnect,
 }
 
-/// Options of one letter, as the clients of databases have them.
-const LETTERS: [char; 3] = ['h', 'p', 'U'];
+/// Options of one letter, as the clients of databases have them: host, port and user of PostgreSQL's, port and user
+/// of MySQL's, the address of Redis's.
+const LETTERS: [char; 5] = ['h', 'p', 'U', 'P', 'u'];
 /// The last word of a long option, or a key of a connection string.
 const WORDS: [&str; 20] = [
     "host",
@@ -219,6 +220,8 @@ mod tests {
             &["-Ath{x}"],
             &["-p", "{x}"],
             &["-U{x}"],
+            &["-P", "{x}"],
+            &["-u", "{x}"],
             &["--port={x}"],
             &["--user={x}"],
             &["--username", "{x}"],

@@ -4,6 +4,7 @@
 use super::{Bench, DEFAULT_LEVEL};
 use crate::bench::contender::{Contender, Entry};
 use crate::bench::input::Input;
+use crate::bench::measure::Measured;
 use crate::bench::place::{Kind, Place};
 use crate::bench::sink::Pace;
 use crate::bench::table::{Better, float};
@@ -41,7 +42,7 @@ fn read_back(bench: &mut Bench) -> Result<()> {
     let entry = Entry { contender: Contender::Strongroom, place: &place, input, bytes: GIB, level: DEFAULT_LEVEL };
     entry.backup(&bench.arena)?.run()?;
     let measured = entry.restore(&bench.arena)?.watched_closely().run()?;
-    let peak = float(measured.peak_bytes) / float(MIB);
+    let peak = told(&measured);
     let what = "a restore from S3, 1 GiB: peak memory of the host".to_owned();
     bench.find("restore", what, peak, "MiB", Better::Lower, Some(f64::from(u16::try_from(most)?)));
     Ok(())
@@ -65,11 +66,19 @@ fn run(bench: &mut Bench, bytes: u64, slow: Pace, stalled: Pace) -> Result<()> {
         let measured = line.run()?;
         sink.set_pace(Pace::Free);
         let what = format!("a {name} store, {} GiB: peak memory of the host", bytes / GIB);
-        let peak = float(measured.peak_bytes) / float(MIB);
+        let peak = told(&measured);
         let most = f64::from(u16::try_from(most)?);
         bench.find(name, what, peak, "MiB", Better::Lower, Some(most));
     }
     Ok(())
+}
+
+/// The peak in MiB; who made it is printed.
+fn told(measured: &Measured) -> f64 {
+    let mib = |bytes: u64| float(bytes) / float(MIB);
+    let each: Vec<_> = measured.peak_of.iter().map(|(name, bytes)| format!("{name} {:.1} MiB", mib(*bytes))).collect();
+    println!("  peak of {}", each.join(", "));
+    mib(measured.peak_bytes)
 }
 
 #[cfg(test)]
