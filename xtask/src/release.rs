@@ -39,7 +39,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
         .dir(&workspace.root)
         .env("CARGO_TARGET_DIR", &workspace.target)
         .check()?;
-    let host = workspace.target.join("release/strongroom");
+    let host = without_lines(&workspace.target.join("release/strongroom"))?;
     check_no_fail_points(&std::fs::read(&host).with_context(|| format!("could not read {}", host.display()))?)?;
     stage::host(workspace)?;
     let mut files = vec![(host, format!("strongroom-{version}"))];
@@ -56,6 +56,19 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
         println!("  {name}");
     }
     Ok(true)
+}
+
+/// The host without the tables of its source lines, four fifths of the file, which only a debugger reads. Names of
+/// functions stay, for what is said of a panic.
+fn without_lines(built: &Path) -> Result<PathBuf> {
+    let small = built.with_extension("small");
+    command::run("objcopy").arg("--strip-debug").arg(built).arg(&small).check()?;
+    // What does not start any more is no release.
+    let said = command::run(&small).arg("--version").read()?;
+    if said.trim() != format!("strongroom {}", env!("CARGO_PKG_VERSION")) {
+        bail!("the host that was built says \"{}\" of its version", said.trim());
+    }
+    Ok(small)
 }
 
 /// Refuses sources that nobody else can have.
