@@ -271,7 +271,7 @@ static STORE: Section = Section {
         may(
             "parts_in_flight",
             Shape::Whole(1, 64),
-            "Parts under way that all transfers share, at most; 4 unless set, and one more for each transfer. Fewer while the store asks to slow down. Memory: part_bytes x (parts_in_flight + 1).",
+            "Parts under way that all transfers share, at most; 4 unless set, and one more for each transfer. Fewer while the store asks to slow down. Memory: part_bytes x (parts_in_flight + transfers open at once), of a sum that docs/performance.md has.",
         ),
         may(
             "upload_rate",
