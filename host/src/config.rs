@@ -368,6 +368,7 @@ impl Meaning<'_> {
                 hosts.push(text.to_owned());
             }
         }
+        self.pins_are_of_this_machine(root, &config);
         hosts
     }
 
@@ -427,6 +428,36 @@ impl Meaning<'_> {
         let shown = read::escape(text);
         self.mistakes.add(span, format!("{path}: there is no {section} \"{shown}\""), label).help =
             Some(match read::nearest(text, known.into_iter()) {
+    /// A program is pinned by a file of this machine. Where a backup and a diagnosis run is known here; a
+    /// restore may go elsewhere.
+    fn pins_are_of_this_machine(&mut self, root: &Fields, config: &Config) {
+        for (label, fields) in labelled(root, "job") {
+            let Some(job) = config.jobs.get(&label) else { continue };
+            let Some(plugin) = config.plugins.get(&job.plugin) else { continue };
+            let place = match job.run_in {
+                RunIn::Local { .. } => continue,
+                RunIn::Container { .. } => "container",
+                RunIn::Pod(_) => "pod",
+            };
+            let mut pinned = BTreeSet::new();
+            for verb in [Verb::Backup, Verb::Diagnose] {
+                let grants = job.narrowed(&plugin.grants, Some(verb)).exec.into_iter();
+                let held = grants.filter(|(_, grant)| grant.sha256.is_some() && grant.when.verbs.contains(&verb));
+                pinned.extend(held.map(|(name, _)| name));
+            }
+            for name in pinned {
+                let rule = format!("plugin.{}.grant.exec.{name}", job.plugin);
+                let message =
+                    format!("{}.run_in: its commands run in a {place}, and {rule} is pinned by sha256", fields.path);
+                self.mistakes
+                    .add(fields.span_of("run_in"), message, "a digest is that of a file of this machine")
+                    .help = Some(format!(
+                    "take sha256 out of [{rule}], or name the grants of this job without it: grants = [\"exec.…\"]"
+                ));
+            }
+        }
+    }
+
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => format!("add [{section}.{shown}]"),
             });
@@ -461,3 +492,8 @@ impl Meaning<'_> {
 fn labelled<'a>(root: &'a Fields, section: &str) -> impl Iterator<Item = (Label, &'a Fields)> {
     root.map(section).iter().filter_map(|named| Some((named.name.parse().ok()?, named.table()?)))
 }
+/// A SHA-256 in lower case, if the text is one.
+fn digest(text: &str) -> Option<String> {
+    (text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| text.to_ascii_lowercase())
+}
+

@@ -17,6 +17,7 @@ mod local;
 mod output;
 mod pod;
 mod probe;
+mod program;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use local::keep_inherited_files_from_children;
 use output::{Pipe, Stdout};
 pub use pod::{Choice, Pod, PodSpec, Several};
 pub use probe::probe;
+pub use program::Program;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -158,7 +160,7 @@ impl End {
 /// says another; standard error does not count. Cancelling ends the process.
 ///
 /// Errors name label and program: `NotFound` for a program or container that is missing, `Denied`
-/// for one that may not be run, `Invalid` for what can never work.
+/// for one that may not be run or is not the one that is pinned, `Invalid` for what can never work.
 pub async fn spawn(
     command: CommandLine,
     place: Arc<Place>,
@@ -180,6 +182,20 @@ pub async fn spawn(
     }
     let hold = matches!(command.stdin, StdinGrant::Text { hold: true, .. });
     let inspect = command.inspect;
+) -> Result<Process> {
+    spawn_opened(command, None, place, scratch, stdin, stall, cancel).await
+}
+
+/// The same with the file of its program, where somebody has opened it to see whether it is the one
+/// that is pinned. It is compared here in any case, and is what runs.
+pub async fn spawn_opened(
+    command: CommandLine,
+    program: Option<Program>,
+    place: Arc<Place>,
+    scratch: Option<PathBuf>,
+    stdin: Option<Source>,
+    stall: Duration,
+    cancel: CancellationToken,
     let stall = command.timeout.unwrap_or(stall);
     let input_waits_for = stdin.as_ref().map(|source| source.waits_for.clone()).unwrap_or_default();
     let redactor = place.secrets.redactor().clone();
@@ -187,7 +203,9 @@ pub async fn spawn(
     let start = async {
         let (prepared, stdin) = match &place.run_in {
             RunIn::Local { user } => {
-                (local::prepare(&command, &place, &secrets, user.as_deref(), scratch.as_deref())?, stdin)
+                let program = pinned(&command, program).await?;
+                let user = user.as_deref();
+                (local::prepare(&command, program, &place, &secrets, user, scratch.as_deref())?, stdin)
             }
             RunIn::Container { name, client } => (container::prepare(&command, &place, &secrets, name, client)?, stdin),
             RunIn::Pod(_) => {
@@ -238,6 +256,41 @@ async fn opened(source: Option<Source>) -> Result<(Option<u64>, Option<Source>)>
 /// that ignores SIGTERM, or runs in a container, needs some seconds.
 pub async fn settled(most: Duration) -> usize {
     supervise::settled(most).await
+/// The file that a command pins its program to, and no other.
+async fn pinned(command: &CommandLine, program: Option<Program>) -> Result<Option<Program>> {
+    let Some(expected) = &command.sha256 else { return Ok(None) };
+    let program = match program {
+        Some(program) => program,
+        None => open_program(&command.program)
+            .await
+            .map_err(|error| error.while_doing(format!("could not start {:?}", command.label)))?,
+    };
+    if program.sha256() == expected {
+        return Ok(Some(program));
+    }
+    Err(cannot_start(Kind::Denied, command, "the program is not the one that is pinned")
+        .fact("expected", format!("sha256 {expected}"))
+        .fact("got", format!("sha256 {}", program.sha256()))
+        .hint("find out what changed it; if that was meant, write the new digest as `sha256` of its grant"))
+}
+
+/// [`Program::open`] for who must not block.
+pub async fn open_program(path: &str) -> Result<Program> {
+    let owned = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Program::open(&owned)).await;
+    opened.map_err(|error| Error::failed(format!("the program {path:?} could not be read")).because(error))?
+}
+
+/// What a program elsewhere cannot be held to: its file is not on this machine.
+fn check_unpinned(command: &CommandLine, whose: &str) -> Result<()> {
+    if command.sha256.is_none() {
+        return Ok(());
+    }
+    let reason = format!("its grant pins a program of this machine by its digest, and the program is {whose}");
+    Err(cannot_start(Kind::Invalid, command, reason)
+        .hint("take sha256 out of its grant, or run this command on this machine; for a pod, pin `image`"))
+}
+
 }
 
 impl Process {

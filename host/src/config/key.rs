@@ -446,6 +446,11 @@ static EXEC: Section = Section {
     doc: "One command line.",
     keys: &[
         must("program", Shape::Text, "Absolute path of the program, where the command runs."),
+        may(
+            "sha256",
+            Shape::Text,
+            "The only program that may lie there, by the SHA-256 of its file, 64 hex digits; for commands on this machine. Any unless set.",
+        ),
         may("args", Shape::List(&Shape::Text), "Arguments; {slot} stands for a slot's value, {{ and }} for braces."),
         may("env", Shape::Map(Names::Variable, &Shape::Text), "Environment, with {slot} holes like `args`."),
         may(

@@ -50,14 +50,13 @@ impl Meaning<'_> {
             }
             return None;
         };
-        let digest = text.to_ascii_lowercase();
-        if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let digest = super::digest(text);
+        if digest.is_none() {
             let got = format!("expected 64 hex digits, got {} characters", text.chars().count());
             self.mistakes.add(fields.span_of("sha256"), format!("{}.sha256 is not a digest", fields.path), got).help =
                 Some(format!("`strongroom plugin approve {label}` writes it"));
-            return None;
         }
-        Some(digest)
+        digest
     }
 }
 

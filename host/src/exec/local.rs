@@ -7,7 +7,7 @@
 
 use super::image::Image;
 use super::launch::{Killer, Prepared, Start};
-use super::{Fetched, Place, cannot_start};
+use super::{Fetched, Place, Program, cannot_start};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::policy::exec::CommandLine;
 use crate::secret::Secret;
@@ -23,9 +23,10 @@ use zeroize::Zeroizing;
 /// The most file descriptors that a granted program may have open; what Debian gives a shell is 1024.
 const OPEN_FILES: u64 = 4096;
 
-/// Builds the command; nothing runs yet.
+/// Builds the command; nothing runs yet. `program` is the file that is run instead of what lies at its path.
 pub(super) fn prepare(
     command: &CommandLine,
+    program: Option<Program>,
     place: &Place,
     secrets: &Fetched,
     user: Option<&str>,
@@ -66,7 +67,7 @@ pub(super) fn prepare(
         cannot_start(Kind::Invalid, command, "its command line or environment cannot be handed over")
             .because_of_io(error)
     })?;
-    image.install(&mut child, files);
+    image.install(&mut child, files, program);
     Ok(Prepared { start: Start::Process(child), killer: Killer::Group, marker: None })
 }
 

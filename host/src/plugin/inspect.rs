@@ -531,7 +531,9 @@ fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {
         StdinGrant::Artifact { name, made_by } => format!(" < artifact {} made by {made_by:?}", name.describe()),
         StdinGrant::Plugin => " < whatever the plugin gives".to_owned(),
     };
-    format!("{}{stdin}", env.chain([grant.program.clone()]).chain(args).collect::<Vec<_>>().join(" "))
+    let pinned = grant.sha256.iter().map(|sha256| format!("; only while its sha256 is {sha256}"));
+    let line = env.chain([grant.program.clone()]).chain(args).collect::<Vec<_>>().join(" ");
+    format!("{line}{stdin}{}", pinned.collect::<String>())
 }
 
 /// The size of the scratch directory that there is under these grants, or that is asked for where

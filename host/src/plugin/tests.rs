@@ -66,6 +66,7 @@ fn exec(program: &str, args: &[&str]) -> ExecGrant {
     };
     ExecGrant {
         program: program.to_owned(),
+        sha256: None,
         args: args.iter().map(|arg| Template::parse(arg).unwrap()).collect(),
         env: BTreeMap::new(),
         stdin: StdinGrant::None,

@@ -29,6 +29,8 @@ pub struct ExecGrant {
     /// Absolute path of the program, where the command runs.
     pub program: String,
     /// Arguments; `{slot}` stands for a slot's value, and an argument that is exactly a repeated
+    /// The only program that may lie there, by the SHA-256 of its file in lower case; for this machine.
+    pub sha256: Option<String>,
     /// slot is repeated with it.
     pub args: Vec<Template>,
     /// Environment, besides the job's own `env`.
@@ -88,6 +90,8 @@ pub struct ExecCall<'a> {
     /// `exec.run`, whose output the guest reads.
     pub reads_output: bool,
 }
+    /// SHA-256 of the program's file that was opened to be run; `None` where nothing was opened.
+    pub program: Option<&'a str>,
 
 /// A command line with its slots filled: what will run, in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +101,8 @@ pub struct CommandLine {
     /// Absolute path of the program.
     pub program: String,
     /// Arguments in full.
+    /// See [`ExecGrant::sha256`]: another file is not run.
+    pub sha256: Option<String>,
     pub args: Vec<String>,
     /// Environment of the grant in full, without the job's `env` and without secrets.
     pub env: Vec<(String, String)>,
@@ -128,6 +134,7 @@ impl CommandLine {
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: Vec::new(),
             secrets: Vec::new(),
+            sha256: None,
             secret_files: BTreeMap::new(),
             stdin: StdinGrant::None,
             inspect: false,
@@ -355,6 +362,7 @@ impl Policy {
                 .map(|(name, value)| Ok((name.clone(), fill(value, &slots)?)))
                 .collect::<Result<_, String>>()
                 .map_err(|reason| deny(reason, String::new()))?,
+            sha256: grant.sha256.clone(),
             secrets: grant.secrets.clone(),
             secret_files: grant.secret_files.clone(),
             stdin: grant.stdin.clone(),
@@ -372,7 +380,24 @@ impl Policy {
             ));
         }
         self.under_ceilings(&rule, grant, &line, scratch)?;
-        Ok(line)
+        match (&grant.sha256, call.program) {
+            (Some(pinned), Some(got)) if pinned != got => {
+                let program = quoted(&grant.program);
+                let reason = format!(
+                    "the program {program} is not the one that is pinned: expected sha256 {pinned}, got sha256 {got}"
+                );
+                let missing = format!("# once you know what changed it\n[{rule}]\nsha256 = {}", toml_text(got));
+                Err(deny(reason, missing))
+            }
+            _ => Ok(line),
+        }
+    }
+
+    /// The program whose file is to be opened, and looked at, before this call is decided: that of a
+    /// grant which pins one, where nothing else is against the call.
+    pub fn pinned_program(&self, call: &ExecCall<'_>) -> Option<&str> {
+        let grant = self.grants.exec.get(call.command).filter(|grant| grant.sha256.is_some())?;
+        self.command_line(call, Some("/scratch")).is_ok().then_some(grant.program.as_str())
     }
 
     /// Whether every ceiling lets this command line run; what is missing is nobody's to grant here.

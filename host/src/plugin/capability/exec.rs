@@ -2,10 +2,11 @@
 
 use super::bytes::{Downstream, GuestSource, Taken};
 use crate::error::Result;
-use crate::exec::{Exit, Process, RunIn};
+use crate::exec::{Exit, Process, Program, RAISE_MEMORY, RunIn};
 use crate::plugin::bindings::strongroom::plugin::exec;
 use crate::plugin::budget::Limit;
-use crate::plugin::guard::{Deadline, Refusal};
+use crate::plugin::context::{Level, RunContext};
+use crate::plugin::guard::{Deadline, Guard, Refusal};
 use crate::plugin::ledger::Ledger;
 use crate::plugin::state::{State, check_leashes};
 use crate::policy::Call;
@@ -24,6 +25,8 @@ pub struct GuestProcess {
     /// The pipe that it reads from, if the guest made it.
     upstream: Option<Downstream>,
     ledger: Arc<Ledger>,
+    /// Its label.
+    command: String,
 }
 
 impl GuestProcess {
@@ -37,12 +40,20 @@ impl GuestProcess {
 }
 
 impl State {
+    /// The program that a call pins, whose file the policy is to compare. Commands elsewhere pin none.
+    fn pinned(&self, call: &ExecCall<'_>) -> Option<String> {
+        let is_here = matches!(self.run.place.run_in, RunIn::Local { .. });
+        self.guard.policy().pinned_program(call).filter(|_| is_here).map(str::to_owned)
+    }
+
     async fn start(
         &mut self,
         call: &ExecCall<'_>,
+        program: Option<Result<Program>>,
         stdin: Option<Taken>,
         timeout_ms: Option<u64>,
     ) -> Result<GuestProcess, Refusal> {
+        let program = program.transpose()?;
         // A process counts until it has ended, whatever the guest has let go of.
         self.processes.retain(|process| !process.is_over());
         if self.processes.len() >= self.run.limits.processes {
@@ -61,10 +72,11 @@ impl State {
         command.timeout = Some(stall);
         let (stdin, upstream) = stdin.map_or((None, None), |taken| (Some(taken.source), taken.downstream));
         let place = Arc::clone(&self.run.place);
-        let process = crate::exec::spawn(command, place, scratch, stdin, stall, self.run.cancel.child_token()).await?;
+        let cancel = self.run.cancel.child_token();
+        let process = crate::exec::spawn_opened(command, program, place, scratch, stdin, stall, cancel).await?;
         self.processes.push(process.end());
         let ledger = self.guard.ledger_always("process", call.command);
-        Ok(GuestProcess { process, upstream, ledger })
+        Ok(GuestProcess { process, upstream, ledger, command: call.command.to_owned() })
     }
 
     /// Standard input leaves the guest's hands before the policy is asked.
@@ -85,8 +97,12 @@ impl exec::Host for State {
             reads_output: false,
         };
         let work = async {
-            let process = self.start(&call, stdin, invocation.timeout_ms).await?;
+            let process = self.start(&call, program, stdin, invocation.timeout_ms).await?;
+            program: None,
             Ok(self.table.push(process)?)
+        let program = opened(&guard, self.pinned(&call)).await;
+        let sha256 = digest_of(program.as_ref());
+        let call = ExecCall { program: sha256.as_deref(), ..call };
         };
         guard.pass("exec.spawn", Some(&Call::Exec(call.clone())), Deadline::Stall, work).await
     }
@@ -103,8 +119,12 @@ impl exec::Host for State {
         };
         let work = async {
             let waits_for = stdin.as_ref().map(|taken| taken.source.waits_for.as_slice()).unwrap_or_default();
+            program: None,
             check_leashes(waits_for, "the command")?;
-            let process = self.start(&call, stdin, invocation.timeout_ms).await?;
+        let program = opened(&guard, self.pinned(&call)).await;
+        let sha256 = digest_of(program.as_ref());
+        let call = ExecCall { program: sha256.as_deref(), ..call };
+            let process = self.start(&call, program, stdin, invocation.timeout_ms).await?;
             let output = process.process.run_to_end(MAX_OUTPUT_BYTES).await?;
             process.ledger.outcome(in_words(&output.exit));
             guard.moved(output.stdout.len());
@@ -119,6 +139,28 @@ impl exec::Host for State {
 fn in_words(exit: &Exit) -> String {
     match (exit.code, exit.signal) {
         (Some(code), _) => format!("exit {code}"),
+/// A guest decides by itself what a failure means, and knows nothing of this limit: people are told.
+fn tell_of_memory(run: &RunContext, command: &str, exit: &Exit) {
+    let is_limited = matches!(run.place.run_in, RunIn::Local { .. });
+    if let Some(limit) = exit.at_memory_limit(run.limits.command_memory_bytes).filter(|_| is_limited) {
+        let text = format!("command {command:?} failed, and {limit}; {RAISE_MEMORY}");
+        run.reporter.log(Level::Warn, &text, &[]);
+    }
+}
+
+/// Opens a program. Reading it is the host's work, and none of the guest's.
+async fn opened(guard: &Guard, path: Option<String>) -> Option<Result<Program>> {
+    let path = path?;
+    guard.meter().charge();
+    let opened = crate::exec::open_program(&path).await;
+    guard.meter().resume();
+    Some(opened)
+}
+
+fn digest_of(program: Option<&Result<Program>>) -> Option<String> {
+    Some(program?.as_ref().ok()?.sha256().to_owned())
+}
+
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "ended".to_owned(),
     }
@@ -150,6 +192,7 @@ impl exec::HostProcess for State {
             Ok(exit_for_guest(exit))
         };
         // The process has its own deadline, which counts time without progress.
+            let label = process.command.clone();
         guard.pass_on(&ledger, "exec.process.wait", None, Deadline::Own, work).await
     }
 
