@@ -47,6 +47,8 @@ pub const STDERR_BYTES: usize = 64 * 1024;
 const PIPE_BYTES: usize = 1 << 20;
 /// Time between asking a process group to end and ending it.
 const GRACE: Duration = Duration::from_secs(2);
+/// What to do about a program that had too little memory.
+pub const RAISE_MEMORY: &str = "if it needs more memory, raise command_memory in [plugin.….limits]";
 /// How often a blocking wait looks whether the run was cancelled.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -110,6 +112,18 @@ impl Exit {
     /// Whether it exited with 0.
     pub fn is_success(&self) -> bool {
         self.code == Some(0)
+    }
+
+    /// Of a program that failed as one does that gets no more memory, what to say of the limit that it had: it
+    /// ended itself, did something without memory, or says something of memory.
+    pub fn at_memory_limit(&self, limit_bytes: u64) -> Option<String> {
+        let telling = match self.signal {
+            // SIGABRT, SIGBUS, SIGSEGV. The limit itself kills nothing.
+            Some(signal) => matches!(signal, 6 | 7 | 11),
+            None => !self.is_success() && self.stderr.to_lowercase().contains("memory"),
+        };
+        let limit = crate::unit::bytes(limit_bytes);
+        telling.then(|| format!("it may have reached its limit \"command_memory\", {limit} for each process"))
     }
 }
 

@@ -652,6 +652,11 @@ static LIMITS: Section = Section {
         may("handles", Shape::Whole(16, 1_000_000), "Resource handles alive at once; 20000 unless set."),
         may("open_streams", Shape::Whole(1, 65_536), "Sources, sinks and transfers alive at once; 1024 unless set."),
         may("processes", Shape::Whole(1, 4_096), "Processes alive at once; 64 unless set."),
+        may(
+            "command_memory",
+            Shape::Size(16 << 20, 1 << 50),
+            "Private memory that each process of a command on this machine may write; \"8GiB\" unless set.",
+        ),
         may("artifacts", Shape::Whole(1, 1_000_000), "Artifacts of one backup; 10000 unless set."),
         may(
             "archive_entries",

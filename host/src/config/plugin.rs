@@ -73,6 +73,7 @@ fn limits(fields: &Fields) -> Limits {
         handles: fields.whole("handles").unwrap_or(otherwise.handles),
         open_streams: fields.whole("open_streams").unwrap_or(otherwise.open_streams),
         processes: fields.whole("processes").unwrap_or(otherwise.processes),
+        command_memory_bytes: fields.whole("command_memory").unwrap_or(otherwise.command_memory_bytes),
         artifacts: fields.whole("artifacts").unwrap_or(otherwise.artifacts),
         archive_entries: fields.whole("archive_entries").unwrap_or(otherwise.archive_entries),
         entry_path_bytes: fields.whole("entry_path").unwrap_or(otherwise.entry_path_bytes),

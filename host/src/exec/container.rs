@@ -173,8 +173,8 @@ pub(super) fn prepare(
     arguments.extend(command.args.iter().cloned());
     let (mut child, image) = killer.client(&arguments, &variables)?;
     child.process_group(0).current_dir("/");
-    confine(&mut child, NewPrivileges::Allowed);
-    image.install(&mut child, Vec::new());
+    confine(&mut child, NewPrivileges::Allowed, None);
+    image.install(&mut child, Vec::new(), None);
     Ok(Prepared { start: Start::Process(child), killer: Killer::Inside(Box::new(killer)), marker: Some(marker) })
 }
 

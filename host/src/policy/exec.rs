@@ -121,6 +121,8 @@ pub struct CommandLine {
     /// Longest time without progress.
     pub timeout: Option<Duration>,
     /// Whether `{scratch}` occurs: the command runs in the run's scratch directory.
+    /// The most private memory that each of its processes may write, in bytes, on this machine; set by whoever runs it.
+    pub memory_bytes: Option<u64>,
     pub uses_scratch: bool,
 }
 
@@ -142,6 +144,7 @@ impl CommandLine {
             detects_short_input: false,
             timeout: None,
             uses_scratch: false,
+            memory_bytes: None,
         }
     }
 }
@@ -374,6 +377,7 @@ impl Policy {
         };
         let bytes: usize = line.args.iter().chain(line.env.iter().flat_map(|(a, b)| [a, b])).map(|s| s.len() + 1).sum();
         if bytes > COMMAND_BYTES {
+            memory_bytes: None,
             return Err(deny(
                 format!("the command line is {bytes} bytes long, of at most {COMMAND_BYTES}"),
                 String::new(),

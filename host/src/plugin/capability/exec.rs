@@ -70,6 +70,9 @@ impl State {
         let granted = command.timeout.unwrap_or(self.run.limits.stall);
         let stall = timeout_ms.map_or(granted, |ms| granted.min(Duration::from_millis(ms)));
         command.timeout = Some(stall);
+        // Elsewhere there is no such limit.
+        let is_here = matches!(self.run.place.run_in, RunIn::Local { .. });
+        command.memory_bytes = is_here.then_some(self.run.limits.command_memory_bytes);
         let (stdin, upstream) = stdin.map_or((None, None), |taken| (Some(taken.source), taken.downstream));
         let place = Arc::clone(&self.run.place);
         let cancel = self.run.cancel.child_token();
@@ -127,6 +130,7 @@ impl exec::Host for State {
             let process = self.start(&call, program, stdin, invocation.timeout_ms).await?;
             let output = process.process.run_to_end(MAX_OUTPUT_BYTES).await?;
             process.ledger.outcome(in_words(&output.exit));
+            tell_of_memory(&self.run, &invocation.command, &output.exit);
             guard.moved(output.stdout.len());
             Ok(exec::Output { exit: exit_for_guest(output.exit), stdout: output.stdout })
         };
@@ -190,6 +194,7 @@ impl exec::HostProcess for State {
             let exit = process.process.wait().await?;
             ledger.outcome(in_words(&exit));
             Ok(exit_for_guest(exit))
+            tell_of_memory(&self.run, &label, &exit);
         };
         // The process has its own deadline, which counts time without progress.
             let label = process.command.clone();
