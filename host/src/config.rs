@@ -38,14 +38,15 @@ use crate::id::Label;
 use crate::plugin::Trust;
 use crate::plugin::limits::Limits;
 use crate::plugin::signature::TrustedKey;
-use crate::policy::Grants;
 use crate::policy::kube::KubeGrant;
+use crate::policy::narrowing::Narrowing;
+use crate::policy::{Grants, Verb};
 use crate::run::retention::Keep;
 use ceiling::Ceilings;
 use fields::Fields;
 use jiff::tz::TimeZone;
 use mistake::Mistakes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -166,6 +167,10 @@ pub struct JobConfig {
     pub env: BTreeMap<String, String>,
     /// `secrets`.
     pub secrets: BTreeMap<String, SecretRef>,
+    /// `grants`: those of the plugin that hold in this job; all unless set.
+    pub grants: Option<Narrowing>,
+    /// `backup`, `verify`, `restore` and `diagnose`: what is different in one verb.
+    pub verbs: BTreeMap<Verb, VerbConfig>,
     /// `settings`, checked against the plugin's schema when the job runs.
     pub settings: serde_json::Value,
     /// `verify.depth` and `verify.target`: what `strongroom verify` does unless told otherwise.
@@ -176,6 +181,17 @@ pub struct JobConfig {
     pub keep: Option<Keep>,
     /// `timezone` of the periods of `keep`; UTC unless set.
     pub timezone: TimeZone,
+}
+
+/// What is different in one verb of a job.
+#[derive(Clone, Debug, Default)]
+pub struct VerbConfig {
+    /// `env`: laid over the job's.
+    pub env: BTreeMap<String, String>,
+    /// `secrets`: laid over the job's.
+    pub secrets: BTreeMap<String, SecretRef>,
+    /// `grants`: those that hold in this verb, of those that hold in the job.
+    pub grants: Option<Narrowing>,
 }
 
 /// `verify = { … }` of a job.
@@ -352,6 +368,7 @@ impl Meaning<'_> {
         let keep = root.table("audit").and_then(|audit| audit.duration("keep"));
         config.audit_keep = keep.unwrap_or(config.audit_keep);
         self.grants_resolve(root);
+        self.pins_are_of_this_machine(root, &config);
         self.secrets_are_sealed(root, &config);
         self.under_ceilings_without_a_grant(root, &config);
         config
@@ -368,7 +385,6 @@ impl Meaning<'_> {
                 hosts.push(text.to_owned());
             }
         }
-        self.pins_are_of_this_machine(root, &config);
         hosts
     }
 
@@ -396,7 +412,8 @@ impl Meaning<'_> {
             let (Some(plugin), Some(store)) = (config.plugins.get(&job.plugin), config.stores.get(&job.store)) else {
                 continue;
             };
-            if !store.encrypted && plugin.grants.kube.values().flatten().any(KubeGrant::captures_secrets) {
+            let grants = job.narrowed(&plugin.grants, Some(Verb::Backup));
+            if !store.encrypted && grants.kube.values().flatten().any(KubeGrant::captures_secrets) {
                 let message = format!(
                     "{}: plugin \"{}\" may back up Secrets of a cluster, and store \"{}\" does not encrypt",
                     fields.path, job.plugin, job.store
@@ -411,23 +428,6 @@ impl Meaning<'_> {
         }
     }
 
-    /// The label that a key names, if there is a section of that label.
-    fn label(&mut self, root: &Fields, fields: &Fields, key: &str, section: &str) -> Option<Label> {
-        let text = fields.text(key)?;
-        let path = format!("{}.{key}", fields.path);
-        self.resolve(root, section, text, fields.span_of(key), &path)
-    }
-
-    fn resolve(&mut self, root: &Fields, section: &str, text: &str, span: Range<usize>, path: &str) -> Option<Label> {
-        let known: Vec<&str> = root.map(section).iter().map(|named| named.name.as_str()).collect();
-        if known.contains(&text) {
-            return text.parse().ok();
-        }
-        let all = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        let label = format!("expected the label of a {section}; known: {all}");
-        let shown = read::escape(text);
-        self.mistakes.add(span, format!("{path}: there is no {section} \"{shown}\""), label).help =
-            Some(match read::nearest(text, known.into_iter()) {
     /// A program is pinned by a file of this machine. Where a backup and a diagnosis run is known here; a
     /// restore may go elsewhere.
     fn pins_are_of_this_machine(&mut self, root: &Fields, config: &Config) {
@@ -458,6 +458,23 @@ impl Meaning<'_> {
         }
     }
 
+    /// The label that a key names, if there is a section of that label.
+    fn label(&mut self, root: &Fields, fields: &Fields, key: &str, section: &str) -> Option<Label> {
+        let text = fields.text(key)?;
+        let path = format!("{}.{key}", fields.path);
+        self.resolve(root, section, text, fields.span_of(key), &path)
+    }
+
+    fn resolve(&mut self, root: &Fields, section: &str, text: &str, span: Range<usize>, path: &str) -> Option<Label> {
+        let known: Vec<&str> = root.map(section).iter().map(|named| named.name.as_str()).collect();
+        if known.contains(&text) {
+            return text.parse().ok();
+        }
+        let all = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let label = format!("expected the label of a {section}; known: {all}");
+        let shown = read::escape(text);
+        self.mistakes.add(span, format!("{path}: there is no {section} \"{shown}\""), label).help =
+            Some(match read::nearest(text, known.into_iter()) {
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => format!("add [{section}.{shown}]"),
             });
@@ -488,12 +505,12 @@ impl Meaning<'_> {
     }
 }
 
-/// The tables of a section by label.
-fn labelled<'a>(root: &'a Fields, section: &str) -> impl Iterator<Item = (Label, &'a Fields)> {
-    root.map(section).iter().filter_map(|named| Some((named.name.parse().ok()?, named.table()?)))
-}
 /// A SHA-256 in lower case, if the text is one.
 fn digest(text: &str) -> Option<String> {
     (text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| text.to_ascii_lowercase())
 }
 
+/// The tables of a section by label.
+fn labelled<'a>(root: &'a Fields, section: &str) -> impl Iterator<Item = (Label, &'a Fields)> {
+    root.map(section).iter().filter_map(|named| Some((named.name.parse().ok()?, named.table()?)))
+}

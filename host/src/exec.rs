@@ -183,20 +183,6 @@ pub async fn spawn(
     stall: Duration,
     cancel: CancellationToken,
 ) -> Result<Process> {
-    let wants_source = matches!(command.stdin, StdinGrant::Artifact { .. } | StdinGrant::Plugin);
-    if wants_source != stdin.is_some() {
-        let got = if wants_source { "no source for standard input" } else { "a source for standard input" };
-        return Err(Error::invalid(format!("could not run {:?}", command.label)).fact("got", got));
-    }
-    let mut secrets = Fetched::new();
-    for name in command.secrets.iter().chain(command.secret_files.values()) {
-        if let Some(secret) = place.secrets.fetch(name)? {
-            secrets.insert(name.clone(), secret);
-        }
-    }
-    let hold = matches!(command.stdin, StdinGrant::Text { hold: true, .. });
-    let inspect = command.inspect;
-) -> Result<Process> {
     spawn_opened(command, None, place, scratch, stdin, stall, cancel).await
 }
 
@@ -210,6 +196,20 @@ pub async fn spawn_opened(
     stdin: Option<Source>,
     stall: Duration,
     cancel: CancellationToken,
+) -> Result<Process> {
+    let wants_source = matches!(command.stdin, StdinGrant::Artifact { .. } | StdinGrant::Plugin);
+    if wants_source != stdin.is_some() {
+        let got = if wants_source { "no source for standard input" } else { "a source for standard input" };
+        return Err(Error::invalid(format!("could not run {:?}", command.label)).fact("got", got));
+    }
+    let mut secrets = Fetched::new();
+    for name in command.secrets.iter().chain(command.secret_files.values()) {
+        if let Some(secret) = place.secrets.fetch(name)? {
+            secrets.insert(name.clone(), secret);
+        }
+    }
+    let hold = matches!(command.stdin, StdinGrant::Text { hold: true, .. });
+    let inspect = command.inspect;
     let stall = command.timeout.unwrap_or(stall);
     let input_waits_for = stdin.as_ref().map(|source| source.waits_for.clone()).unwrap_or_default();
     let redactor = place.secrets.redactor().clone();
@@ -256,20 +256,6 @@ pub async fn spawn_opened(
     })
 }
 
-/// Opens a source for who must know beforehand how long it is.
-async fn opened(source: Option<Source>) -> Result<(Option<u64>, Option<Source>)> {
-    let Some(mut source) = source else { return Ok((None, None)) };
-    let open = tokio::task::spawn_blocking(move || source.body.open().map(|info| (info.len, Some(source))));
-    open.await.map_err(|error| Error::failed("the source of standard input could not be opened").because(error))?
-}
-
-/// Waits until every process whose handles are gone has ended, with its group; at most `most`.
-/// Returns how many have not, those included that are still in use.
-///
-/// Handles only ask for the end when they are dropped. Call this before the host exits: a program
-/// that ignores SIGTERM, or runs in a container, needs some seconds.
-pub async fn settled(most: Duration) -> usize {
-    supervise::settled(most).await
 /// The file that a command pins its program to, and no other.
 async fn pinned(command: &CommandLine, program: Option<Program>) -> Result<Option<Program>> {
     let Some(expected) = &command.sha256 else { return Ok(None) };
@@ -305,6 +291,20 @@ fn check_unpinned(command: &CommandLine, whose: &str) -> Result<()> {
         .hint("take sha256 out of its grant, or run this command on this machine; for a pod, pin `image`"))
 }
 
+/// Opens a source for who must know beforehand how long it is.
+async fn opened(source: Option<Source>) -> Result<(Option<u64>, Option<Source>)> {
+    let Some(mut source) = source else { return Ok((None, None)) };
+    let open = tokio::task::spawn_blocking(move || source.body.open().map(|info| (info.len, Some(source))));
+    open.await.map_err(|error| Error::failed("the source of standard input could not be opened").because(error))?
+}
+
+/// Waits until every process whose handles are gone has ended, with its group; at most `most`.
+/// Returns how many have not, those included that are still in use.
+///
+/// Handles only ask for the end when they are dropped. Call this before the host exits: a program
+/// that ignores SIGTERM, or runs in a container, needs some seconds.
+pub async fn settled(most: Duration) -> usize {
+    supervise::settled(most).await
 }
 
 impl Process {

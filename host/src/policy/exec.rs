@@ -10,6 +10,7 @@ mod tests;
 
 pub use environment::{forbidden_name, names_a_destination};
 
+use super::narrowing::name_of;
 use super::slot::{Piece, SlotKind, SlotRule, Template, quoted};
 use super::{Decision, Mistake, Policy, When, toml_key, toml_text};
 use crate::stream::Origin;
@@ -28,9 +29,9 @@ pub const COMMAND_BYTES: usize = 1 << 20;
 pub struct ExecGrant {
     /// Absolute path of the program, where the command runs.
     pub program: String,
-    /// Arguments; `{slot}` stands for a slot's value, and an argument that is exactly a repeated
     /// The only program that may lie there, by the SHA-256 of its file in lower case; for this machine.
     pub sha256: Option<String>,
+    /// Arguments; `{slot}` stands for a slot's value, and an argument that is exactly a repeated
     /// slot is repeated with it.
     pub args: Vec<Template>,
     /// Environment, besides the job's own `env`.
@@ -89,9 +90,9 @@ pub struct ExecCall<'a> {
     pub stdin: Option<&'a Origin>,
     /// `exec.run`, whose output the guest reads.
     pub reads_output: bool,
-}
     /// SHA-256 of the program's file that was opened to be run; `None` where nothing was opened.
     pub program: Option<&'a str>,
+}
 
 /// A command line with its slots filled: what will run, in full.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,9 +101,9 @@ pub struct CommandLine {
     pub label: String,
     /// Absolute path of the program.
     pub program: String,
-    /// Arguments in full.
     /// See [`ExecGrant::sha256`]: another file is not run.
     pub sha256: Option<String>,
+    /// Arguments in full.
     pub args: Vec<String>,
     /// Environment of the grant in full, without the job's `env` and without secrets.
     pub env: Vec<(String, String)>,
@@ -120,9 +121,9 @@ pub struct CommandLine {
     pub detects_short_input: bool,
     /// Longest time without progress.
     pub timeout: Option<Duration>,
-    /// Whether `{scratch}` occurs: the command runs in the run's scratch directory.
     /// The most private memory that each of its processes may write, in bytes, on this machine; set by whoever runs it.
     pub memory_bytes: Option<u64>,
+    /// Whether `{scratch}` occurs: the command runs in the run's scratch directory.
     pub uses_scratch: bool,
 }
 
@@ -133,18 +134,18 @@ impl CommandLine {
         Self {
             label: label.to_owned(),
             program: program.to_owned(),
+            sha256: None,
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: Vec::new(),
             secrets: Vec::new(),
-            sha256: None,
             secret_files: BTreeMap::new(),
             stdin: StdinGrant::None,
             inspect: false,
             partial_stdin: false,
             detects_short_input: false,
             timeout: None,
-            uses_scratch: false,
             memory_bytes: None,
+            uses_scratch: false,
         }
     }
 }
@@ -342,6 +343,9 @@ impl Policy {
         let rule = self.exec_rule(call.command);
         let deny = |reason: String, missing: String| Decision::deny(&rule, reason, missing);
         let Some(grant) = self.grants.exec.get(call.command) else {
+            if let Some(withheld) = self.withheld(&name_of("exec", call.command)) {
+                return Err(withheld);
+            }
             return Err(deny(
                 format!("the command {} is not granted", quoted(call.command)),
                 format!("[{rule}], which `strongroom plugin approve` writes"),
@@ -358,6 +362,7 @@ impl Policy {
         let line = CommandLine {
             label: call.command.to_owned(),
             program: grant.program.clone(),
+            sha256: grant.sha256.clone(),
             args: fill_arguments(&grant.args, &slots).map_err(|reason| deny(reason, String::new()))?,
             env: grant
                 .env
@@ -365,7 +370,6 @@ impl Policy {
                 .map(|(name, value)| Ok((name.clone(), fill(value, &slots)?)))
                 .collect::<Result<_, String>>()
                 .map_err(|reason| deny(reason, String::new()))?,
-            sha256: grant.sha256.clone(),
             secrets: grant.secrets.clone(),
             secret_files: grant.secret_files.clone(),
             stdin: grant.stdin.clone(),
@@ -373,11 +377,11 @@ impl Policy {
             partial_stdin: grant.partial_stdin,
             detects_short_input: grant.detects_short_input,
             timeout: grant.timeout,
+            memory_bytes: None,
             uses_scratch: grant.args.iter().chain(grant.env.values()).any(uses_scratch),
         };
         let bytes: usize = line.args.iter().chain(line.env.iter().flat_map(|(a, b)| [a, b])).map(|s| s.len() + 1).sum();
         if bytes > COMMAND_BYTES {
-            memory_bytes: None,
             return Err(deny(
                 format!("the command line is {bytes} bytes long, of at most {COMMAND_BYTES}"),
                 String::new(),

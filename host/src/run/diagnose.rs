@@ -16,6 +16,7 @@ use crate::record::Outcome;
 use crate::store::Condition;
 use crate::unit;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -154,12 +155,12 @@ async fn programs(job: &Job) -> Vec<Check> {
         let finding = Finding::new("host.program", format!("program \"{program}\""));
         checks.push(match crate::exec::probe(&job.place, program, sha256).await {
             Ok(version) => finding.passed(format!("{}: {version}", place_name(&job.place.run_in))).build(),
-            Err(error) => finding
             Err(error) if error.kind() == Kind::Denied && sha256.is_some() => finding
                 .failed(format!("{}: {}", place_name(&job.place.run_in), with_facts(&error)))
                 .because("it is not the one that its grant pins by sha256, or it may not be run")
                 .remedy(format!("sha256sum {program}"))
                 .build(),
+            Err(error) => finding
                 .failed(format!("{}: {error}", place_name(&job.place.run_in)))
                 .because("it is not installed there, or the grant names another path")
                 .remedy(format!("ls -l {program}"))
@@ -184,8 +185,16 @@ fn place_name(run_in: &RunIn) -> String {
 
 fn secrets(job: &Job) -> Check {
     let finding = Finding::new("host.secrets", "credentials that the grants name");
-    let wanted: std::collections::BTreeSet<&str> = job.grants.exec.values().flat_map(ExecGrant::all_secrets).collect();
-    let missing: Vec<_> = wanted.iter().copied().filter(|name| !job.place.secrets.has(name)).collect();
+    let (mut wanted, mut missing) = (BTreeSet::new(), BTreeSet::new());
+    for (verb, terms) in &job.terms {
+        let grants = job.grants_for(*verb);
+        let held = grants.exec.values().filter(|grant| grant.when.verbs.contains(verb));
+        for name in held.flat_map(ExecGrant::all_secrets) {
+            wanted.insert(name.to_owned());
+            missing.extend((!terms.secrets.contains(name)).then(|| name.to_owned()));
+        }
+    }
+    let missing: Vec<_> = missing.into_iter().collect();
     if wanted.is_empty() {
         finding.passed("no granted command takes one").build()
     } else if missing.is_empty() {

@@ -98,14 +98,14 @@ impl exec::Host for State {
             slots: &invocation.slots,
             stdin: origin.as_ref(),
             reads_output: false,
-        };
-        let work = async {
-            let process = self.start(&call, program, stdin, invocation.timeout_ms).await?;
             program: None,
-            Ok(self.table.push(process)?)
+        };
         let program = opened(&guard, self.pinned(&call)).await;
         let sha256 = digest_of(program.as_ref());
         let call = ExecCall { program: sha256.as_deref(), ..call };
+        let work = async {
+            let process = self.start(&call, program, stdin, invocation.timeout_ms).await?;
+            Ok(self.table.push(process)?)
         };
         guard.pass("exec.spawn", Some(&Call::Exec(call.clone())), Deadline::Stall, work).await
     }
@@ -119,14 +119,14 @@ impl exec::Host for State {
             slots: &invocation.slots,
             stdin: origin.as_ref(),
             reads_output: true,
-        };
-        let work = async {
-            let waits_for = stdin.as_ref().map(|taken| taken.source.waits_for.as_slice()).unwrap_or_default();
             program: None,
-            check_leashes(waits_for, "the command")?;
+        };
         let program = opened(&guard, self.pinned(&call)).await;
         let sha256 = digest_of(program.as_ref());
         let call = ExecCall { program: sha256.as_deref(), ..call };
+        let work = async {
+            let waits_for = stdin.as_ref().map(|taken| taken.source.waits_for.as_slice()).unwrap_or_default();
+            check_leashes(waits_for, "the command")?;
             let process = self.start(&call, program, stdin, invocation.timeout_ms).await?;
             let output = process.process.run_to_end(MAX_OUTPUT_BYTES).await?;
             process.ledger.outcome(in_words(&output.exit));
@@ -139,10 +139,6 @@ impl exec::Host for State {
     }
 }
 
-/// For the audit log.
-fn in_words(exit: &Exit) -> String {
-    match (exit.code, exit.signal) {
-        (Some(code), _) => format!("exit {code}"),
 /// A guest decides by itself what a failure means, and knows nothing of this limit: people are told.
 fn tell_of_memory(run: &RunContext, command: &str, exit: &Exit) {
     let is_limited = matches!(run.place.run_in, RunIn::Local { .. });
@@ -165,6 +161,10 @@ fn digest_of(program: Option<&Result<Program>>) -> Option<String> {
     Some(program?.as_ref().ok()?.sha256().to_owned())
 }
 
+/// For the audit log.
+fn in_words(exit: &Exit) -> String {
+    match (exit.code, exit.signal) {
+        (Some(code), _) => format!("exit {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "ended".to_owned(),
     }
@@ -192,12 +192,12 @@ impl exec::HostProcess for State {
         let work = async {
             check_leashes(&process.process.waits_for(), "the wait for the process")?;
             let exit = process.process.wait().await?;
+            let label = process.command.clone();
             ledger.outcome(in_words(&exit));
-            Ok(exit_for_guest(exit))
             tell_of_memory(&self.run, &label, &exit);
+            Ok(exit_for_guest(exit))
         };
         // The process has its own deadline, which counts time without progress.
-            let label = process.command.clone();
         guard.pass_on(&ledger, "exec.process.wait", None, Deadline::Own, work).await
     }
 
