@@ -67,7 +67,7 @@ fn a_program_that_was_replaced_is_not_run_and_the_log_has_its_line() {
     let denied = audit(&relay, "deny");
     assert_eq!((denied.len(), &denied[0]["rule"]), (1, &"plugin.relay.grant.exec.produce".into()), "{denied:?}");
     assert!(denied[0]["detail"].as_str().unwrap().contains(&replaced), "{denied:?}");
-    assert_eq!(audit(&relay, "before").len(), before.len() + 1, "one `put` follows: nothing was about to be started");
+    assert_eq!(audit(&relay, "before").len(), before.len(), "nothing was about to be started");
     assert!(!marker.exists(), "it was run");
     let diagnosed = relay.run(&["diagnose", "orders"]);
     diagnosed.check_code(5).check_stdout(&replaced);
@@ -93,9 +93,7 @@ fn a_digest_is_for_commands_of_this_machine() {
     let relay = Relay::new(Setup { produce_more: format!("sha256 = \"{digest}\""), ..Setup::default() });
     job(&relay, "run_in = { container = \"db\" }");
     let refused = relay.run(&["config", "check"]);
-    refused
-        .check_code(2)
-        .check_stderr("its commands run in a container, and plugin.relay.grant.exec.produce is pinned");
+    refused.check_code(2).check_stderr("its commands run in a container, and plugin.relay.grant.exec.produce");
     // A job that does not hold it is no mistake.
     job(&relay, "grants = [\"artifacts\", \"exec.query\"]");
     relay.run(&["config", "check"]).check_code(0);
@@ -164,7 +162,7 @@ fn a_restore_has_other_credentials_than_a_backup_and_neither_sees_the_others() {
     assert_eq!(last(), of("reader", READER));
     relay.run(&["config", "check", "--secrets"]).check_code(2).check_stderr("job.orders.restore.secrets.PW");
     let missing = relay.run(&["restore", "orders", "latest"]);
-    missing.check_code(2).check_stderr("job.orders.restore.secrets.PW");
+    missing.check_code(2).check_stderr("\"OWNER\" of job.orders.restore.secrets.");
     assert_eq!(last(), of("reader", READER), "nothing was started");
 
     relay.sandbox.set_env("OWNER", OWNER);
@@ -213,7 +211,7 @@ fn what_a_job_narrows_away_is_denied_with_the_job_as_the_reason() {
     assert_eq!((lines.len(), &lines[0]["rule"]), (1, &"job.orders.grants".into()), "{lines:?}");
     assert!(lines[0]["detail"].as_str().unwrap().contains("job.orders narrows"), "{lines:?}");
     // The job holds it and the verb does not.
-    relay.run(&["diagnose", "orders"]).check_stdout("denied");
+    relay.run(&["diagnose", "orders"]).check_stdout("job.orders.diagnose narrows its plugin's grants");
     assert_eq!(audit(&relay, "deny")[1]["rule"], "job.orders.diagnose.grants");
 
     // Another job of the same plugin has all of it, and what it uses is used.

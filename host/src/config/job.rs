@@ -99,7 +99,7 @@ impl Meaning<'_> {
         // Of a plugin that is not there, which has been told, nothing is known.
         let granted = plugin.and_then(Named::table).filter(|plugin| !plugin.is_refused("grant")).map(granted);
         let whose = format!("plugin.{}.grant", job.text("plugin").unwrap_or_default());
-        let grants = self.narrowing(job, granted.as_ref(), &whose);
+        let grants = self.narrowing(job, granted.as_ref(), &whose, None);
         let (held, holder) = match &grants {
             Some(narrowing) => (Some(&narrowing.names), narrowing.rule()),
             None => (granted.as_ref(), whose),
@@ -108,14 +108,21 @@ impl Meaning<'_> {
         for verb in [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose] {
             let Some(fields) = job.table(verb.name()) else { continue };
             let (env, secrets) = self.surroundings(fields);
-            let grants = self.narrowing(fields, held, &holder);
+            let grants = self.narrowing(fields, held, &holder, granted.as_ref());
             verbs.insert(verb, VerbConfig { env, secrets, grants });
         }
         (grants, verbs)
     }
 
     /// `grants` of a job or of one of its verbs: nothing that `held`, which `holder` says, does not have.
-    fn narrowing(&mut self, fields: &Fields, held: Option<&BTreeSet<String>>, holder: &str) -> Option<Narrowing> {
+    /// `granted` is what the plugin has, where a job may have left it out.
+    fn narrowing(
+        &mut self,
+        fields: &Fields,
+        held: Option<&BTreeSet<String>>,
+        holder: &str,
+        granted: Option<&BTreeSet<String>>,
+    ) -> Option<Narrowing> {
         if !fields.has("grants") || fields.is_refused("grants") {
             return None;
         }
@@ -125,8 +132,11 @@ impl Meaning<'_> {
             let Some(held) = held.filter(|held| !held.contains(name)) else { continue };
             let known = if held.is_empty() { "nothing".to_owned() } else { shown(held) };
             let message = format!("{}.grants: {holder} has no \"{}\"", fields.path, escape(name));
+            let near =
+                || nearest(name, held.iter().map(String::as_str)).map(|near| format!("did you mean \"{near}\"?"));
+            let is_left_out = granted.is_some_and(|granted| granted.contains(name));
             self.mistakes.add(span, message, format!("expected some of what it has: {known}")).help =
-                nearest(name, held.iter().map(String::as_str)).map(|near| format!("did you mean \"{near}\"?"));
+                if is_left_out { Some(format!("name it in {holder} as well")) } else { near() };
         }
         Some(Narrowing { table: fields.path.clone(), names })
     }

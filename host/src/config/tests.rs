@@ -304,7 +304,26 @@ fn what_a_verb_has_of_its_own_lies_over_the_jobs_by_name() {
             secrets.into_iter().map(|secret| format!("{}<{} {:?}", secret.name, secret.key, secret.reference));
         env.chain(secrets).collect::<Vec<_>>().join("\n")
     };
-    insta::assert_snapshot!(format!("{}\n--\n{}\n--\n{}", shown(Verb::Backup), shown(Verb::Restore), shown(Verb::Verify)), @"");
+    insta::assert_snapshot!(format!("{}\n--\n{}\n--\n{}", shown(Verb::Backup), shown(Verb::Restore), shown(Verb::Verify)), @r#"
+    A=job
+    B=job
+    C<job.orders.secrets.C Env("C")
+    D<job.orders.secrets.D Env("D")
+    E<job.orders.secrets.E File("/etc/strongroom/e")
+    --
+    A=verb
+    C=verb
+    F=verb
+    E<job.orders.secrets.E File("/etc/strongroom/e")
+    B<job.orders.restore.secrets.B Env("VERB_B")
+    D<job.orders.restore.secrets.D File("/etc/strongroom/verb-d")
+    --
+    A=test
+    B=job
+    C<job.orders.secrets.C Env("C")
+    D<job.orders.secrets.D Env("D")
+    E<job.orders.secrets.E File("/etc/strongroom/e")
+    "#);
     // No child of the host inherits any of them, and each is looked for when it is asked whether they are there.
     let named = config.secret_variables();
     assert!(["C", "D", "VERB_B"].iter().all(|name| named.contains(*name)), "{named:?}");

@@ -338,7 +338,7 @@ mod tests {
         };
         let (mut client, image) =
             killer.client(&["-0".to_owned()], &[("PGPASSWORD".to_owned(), Zeroizing::new("x y".to_owned()))]).unwrap();
-        image.install(&mut client, Vec::new());
+        image.install(&mut client, Vec::new(), None);
         let out = String::from_utf8(client.output().unwrap().stdout).unwrap();
         let mut names: Vec<&str> = out.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
         names.sort_unstable();

@@ -106,6 +106,7 @@ pub(super) fn all_grants() -> Grants {
         artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()], requested: None }),
         scratch: None,
         metrics: None,
+        withheld: BTreeMap::new(),
         ceilings: Vec::new(),
     }
 }

@@ -84,6 +84,7 @@ fn policy(when: &When, occasion: Occasion) -> Policy {
             artifacts: Some(ArtifactGrant::default()),
             scratch: Some(ScratchGrant { bytes: 1 << 20, verbs: when.verbs.clone() }),
             metrics: Some(metrics),
+            withheld: BTreeMap::new(),
             ceilings: Vec::new(),
         },
         occasion,
