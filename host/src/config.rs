@@ -38,14 +38,15 @@ use crate::id::Label;
 use crate::plugin::Trust;
 use crate::plugin::limits::Limits;
 use crate::plugin::signature::TrustedKey;
-use crate::policy::Grants;
 use crate::policy::kube::KubeGrant;
+use crate::policy::narrowing::Narrowing;
+use crate::policy::{Grants, Verb};
 use crate::run::retention::Keep;
 use ceiling::Ceilings;
 use fields::Fields;
 use jiff::tz::TimeZone;
 use mistake::Mistakes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -166,6 +167,10 @@ pub struct JobConfig {
     pub env: BTreeMap<String, String>,
     /// `secrets`.
     pub secrets: BTreeMap<String, SecretRef>,
+    /// `grants`: those of the plugin that hold in this job; all unless set.
+    pub grants: Option<Narrowing>,
+    /// `backup`, `verify`, `restore` and `diagnose`: what is different in one verb.
+    pub verbs: BTreeMap<Verb, VerbConfig>,
     /// `settings`, checked against the plugin's schema when the job runs.
     pub settings: serde_json::Value,
     /// `verify.depth` and `verify.target`: what `strongroom verify` does unless told otherwise.
@@ -176,6 +181,17 @@ pub struct JobConfig {
     pub keep: Option<Keep>,
     /// `timezone` of the periods of `keep`; UTC unless set.
     pub timezone: TimeZone,
+}
+
+/// What is different in one verb of a job.
+#[derive(Clone, Debug, Default)]
+pub struct VerbConfig {
+    /// `env`: laid over the job's.
+    pub env: BTreeMap<String, String>,
+    /// `secrets`: laid over the job's.
+    pub secrets: BTreeMap<String, SecretRef>,
+    /// `grants`: those that hold in this verb, of those that hold in the job.
+    pub grants: Option<Narrowing>,
 }
 
 /// `verify = { … }` of a job.
@@ -352,6 +368,7 @@ impl Meaning<'_> {
         let keep = root.table("audit").and_then(|audit| audit.duration("keep"));
         config.audit_keep = keep.unwrap_or(config.audit_keep);
         self.grants_resolve(root);
+        self.pins_are_of_this_machine(root, &config);
         self.secrets_are_sealed(root, &config);
         self.under_ceilings_without_a_grant(root, &config);
         config
@@ -395,7 +412,8 @@ impl Meaning<'_> {
             let (Some(plugin), Some(store)) = (config.plugins.get(&job.plugin), config.stores.get(&job.store)) else {
                 continue;
             };
-            if !store.encrypted && plugin.grants.kube.values().flatten().any(KubeGrant::captures_secrets) {
+            let grants = job.narrowed(&plugin.grants, Some(Verb::Backup));
+            if !store.encrypted && grants.kube.values().flatten().any(KubeGrant::captures_secrets) {
                 let message = format!(
                     "{}: plugin \"{}\" may back up Secrets of a cluster, and store \"{}\" does not encrypt",
                     fields.path, job.plugin, job.store
@@ -405,6 +423,36 @@ impl Meaning<'_> {
                     .help = Some(format!(
                     "write recipients = [\"age1…\"] in [store.{}] instead of encryption = \"off\", or take \"/Secret\" out of the plugin's grants for backups",
                     job.store
+                ));
+            }
+        }
+    }
+
+    /// A program is pinned by a file of this machine. Where a backup and a diagnosis run is known here; a
+    /// restore may go elsewhere.
+    fn pins_are_of_this_machine(&mut self, root: &Fields, config: &Config) {
+        for (label, fields) in labelled(root, "job") {
+            let Some(job) = config.jobs.get(&label) else { continue };
+            let Some(plugin) = config.plugins.get(&job.plugin) else { continue };
+            let place = match job.run_in {
+                RunIn::Local { .. } => continue,
+                RunIn::Container { .. } => "container",
+                RunIn::Pod(_) => "pod",
+            };
+            let mut pinned = BTreeSet::new();
+            for verb in [Verb::Backup, Verb::Diagnose] {
+                let grants = job.narrowed(&plugin.grants, Some(verb)).exec.into_iter();
+                let held = grants.filter(|(_, grant)| grant.sha256.is_some() && grant.when.verbs.contains(&verb));
+                pinned.extend(held.map(|(name, _)| name));
+            }
+            for name in pinned {
+                let rule = format!("plugin.{}.grant.exec.{name}", job.plugin);
+                let message =
+                    format!("{}.run_in: its commands run in a {place}, and {rule} is pinned by sha256", fields.path);
+                self.mistakes
+                    .add(fields.span_of("run_in"), message, "a digest is that of a file of this machine")
+                    .help = Some(format!(
+                    "take sha256 out of [{rule}], or name the grants of this job without it: grants = [\"exec.…\"]"
                 ));
             }
         }
@@ -455,6 +503,11 @@ impl Meaning<'_> {
             SecretRef::File(path) => SecretRef::File(self.base.join(path)),
         }
     }
+}
+
+/// A SHA-256 in lower case, if the text is one.
+fn digest(text: &str) -> Option<String> {
+    (text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| text.to_ascii_lowercase())
 }
 
 /// The tables of a section by label.

@@ -17,6 +17,7 @@ mod local;
 mod output;
 mod pod;
 mod probe;
+mod program;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use local::keep_inherited_files_from_children;
 use output::{Pipe, Stdout};
 pub use pod::{Choice, Pod, PodSpec, Several};
 pub use probe::probe;
+pub use program::Program;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +47,8 @@ pub const STDERR_BYTES: usize = 64 * 1024;
 const PIPE_BYTES: usize = 1 << 20;
 /// Time between asking a process group to end and ending it.
 const GRACE: Duration = Duration::from_secs(2);
+/// What to do about a program that had too little memory.
+pub const RAISE_MEMORY: &str = "if it needs more memory, raise command_memory in [plugin.….limits]";
 /// How often a blocking wait looks whether the run was cancelled.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -109,6 +113,18 @@ impl Exit {
     pub fn is_success(&self) -> bool {
         self.code == Some(0)
     }
+
+    /// Of a program that failed as one does that gets no more memory, what to say of the limit that it had: it
+    /// ended itself, did something without memory, or says something of memory.
+    pub fn at_memory_limit(&self, limit_bytes: u64) -> Option<String> {
+        let telling = match self.signal {
+            // SIGABRT, SIGBUS, SIGSEGV. The limit itself kills nothing.
+            Some(signal) => matches!(signal, 6 | 7 | 11),
+            None => !self.is_success() && self.stderr.to_lowercase().contains("memory"),
+        };
+        let limit = crate::unit::bytes(limit_bytes);
+        telling.then(|| format!("it may have reached its limit \"command_memory\", {limit} for each process"))
+    }
 }
 
 /// What `exec.run` gives back.
@@ -158,9 +174,23 @@ impl End {
 /// says another; standard error does not count. Cancelling ends the process.
 ///
 /// Errors name label and program: `NotFound` for a program or container that is missing, `Denied`
-/// for one that may not be run, `Invalid` for what can never work.
+/// for one that may not be run or is not the one that is pinned, `Invalid` for what can never work.
 pub async fn spawn(
     command: CommandLine,
+    place: Arc<Place>,
+    scratch: Option<PathBuf>,
+    stdin: Option<Source>,
+    stall: Duration,
+    cancel: CancellationToken,
+) -> Result<Process> {
+    spawn_opened(command, None, place, scratch, stdin, stall, cancel).await
+}
+
+/// The same with the file of its program, where somebody has opened it to see whether it is the one
+/// that is pinned. It is compared here in any case, and is what runs.
+pub async fn spawn_opened(
+    command: CommandLine,
+    program: Option<Program>,
     place: Arc<Place>,
     scratch: Option<PathBuf>,
     stdin: Option<Source>,
@@ -187,7 +217,9 @@ pub async fn spawn(
     let start = async {
         let (prepared, stdin) = match &place.run_in {
             RunIn::Local { user } => {
-                (local::prepare(&command, &place, &secrets, user.as_deref(), scratch.as_deref())?, stdin)
+                let program = pinned(&command, program).await?;
+                let user = user.as_deref();
+                (local::prepare(&command, program, &place, &secrets, user, scratch.as_deref())?, stdin)
             }
             RunIn::Container { name, client } => (container::prepare(&command, &place, &secrets, name, client)?, stdin),
             RunIn::Pod(_) => {
@@ -222,6 +254,41 @@ pub async fn spawn(
         input_waits_for,
         stdout_leash: None,
     })
+}
+
+/// The file that a command pins its program to, and no other.
+async fn pinned(command: &CommandLine, program: Option<Program>) -> Result<Option<Program>> {
+    let Some(expected) = &command.sha256 else { return Ok(None) };
+    let program = match program {
+        Some(program) => program,
+        None => open_program(&command.program)
+            .await
+            .map_err(|error| error.while_doing(format!("could not start {:?}", command.label)))?,
+    };
+    if program.sha256() == expected {
+        return Ok(Some(program));
+    }
+    Err(cannot_start(Kind::Denied, command, "the program is not the one that is pinned")
+        .fact("expected", format!("sha256 {expected}"))
+        .fact("got", format!("sha256 {}", program.sha256()))
+        .hint("find out what changed it; if that was meant, write the new digest as `sha256` of its grant"))
+}
+
+/// [`Program::open`] for who must not block.
+pub async fn open_program(path: &str) -> Result<Program> {
+    let owned = path.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Program::open(&owned)).await;
+    opened.map_err(|error| Error::failed(format!("the program {path:?} could not be read")).because(error))?
+}
+
+/// What a program elsewhere cannot be held to: its file is not on this machine.
+fn check_unpinned(command: &CommandLine, whose: &str) -> Result<()> {
+    if command.sha256.is_none() {
+        return Ok(());
+    }
+    let reason = format!("its grant pins a program of this machine by its digest, and the program is {whose}");
+    Err(cannot_start(Kind::Invalid, command, reason)
+        .hint("take sha256 out of its grant, or run this command on this machine; for a pod, pin `image`"))
 }
 
 /// Opens a source for who must know beforehand how long it is.

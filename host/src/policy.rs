@@ -8,6 +8,7 @@ pub mod ceiling;
 pub mod exec;
 pub mod kube;
 pub mod metrics;
+pub mod narrowing;
 pub mod scratch;
 pub mod slot;
 pub mod storage;
@@ -78,6 +79,8 @@ pub struct Grants {
     pub scratch: Option<scratch::ScratchGrant>,
     /// Metrics, if granted at all.
     pub metrics: Option<metrics::MetricsGrant>,
+    /// What a job has narrowed away of what the plugin is granted, by name: for the refusal to say.
+    pub withheld: BTreeMap<String, narrowing::Narrowing>,
     /// What none of them may exceed, whoever wrote them: each ceiling takes away, none gives.
     pub ceilings: Vec<Arc<ceiling::Ceiling>>,
 }

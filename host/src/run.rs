@@ -32,13 +32,14 @@ use crate::plugin::Plugin;
 use crate::plugin::context::{Artifacts, Level, Reporter, RunContext, Step};
 use crate::plugin::limits::Limits;
 use crate::plugin::verb::Made;
+use crate::policy::narrowing::Narrowing;
 use crate::policy::{Grants, Occasion, Policy, Verb};
 use crate::progress::Progress;
 use crate::record::{BackupRecord, HostIdentity, Outcome};
 use crate::store::Store;
 use crate::stream::{Budget, Compression, Recipients};
 use scratch::Scratch;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,8 +64,12 @@ pub struct Job {
     pub plugin_bytes: bytes::Bytes,
     /// The text of its signature, where that was checked: kept beside the backups as well.
     pub plugin_signature: Option<String>,
-    /// What it may do.
+    /// The verb that it was made ready for.
+    pub verb: Verb,
+    /// What it may do in this job.
     pub grants: Grants,
+    /// What is different in each verb.
+    pub terms: BTreeMap<Verb, Terms>,
     /// What it may use.
     pub limits: Limits,
     /// Where its commands run.
@@ -101,6 +106,15 @@ pub struct Job {
     pub cancel: CancellationToken,
 }
 
+/// What is different in one verb of a job.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// The grants that hold in it, of those of the job.
+    pub narrowing: Option<Narrowing>,
+    /// Names of the secrets that its commands are given in the job's own place.
+    pub secrets: BTreeSet<String>,
+}
+
 /// How artifacts are sealed in a store.
 #[derive(Clone, Debug)]
 pub struct Sealing {
@@ -122,10 +136,14 @@ impl Job {
         artifacts: Arc<dyn Artifacts>,
         cancel: &CancellationToken,
     ) -> Result<(RunContext, Scratch)> {
+        if verb != self.verb {
+            let (made, asked) = (self.verb.name(), verb.name());
+            return Err(Error::failed(format!("job \"{}\" was made ready for {made}, and not for {asked}", self.name)));
+        }
         let mut scratch = Scratch::make(&self.scratch_root, run, &self.place.run_in)?;
         let policy = Policy {
             plugin: self.plugin.label().to_owned(),
-            grants: self.grants.clone(),
+            grants: self.grants_for(verb),
             occasion: Occasion { verb, plan_only },
             settings: self.settings.clone(),
         };
@@ -148,6 +166,15 @@ impl Job {
             cancel: cancel.clone(),
         };
         Ok((context, scratch))
+    }
+
+    /// What it may do in a verb.
+    fn grants_for(&self, verb: Verb) -> Grants {
+        let mut grants = self.grants.clone();
+        if let Some(narrowing) = self.terms.get(&verb).and_then(|terms| terms.narrowing.as_ref()) {
+            grants.narrow(narrowing);
+        }
+        grants
     }
 
     /// Begins the audit log of a run: which plugin it loads, and for what.

@@ -37,6 +37,8 @@ const LIMITS: &[(&str, &str, Beyond)] = &[
     ("handles", "100", Rogue("flood-handles")),
     ("open_streams", "10", Rogue("flood-pipes")),
     ("processes", "1", Rogue("spawn-two-endless")),
+    // `tests/tests/exec.rs`, with a program that allocates.
+    ("command_memory", "\"64MiB\"", Elsewhere),
     ("artifacts", "1", Rogue("spawn-two")),
     ("archive_entries", "950", Rogue("many-archives-one-limit")),
     ("entry_path", "3999", Rogue("long-path")),

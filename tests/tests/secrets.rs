@@ -516,7 +516,7 @@ async fn no_copy_of_a_secret_is_left_in_the_host_when_its_command_has_ended() {
     assert_eq!((complement.len(), in_memory(&complement)), (49, 0));
 
     let secrets = BTreeMap::from([("P".to_owned(), SecretRef::File(file.clone()))]);
-    let (secrets, _) = secret::late(&secrets, "job.x.secrets", |_| None).unwrap();
+    let (secrets, _) = secret::late(secret::of_table(&secrets, "job.x.secrets"), |_| None).unwrap();
     // Before a command needs it nothing of it is kept.
     assert_eq!(in_memory(&complement), 0, "a reference was kept as a value");
     let run_in = RunIn::Local { user: None };

@@ -13,6 +13,7 @@ mod container;
 mod damage;
 mod damage_cli;
 mod documentation;
+mod exec;
 mod failpoint;
 mod faults;
 mod fixtures;

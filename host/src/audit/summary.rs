@@ -39,6 +39,7 @@ impl Summary {
                 match policy.command_line(exec, Some("{scratch}")) {
                     Ok(line) => {
                         self.push(&mut all, "program", &line.program);
+                        line.sha256.iter().for_each(|pinned| self.push(&mut all, "sha256", pinned));
                         line.args.iter().for_each(|arg| self.push(&mut all, "argument", arg));
                         // What fills only a variable is in no argument.
                         for (name, value) in &line.env {
@@ -227,6 +228,7 @@ mod tests {
         let template = |text: &str| Template::parse(text).unwrap();
         let grant = ExecGrant {
             program: "/usr/bin/psql".to_owned(),
+            sha256: None,
             args: vec![template("-X")],
             env: [("PGDATABASE", "{database}"), ("PGAPPNAME", "strongroom"), ("PGOPTIONS", "-c note={database}")]
                 .map(|(name, text)| (name.to_owned(), template(text)))
@@ -251,7 +253,7 @@ mod tests {
         let summary = Summary::new(&HostKey::ephemeral().unwrap(), Redactor::new([&secret]));
         let of = |value: &str| {
             let slots = [("database".to_owned(), value.to_owned())];
-            let call = ExecCall { command: "query", slots: &slots, stdin: None, reads_output: false };
+            let call = ExecCall { command: "query", slots: &slots, stdin: None, reads_output: false, program: None };
             summary.of(&Call::Exec(call), &policy)
         };
         let shown = |value: &str| -> Vec<String> {

@@ -7,6 +7,7 @@ use super::session::{Needs, Session};
 use super::table::{self, Align, Table};
 use super::{Globals, vendor};
 use crate::error::Error;
+use crate::policy::Verb;
 use crate::record::{BackupRecord, Outcome};
 use crate::run::backup;
 use crate::unit;
@@ -59,7 +60,7 @@ enum Unmade {
 }
 
 async fn make(session: &Session, args: &BackupArgs) -> Result<BackupRecord, Unmade> {
-    let mut job = session.job(&args.job, Needs::default()).await.map_err(Unmade::Unready)?;
+    let mut job = session.job(&args.job, Needs::of(Verb::Backup)).await.map_err(Unmade::Unready)?;
     job.new_source.clone_from(&args.new_source);
     let made = if args.dry_run { backup::dry_run(&job).await } else { backup::backup(job).await };
     made.map_err(Unmade::Failed)

@@ -5,6 +5,7 @@ use super::check::Findings;
 use super::exit::Exit;
 use super::measure::Measure;
 use super::session::{Needs, Session};
+use crate::policy::Verb;
 use crate::run::diagnose;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,7 @@ pub struct DiagnoseArgs {
 pub async fn run(args: DiagnoseArgs, globals: &Globals, cancel: CancellationToken) -> anyhow::Result<Exit> {
     let session = Session::open(globals, cancel)?.in_a_hurry();
     let measure = Measure::begin(&session, &args.job);
-    let job = session.job(&args.job, Needs::default()).await?;
+    let job = session.job(&args.job, Needs::of(Verb::Diagnose)).await?;
     let objective = session.config.job(&args.job)?.1.objective;
     let checks = diagnose::diagnose(&job, objective).await;
     if let Some(measure) = measure {

@@ -8,6 +8,7 @@ use super::session::{Needs, Session};
 use super::{Globals, vendor};
 use crate::error::{IoContext, Result};
 use crate::plugin::context::{CheckOutcome, Step};
+use crate::policy::Verb;
 use crate::run::restore;
 use clap::Args;
 use serde::Serialize;
@@ -56,7 +57,7 @@ pub async fn run(args: DiffArgs, globals: &Globals, cancel: CancellationToken) -
         .tempdir()
         .doing(|| "make a directory for one side of a comparison".to_owned())?;
     let lent = lend::lend(&mut session, &args.job, scratch.path())?;
-    let job = session.job(&args.job, Needs { identity: true, target: None }).await?;
+    let job = session.job(&args.job, Needs { identity: true, ..Needs::of(Verb::Restore) }).await?;
     let manifest = &job.plugin.component().manifest;
     lend::check_knows(manifest, "diff", "compare")?;
     let listed = job.catalog.find(&job.name, &args.id).await?;

@@ -9,6 +9,7 @@ use super::progress::step_line;
 use super::session::{Needs, Session};
 use crate::error::IoContext;
 use crate::plugin::context::{CheckOutcome, Step};
+use crate::policy::Verb;
 use crate::run::restore;
 use clap::Args;
 use serde::Serialize;
@@ -57,7 +58,7 @@ pub async fn run(args: ExportArgs, globals: &Globals, cancel: CancellationToken)
     session.config.job(&args.job)?;
     std::fs::create_dir_all(&args.to).doing(|| format!("make \"{}\"", args.to.display()))?;
     let bucket = lend::lend(&mut session, &args.job, &args.to)?;
-    let mut job = session.job(&args.job, Needs { identity: true, target: None }).await?;
+    let mut job = session.job(&args.job, Needs { identity: true, ..Needs::of(Verb::Restore) }).await?;
     if let Some(key) = &args.trust_signer {
         job.catalog = job.catalog.trusting(key.parse()?);
     }

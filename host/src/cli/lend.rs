@@ -38,6 +38,9 @@ pub(super) fn lend(session: &mut Session, job: &str, dir: &Path) -> Result<Label
     if let Some(config) = session.config.plugins.get_mut(&plugin) {
         config.grants.buckets.entry(label.to_string()).or_default().extend(grants);
     }
+    if let Some((_, config)) = session.config.jobs.iter_mut().find(|(label, _)| label.as_str() == job) {
+        config.lend(Verb::Restore, &format!("bucket.{label}"));
+    }
     Ok(label)
 }
 

@@ -200,7 +200,8 @@ async fn push(session: &Session, gateway: &MetricsServer, registry: Registry) ->
 
 /// What a run lends to its plugin of metrics.
 pub(super) fn lent(session: &Session, label: &Label, config: &JobConfig) -> Result<Metrics> {
-    let granted = session.config.plugins.get(&config.plugin).and_then(|plugin| plugin.grants.metrics.as_ref());
+    let granted =
+        session.config.plugins.get(&config.plugin).and_then(|plugin| config.narrowed(&plugin.grants, None).metrics);
     // Its credentials are fetched only for a plugin that may ask.
     let prometheus = match &session.config.metrics.prometheus {
         Some(server) if granted.is_some_and(|grant| !grant.query.is_empty()) => Some(server),

@@ -43,7 +43,7 @@ pub(super) fn grants(manifest: &PluginManifest, known: &Known, path: &str) -> Re
                     .hint(format!("install it, or say where it is: --program {}=/PATH", request.program))
             })?,
         };
-        grants.exec.insert(request.name.clone(), RawExec { program, grant: request.grant.clone() });
+        grants.exec.insert(request.name.clone(), RawExec { program, sha256: None, grant: request.grant.clone() });
     }
     for request in manifest.request.bucket.iter().filter(|request| wanted(&request.verbs)) {
         for label in known.buckets.get(&request.setting).into_iter().flatten() {

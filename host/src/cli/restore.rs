@@ -10,6 +10,7 @@ use crate::catalog::Listed;
 use crate::error::Error;
 use crate::plugin::context::{CheckOutcome, Step};
 use crate::plugin::signature::TrustedKey;
+use crate::policy::Verb;
 use crate::run::restore;
 use clap::Args;
 use serde::Serialize;
@@ -139,7 +140,7 @@ async fn carry_out(session: &Session, args: &RestoreArgs) -> Result<(Listed, res
         of_target = serde_json::json!({});
     }
     let into = target.map(|(label, _)| label.clone());
-    let needs = Needs { identity: true, target: into.clone() };
+    let needs = Needs { verb: Verb::Restore, identity: true, target: into.clone() };
     let mut job = session.job(&args.job, needs).await?;
     if let Some(key) = &args.trust_signer {
         job.catalog = job.catalog.trusting(key.parse()?);

@@ -21,8 +21,9 @@ use crate::metrics::Pending;
 use crate::plugin::compiler::Compiler;
 use crate::plugin::limits::Limits;
 use crate::plugin::{Approval, Cache, Plugin, component, signature};
+use crate::policy::Verb;
 use crate::progress::Progress;
-use crate::run::{Job, LateIdentity, Sealing};
+use crate::run::{Job, LateIdentity, Sealing, Terms};
 use crate::secret::Secret;
 use crate::store::bandwidth::Bandwidth;
 use crate::store::pace::Pace;
@@ -53,12 +54,21 @@ pub struct Session {
 }
 
 /// What a verb needs of a job.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Needs {
+    /// The verb: a job may have other credentials, and fewer grants, for each.
+    pub verb: Verb,
     /// Artifacts are opened: the store's identity is resolved.
     pub identity: bool,
     /// Commands run at this target instead of the job's own place.
     pub target: Option<Label>,
+}
+
+impl Needs {
+    /// What a verb needs that opens no artifact and has no target.
+    pub fn of(verb: Verb) -> Self {
+        Self { verb, identity: false, target: None }
+    }
 }
 
 impl Session {
@@ -206,7 +216,9 @@ impl Session {
             plugin: loaded,
             plugin_bytes: bytes,
             plugin_signature,
-            grants: plugin.grants.clone(),
+            verb: needs.verb,
+            grants: job.narrowed(&plugin.grants, None),
+            terms: terms(name, job),
             limits: plugin.limits.clone(),
             place: Arc::new(self.place(name, job, &needs)?),
             buckets: self.buckets(),
@@ -268,14 +280,18 @@ impl Session {
     }
 
     fn place(&self, name: &Label, job: &JobConfig, needs: &Needs) -> Result<Place> {
-        let (owner, run_in, env, secrets) = match &needs.target {
-            None => (format!("job.{name}"), &job.run_in, &job.env, &job.secrets),
-            Some(target) => {
-                let target_config = self.config.target(target.as_str())?.1;
-                (format!("target.{target}"), &target_config.run_in, &target_config.env, &target_config.secrets)
+        let (run_in, env, secrets) = match &needs.target {
+            None => {
+                let (env, secrets) = job.surroundings(name, needs.verb);
+                (&job.run_in, env, secrets)
+            }
+            Some(label) => {
+                let target = self.config.target(label.as_str())?.1;
+                let secrets = secret::of_table(&target.secrets, &format!("target.{label}.secrets"));
+                (&target.run_in, target.env.clone(), secrets)
             }
         };
-        let (secrets, warnings) = secret::late(secrets, &format!("{owner}.secrets"), environment::process)?;
+        let (secrets, warnings) = secret::late(secrets, environment::process)?;
         warnings.iter().for_each(|warning| self.progress.warn(warning));
         let secrets = secrets.withholding(self.config.secret_variables());
         let pod = match run_in {
@@ -287,7 +303,7 @@ impl Session {
             }
             RunIn::Local { .. } | RunIn::Container { .. } => None,
         };
-        Ok(Place { run_in: run_in.clone(), env: env.clone(), secrets, pod })
+        Ok(Place { run_in: run_in.clone(), env, secrets, pod })
     }
 
     /// Every bucket of the configuration; none is opened before it is used.
@@ -328,6 +344,15 @@ impl Session {
             lock: s3.object_lock,
         }))
     }
+}
+
+/// What differs between the verbs of a job.
+fn terms(label: &Label, job: &JobConfig) -> BTreeMap<Verb, Terms> {
+    let of = |verb: Verb| Terms {
+        narrowing: job.verbs.get(&verb).and_then(|own| own.grants.clone()),
+        secrets: job.surroundings(label, verb).1.into_iter().map(|secret| secret.name).collect(),
+    };
+    [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose].map(|verb| (verb, of(verb))).into()
 }
 
 /// Fetches the secret behind a reference; `key` is where the configuration has it.

@@ -9,6 +9,7 @@ use crate::config::Depth;
 use crate::error::{Error, Result};
 use crate::id::Label;
 use crate::plugin::verb;
+use crate::policy::Verb;
 use crate::run::verify::{self, Verdict};
 use clap::{Args, ValueEnum};
 use std::sync::Arc;
@@ -90,7 +91,7 @@ async fn configured(session: &Session, args: &VerifyArgs) -> Result<Verdict> {
         Depth::Contents => verb::Depth::Contents,
         Depth::Restore => verb::Depth::Restore,
     };
-    let mut needs = Needs { identity: true, target: None };
+    let mut needs = Needs { identity: true, ..Needs::of(Verb::Verify) };
     let mut options = serde_json::json!({});
     if depth == verb::Depth::Restore {
         let named = args.target.as_deref().or(config.verify.target.as_ref().map(Label::as_str));

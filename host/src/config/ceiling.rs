@@ -321,10 +321,9 @@ pub(super) fn trusted_keys(fields: &Fields, mistakes: &mut Mistakes) -> Vec<Trus
 pub(super) fn revoked(fields: &Fields, mistakes: &mut Mistakes) -> BTreeSet<String> {
     let mut digests = BTreeSet::new();
     for (text, span) in fields.texts("revoked") {
-        if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            digests.insert(text.to_ascii_lowercase());
-        } else {
-            mistakes.add(span, "revoked: this is not a digest", "expected 64 hex digits");
+        match super::digest(text) {
+            Some(digest) => drop(digests.insert(digest)),
+            None => drop(mistakes.add(span, "revoked: this is not a digest", "expected 64 hex digits")),
         }
     }
     digests

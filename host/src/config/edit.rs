@@ -45,6 +45,9 @@ pub struct RawGrants {
 pub struct RawExec {
     /// Absolute path of the program, where the command runs.
     pub program: String,
+    /// The only program that may lie there, by the digest of its file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
     /// Everything else.
     #[serde(flatten)]
     pub grant: RawExecGrant,
@@ -202,6 +205,20 @@ pub fn approve(document: &str, label: &str, digest: &str, grants: &RawGrants) ->
         }
     }
     Ok(edited.to_string())
+}
+
+/// The digests that commands of `[plugin.<label>]` are pinned by, as they are written, by command: each with
+/// its program. None of a document that is not TOML, and none that is no digest.
+pub fn pins(document: &str, label: &str) -> BTreeMap<String, (String, String)> {
+    let Ok(read) = document.parse::<DocumentMut>() else { return BTreeMap::new() };
+    let grant = read.get("plugin").and_then(|plugins| plugins.get(label)?.get("grant")?.get("exec"));
+    let commands = grant.and_then(Item::as_table_like).into_iter().flat_map(TableLike::iter);
+    let text = |command: &Item, key: &str| command.get(key).and_then(Item::as_str).map(str::to_owned);
+    let pin = |(name, command): (&str, &Item)| {
+        let sha256 = text(command, "sha256").filter(|text| super::digest(text).is_some())?;
+        Some((name.to_owned(), (text(command, "program")?, sha256)))
+    };
+    commands.filter_map(pin).collect()
 }
 
 /// The document without what `[plugin.<label>]` is granted, for when that cannot be read any more.

@@ -136,11 +136,14 @@ impl Meaning<'_> {
             slots.extend(rule.map(|rule| (entry.name.clone(), rule)));
         }
         let stdin = self.stdin(fields);
+        let sha256 = self.pinned(fields);
         // A part that was refused is missing from here on; the grant as a whole is then not judged,
         // or it would be blamed for what was lost.
-        let refused =
-            ["args", "env", "slots", "secrets", "secret_files", "timeout"].iter().any(|key| fields.is_refused(key));
+        let refused = ["sha256", "args", "env", "slots", "secrets", "secret_files", "timeout"]
+            .iter()
+            .any(|key| fields.is_refused(key));
         let whole = !refused
+            && sha256.is_some() == fields.has("sha256")
             && args.len() == fields.list("args").len()
             && env.len() == fields.map("env").len()
             && slots.len() == fields.map("slots").len();
@@ -149,6 +152,7 @@ impl Meaning<'_> {
         whole.then_some(())?;
         Some(ExecGrant {
             program: program.to_owned(),
+            sha256,
             args,
             env,
             stdin: stdin?,
@@ -165,6 +169,18 @@ impl Meaning<'_> {
             detects_short_input: fields.flag("detects_short_input"),
             timeout: fields.duration("timeout"),
         })
+    }
+
+    /// The digest that a grant pins its program by.
+    fn pinned(&mut self, fields: &Fields) -> Option<String> {
+        let text = fields.text("sha256")?;
+        if let Some(digest) = super::digest(text) {
+            return Some(digest);
+        }
+        let got = format!("expected 64 hex digits, got {} characters", text.chars().count());
+        self.mistakes.add(fields.span_of("sha256"), format!("{}.sha256 is not a digest", fields.path), got).help =
+            Some("write what `sha256sum` prints of the program's file".to_owned());
+        None
     }
 
     fn stdin(&mut self, fields: &Fields) -> Option<StdinGrant> {

@@ -1,16 +1,68 @@
 //! `[job.x]` and `[target.x]`: what is backed up, where its commands run, what surrounds them, what is kept.
 
-use super::fields::Fields;
-use super::read::{escape, looks_secret};
-use super::{Depth, JobConfig, Meaning, SecretRef, TargetConfig, VerifyConfig};
+use super::fields::{Fields, Named};
+use super::read::{escape, looks_secret, nearest};
+use super::secret::KeyedSecret;
+use super::{Depth, JobConfig, Meaning, SecretRef, TargetConfig, VerbConfig, VerifyConfig};
 use crate::clock;
 use crate::exec::{Choice, PodSpec, RunIn};
+use crate::id::Label;
+use crate::policy::narrowing::Narrowing;
+use crate::policy::{Grants, Verb};
 use crate::run::retention::Keep;
 use jiff::tz::TimeZone;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What the names of strongroom's own variables begin with; one of them marks a command in a container.
 const OWN_VARIABLES: &str = "STRONGROOM_";
+
+impl JobConfig {
+    /// Environment and secrets of its commands in a verb, where they run in the job's own place: the job's, and
+    /// over them by name what the verb has of its own. Each secret comes with the key that refers to it.
+    pub fn surroundings(&self, label: &Label, verb: Verb) -> (BTreeMap<String, String>, Vec<KeyedSecret<'_>>) {
+        let none = VerbConfig::default();
+        let own = self.verbs.get(&verb).unwrap_or(&none);
+        let is_own = |name: &String| own.env.contains_key(name) || own.secrets.contains_key(name);
+        let mut env = self.env.clone();
+        env.retain(|name, _| !is_own(name));
+        env.extend(own.env.clone());
+        let keyed = |name: &String, table: String| (name.clone(), format!("{table}.secrets.{name}"));
+        let of_job = self.secrets.iter().filter(|(name, _)| !is_own(name));
+        let of_job = of_job.map(|(name, reference)| (keyed(name, format!("job.{label}")), reference));
+        let secrets = self.verbs.get(&verb).into_iter().flat_map(|own| &own.secrets);
+        let secrets = secrets.map(|(name, reference)| (keyed(name, format!("job.{label}.{}", verb.name())), reference));
+        let secrets = of_job.chain(secrets).map(|((name, key), reference)| KeyedSecret { name, key, reference });
+        (env, secrets.collect())
+    }
+
+    /// What holds of its plugin's grants in this job, or in one of its verbs.
+    pub fn narrowed(&self, grants: &Grants, verb: Option<Verb>) -> Grants {
+        let mut narrowed = grants.clone();
+        let of_verb = verb.and_then(|verb| self.verbs.get(&verb)?.grants.as_ref());
+        self.grants.iter().chain(of_verb).for_each(|narrowing| narrowed.narrow(narrowing));
+        narrowed
+    }
+
+    /// Lets a grant hold in a verb that nobody could name, since it is made for one run.
+    pub fn lend(&mut self, verb: Verb, name: &str) {
+        let of_verb = self.verbs.get_mut(&verb).and_then(|own| own.grants.as_mut());
+        self.grants.iter_mut().chain(of_verb).for_each(|narrowing| narrowing.names.extend([name.to_owned()]));
+    }
+}
+
+/// The names of what a plugin is granted, as it is written: also of what is wrong, which has been told.
+fn granted(plugin: &Fields) -> BTreeSet<String> {
+    let Some(grant) = plugin.table("grant") else { return BTreeSet::new() };
+    let labelled = ["exec", "bucket", "kube"]
+        .into_iter()
+        .flat_map(|kind| grant.map(kind).iter().map(move |entry| format!("{kind}.{}", entry.name)));
+    let whole = ["artifacts", "scratch", "metrics"].into_iter().filter(|kind| grant.has(kind));
+    labelled.chain(whole.map(str::to_owned)).collect()
+}
+
+fn shown(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
 
 impl Meaning<'_> {
     pub(super) fn target(&mut self, root: &Fields, fields: &Fields) -> Option<TargetConfig> {
@@ -24,18 +76,69 @@ impl Meaning<'_> {
         let verify = fields.table("verify").map(|verify| self.verify(root, verify)).unwrap_or_default();
         let plugin = self.label(root, fields, "plugin", "plugin");
         let store = self.label(root, fields, "store", "store");
+        let (grants, verbs) = self.narrowings(root, fields);
         Some(JobConfig {
             plugin: plugin?,
             store: store?,
             run_in,
             env,
             secrets,
+            grants,
+            verbs,
             settings: fields.json("settings"),
             verify,
             objective: fields.duration("objective"),
             keep: fields.table("keep").map(|keep| self.keep(keep)),
             timezone: self.timezone(fields),
         })
+    }
+
+    /// `grants` of the job, and what is different in each of its verbs.
+    fn narrowings(&mut self, root: &Fields, job: &Fields) -> (Option<Narrowing>, BTreeMap<Verb, VerbConfig>) {
+        let plugin = root.map("plugin").iter().find(|plugin| Some(plugin.name.as_str()) == job.text("plugin"));
+        // Of a plugin that is not there, which has been told, nothing is known.
+        let granted = plugin.and_then(Named::table).filter(|plugin| !plugin.is_refused("grant")).map(granted);
+        let whose = format!("plugin.{}.grant", job.text("plugin").unwrap_or_default());
+        let grants = self.narrowing(job, granted.as_ref(), &whose, None);
+        let (held, holder) = match &grants {
+            Some(narrowing) => (Some(&narrowing.names), narrowing.rule()),
+            None => (granted.as_ref(), whose),
+        };
+        let mut verbs = BTreeMap::new();
+        for verb in [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose] {
+            let Some(fields) = job.table(verb.name()) else { continue };
+            let (env, secrets) = self.surroundings(fields);
+            let grants = self.narrowing(fields, held, &holder, granted.as_ref());
+            verbs.insert(verb, VerbConfig { env, secrets, grants });
+        }
+        (grants, verbs)
+    }
+
+    /// `grants` of a job or of one of its verbs: nothing that `held`, which `holder` says, does not have.
+    /// `granted` is what the plugin has, where a job may have left it out.
+    fn narrowing(
+        &mut self,
+        fields: &Fields,
+        held: Option<&BTreeSet<String>>,
+        holder: &str,
+        granted: Option<&BTreeSet<String>>,
+    ) -> Option<Narrowing> {
+        if !fields.has("grants") || fields.is_refused("grants") {
+            return None;
+        }
+        let mut names = BTreeSet::new();
+        for (name, span) in fields.texts("grants") {
+            names.insert(name.to_owned());
+            let Some(held) = held.filter(|held| !held.contains(name)) else { continue };
+            let known = if held.is_empty() { "nothing".to_owned() } else { shown(held) };
+            let message = format!("{}.grants: {holder} has no \"{}\"", fields.path, escape(name));
+            let near =
+                || nearest(name, held.iter().map(String::as_str)).map(|near| format!("did you mean \"{near}\"?"));
+            let is_left_out = granted.is_some_and(|granted| granted.contains(name));
+            self.mistakes.add(span, message, format!("expected some of what it has: {known}")).help =
+                if is_left_out { Some(format!("name it in {holder} as well")) } else { near() };
+        }
+        Some(Narrowing { table: fields.path.clone(), names })
     }
 
     fn keep(&mut self, fields: &Fields) -> Keep {

@@ -446,6 +446,11 @@ static EXEC: Section = Section {
     doc: "One command line.",
     keys: &[
         must("program", Shape::Text, "Absolute path of the program, where the command runs."),
+        may(
+            "sha256",
+            Shape::Text,
+            "The only program that may lie there, by the SHA-256 of its file, 64 hex digits; for commands on this machine. Any unless set.",
+        ),
         may("args", Shape::List(&Shape::Text), "Arguments; {slot} stands for a slot's value, {{ and }} for braces."),
         may("env", Shape::Map(Names::Variable, &Shape::Text), "Environment, with {slot} holes like `args`."),
         may(
@@ -647,6 +652,11 @@ static LIMITS: Section = Section {
         may("handles", Shape::Whole(16, 1_000_000), "Resource handles alive at once; 20000 unless set."),
         may("open_streams", Shape::Whole(1, 65_536), "Sources, sinks and transfers alive at once; 1024 unless set."),
         may("processes", Shape::Whole(1, 4_096), "Processes alive at once; 64 unless set."),
+        may(
+            "command_memory",
+            Shape::Size(16 << 20, 1 << 50),
+            "Private memory that each process of a command on this machine may write; \"8GiB\" unless set.",
+        ),
         may("artifacts", Shape::Whole(1, 1_000_000), "Artifacts of one backup; 10000 unless set."),
         may(
             "archive_entries",
@@ -730,6 +740,12 @@ const SECRETS: Shape = Shape::Map(Names::Variable, &Shape::Secret);
 const RUN_IN_DOC: &str =
     "Where its commands run: this machine unless set; { user = \"postgres\" } or { container = \"db\" }.";
 const ENV_DOC: &str = "Environment of its commands: hosts, ports, users. Never passwords.";
+const GRANTS_DOC: &str = "Of the plugin's grants those that hold in this job, by name: \"exec.LABEL\", \"bucket.LABEL\", \"kube.LABEL\", \"artifacts\", \"scratch\", \"metrics\". All unless set.";
+const VERB_ENV_DOC: &str =
+    "Environment of its commands in this verb, over the job's by name; not where a target says its own.";
+const VERB_SECRETS_DOC: &str =
+    "Secrets of its commands in this verb, over the job's by name; not where a target says its own.";
+const VERB_GRANTS_DOC: &str = "Of the grants that hold in this job those that hold in this verb. All unless set.";
 const SECRETS_DOC: &str = "Secrets of its commands by environment variable: { env = \"NAME\" } or { file = \"PATH\" }. A command gets only those its grant names.";
 
 static TARGET: Section = Section {
@@ -752,8 +768,12 @@ static JOB: Section = Section {
         may("run_in", RUN_IN, RUN_IN_DOC),
         may("env", VARIABLES, ENV_DOC),
         may("secrets", SECRETS, SECRETS_DOC),
+        may("grants", Shape::List(&Shape::Text), GRANTS_DOC),
         may("settings", Shape::Json, "Settings of the plugin; `plugin inspect` shows which there are."),
+        may("backup", Shape::Table(&VERB), "What is different in a backup."),
         may("verify", Shape::Table(&VERIFY), "What `strongroom verify` does unless told otherwise."),
+        may("restore", Shape::Table(&VERB), "What is different in a restore."),
+        may("diagnose", Shape::Table(&VERB), "What is different in a diagnosis."),
         may(
             "objective",
             Shape::Duration,
@@ -768,8 +788,16 @@ static JOB: Section = Section {
         not_built("schedule", "call `strongroom backup JOB` from a systemd timer or a CronJob; the README has both"),
         not_built("copy_to", "use a second job with the other store, or the bucket's own replication"),
         not_built("notify", "use OnFailure= of the systemd unit, or an alert on the CronJob"),
-        not_built("backup", "give the job `secrets` of its own, and narrow the grants of its plugin"),
-        not_built("restore", "give a [target.…] `secrets` of its own and restore with `--target`"),
+    ],
+};
+
+static VERB: Section = Section {
+    name: "verb of a job",
+    doc: "What is different in one verb of a job: other credentials, fewer grants.",
+    keys: &[
+        may("env", VARIABLES, VERB_ENV_DOC),
+        may("secrets", SECRETS, VERB_SECRETS_DOC),
+        may("grants", Shape::List(&Shape::Text), VERB_GRANTS_DOC),
     ],
 };
 
@@ -804,6 +832,9 @@ static VERIFY: Section = Section {
             Shape::Flag,
             "depth = \"restore\": allowed beside the source itself, without a target. False unless set.",
         ),
+        may("env", VARIABLES, VERB_ENV_DOC),
+        may("secrets", SECRETS, VERB_SECRETS_DOC),
+        may("grants", Shape::List(&Shape::Text), VERB_GRANTS_DOC),
         not_built("schedule", "call `strongroom verify JOB` from a systemd timer or a CronJob; the README has both"),
     ],
 };

@@ -50,14 +50,13 @@ impl Meaning<'_> {
             }
             return None;
         };
-        let digest = text.to_ascii_lowercase();
-        if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let digest = super::digest(text);
+        if digest.is_none() {
             let got = format!("expected 64 hex digits, got {} characters", text.chars().count());
             self.mistakes.add(fields.span_of("sha256"), format!("{}.sha256 is not a digest", fields.path), got).help =
                 Some(format!("`strongroom plugin approve {label}` writes it"));
-            return None;
         }
-        Some(digest)
+        digest
     }
 }
 
@@ -74,6 +73,7 @@ fn limits(fields: &Fields) -> Limits {
         handles: fields.whole("handles").unwrap_or(otherwise.handles),
         open_streams: fields.whole("open_streams").unwrap_or(otherwise.open_streams),
         processes: fields.whole("processes").unwrap_or(otherwise.processes),
+        command_memory_bytes: fields.whole("command_memory").unwrap_or(otherwise.command_memory_bytes),
         artifacts: fields.whole("artifacts").unwrap_or(otherwise.artifacts),
         archive_entries: fields.whole("archive_entries").unwrap_or(otherwise.archive_entries),
         entry_path_bytes: fields.whole("entry_path").unwrap_or(otherwise.entry_path_bytes),

@@ -5,6 +5,7 @@
 use super::environment::Lookup;
 use super::{Config, SecretRef, StoreConfig, StorePlace};
 use crate::error::{Error, IoContext, Kind, Result};
+use crate::policy::Verb;
 use crate::secret::{Fetch, MIN_SECRET_BYTES, Secret, Secrets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -88,22 +89,40 @@ fn not_text(key: &str, source: &str) -> Error {
     Error::invalid(format!("the secret of {key} is not UTF-8")).fact("got", source)
 }
 
+/// A secret of commands with the key of the configuration that refers to it.
+#[derive(Clone, Debug)]
+pub struct KeyedSecret<'a> {
+    /// The name that grants use, and the variable that it is.
+    pub name: String,
+    /// Such as `job.orders.restore.secrets.PGPASSWORD`.
+    pub key: String,
+    /// Where it is.
+    pub reference: &'a SecretRef,
+}
+
+/// The secrets of a table that refers to them, such as `target.scratch.secrets`.
+pub fn of_table<'a>(secrets: &'a BTreeMap<String, SecretRef>, path: &str) -> Vec<KeyedSecret<'a>> {
+    let keyed = |(name, reference): (&String, &'a SecretRef)| KeyedSecret {
+        name: name.clone(),
+        key: format!("{path}.{name}"),
+        reference,
+    };
+    secrets.iter().map(keyed).collect()
+}
+
 /// The secrets of commands, to be fetched when a command starts. Each is fetched once before that, so
 /// that what is missing is found before anything is done, and let go at once: a later one is what is
-/// there later. Only what can be read once, such as a pipe, is held. `path` is the table that refers to
-/// them, such as `job.orders.secrets`. Warnings besides.
+/// there later. Only what can be read once, such as a pipe, is held. Warnings besides.
 ///
 /// Errors: as [`resolve`]; `Invalid` for one shorter than 8 bytes, which could not be blotted out
 /// of a program's messages without eating words.
 pub fn late(
-    secrets: &BTreeMap<String, SecretRef>,
-    path: &str,
+    secrets: Vec<KeyedSecret<'_>>,
     environment: fn(&str) -> Option<OsString>,
 ) -> Result<(Secrets, Vec<String>)> {
     let mut sources: BTreeMap<String, Arc<Fetch>> = BTreeMap::new();
     let mut warnings = Vec::new();
-    for (name, reference) in secrets {
-        let key = format!("{path}.{name}");
+    for KeyedSecret { name, key, reference } in secrets {
         let Resolved { secret, warning } = resolve_long(reference, &key, environment)?;
         warnings.extend(warning);
         let source: Arc<Fetch> = if is_there_again(reference) {
@@ -112,7 +131,7 @@ pub fn late(
         } else {
             Arc::new(move || Ok(secret.clone()))
         };
-        sources.insert(name.clone(), source);
+        sources.insert(name, source);
     }
     Ok((Secrets::new(sources), warnings))
 }
@@ -174,7 +193,11 @@ impl Config {
         }
         let jobs = self.jobs.iter().map(|(label, job)| (format!("job.{label}"), &job.secrets));
         let targets = self.targets.iter().map(|(label, target)| (format!("target.{label}"), &target.secrets));
-        for (path, secrets) in jobs.chain(targets) {
+        let verbs = self.jobs.iter().flat_map(|(label, job)| {
+            let table = move |verb: &Verb| format!("job.{label}.{}", verb.name());
+            job.verbs.iter().map(move |(verb, own)| (table(verb), &own.secrets))
+        });
+        for (path, secrets) in jobs.chain(verbs).chain(targets) {
             let key = |name: &str| format!("{path}.secrets.{name}");
             all.extend(secrets.iter().map(|(name, reference)| (key(name), reference, For::Commands)));
         }
@@ -280,7 +303,7 @@ mod tests {
     #[test]
     fn a_secret_of_a_command_that_could_not_be_blotted_out_is_refused_without_being_shown() {
         let secrets = BTreeMap::from([("P".to_owned(), env("SHORT"))]);
-        let error = late(&secrets, "job.a.secrets", environment).unwrap_err();
+        let error = late(of_table(&secrets, "job.a.secrets"), environment).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid);
         assert!(!format!("{error:?}").contains("hunter2"));
     }
@@ -297,7 +320,7 @@ mod tests {
         });
         let secrets =
             BTreeMap::from([("F".to_owned(), SecretRef::File(file.clone())), ("P".to_owned(), SecretRef::File(pipe))]);
-        let (late, _) = late(&secrets, "job.a.secrets", environment).unwrap();
+        let (late, _) = late(of_table(&secrets, "job.a.secrets"), environment).unwrap();
         writer.join().unwrap().unwrap();
         std::fs::write(&file, "another horse").unwrap();
         let fetch = |name: &str| late.fetch(name).unwrap().unwrap();

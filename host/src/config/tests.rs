@@ -214,7 +214,6 @@ fn what_is_not_built_yet_is_refused_and_says_what_to_use_now() {
         "copy_to = [\"dr\"]",
         "verify = { schedule = \"daily\" }",
         "run_in = { ssh = \"db1\" }",
-        "restore = { secrets = {} }",
         "[bucket.b]\ntype = \"local\"\npath = \"x\"\n[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.bucket.b]\nmay = [\"list\", \"delete-version\"]\nverbs = [\"restore\"]\neffect = \"changes\"",
         "[bucket.b]\ntype = \"local\"\npath = \"x\"\n[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.bucket.b]\nmay = [\"read-config\"]\nverbs = [\"backup\"]\neffect = \"reads\"",
         "[bucket.b]\ntype = \"local\"\npath = \"x\"\n[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.bucket.b]\nmay = [\"write-config\"]\nverbs = [\"restore\"]\neffect = \"changes\"",
@@ -259,6 +258,117 @@ fn a_password_of_a_proxy_is_no_text_of_the_configuration() {
     let said = check_one("[cluster.a]\ncontext = \"x\"\nproxy = \"http://u:hunter2@p\"");
     assert!(said.contains("holds a user or a password") && said.contains("HTTPS_PROXY"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+/// A job of a plugin with two commands and artifacts, and more lines of the job.
+fn with_grants(lines: &str) -> String {
+    let exec = |name: &str, more: &str| {
+        format!(
+            "[plugin.pg.grant.exec.{name}]\nprogram = \"/bin/{name}\"\nverbs = [\"backup\", \"restore\"]\neffect = \"reads\"\n{more}\n"
+        )
+    };
+    format!("{FRAME}{lines}\n[plugin.pg.grant.artifacts]\n{}{}", exec("dump", "secrets = [\"PW\"]"), exec("load", ""))
+}
+
+#[test]
+fn a_job_narrows_its_plugins_grants_and_a_verb_the_jobs() {
+    let lines =
+        "grants = [\"exec.dump\", \"exec.load\"]\nrestore = { grants = [\"exec.load\"] }\nbackup = { grants = [] }\n";
+    let config = parse(&with_grants(lines)).unwrap();
+    let (job, plugin) = (&config.jobs[&label("orders")], &config.plugins[&label("pg")]);
+    let held = |verb| job.narrowed(&plugin.grants, verb).names().into_iter().collect::<Vec<_>>().join(" ");
+    assert_eq!(held(None), "exec.dump exec.load");
+    assert_eq!(held(Some(Verb::Diagnose)), "exec.dump exec.load");
+    assert_eq!(held(Some(Verb::Restore)), "exec.load");
+    assert_eq!(held(Some(Verb::Backup)), "");
+    let mut lent = job.clone();
+    lent.lend(Verb::Restore, "bucket.lent");
+    let mut grants = plugin.grants.clone();
+    grants.buckets.insert("lent".to_owned(), Vec::new());
+    let held = |job: &JobConfig, verb| job.narrowed(&grants, Some(verb)).names().contains("bucket.lent");
+    assert_eq!((held(job, Verb::Restore), held(&lent, Verb::Restore), held(&lent, Verb::Backup)), (false, true, false));
+}
+
+#[test]
+fn what_a_verb_has_of_its_own_lies_over_the_jobs_by_name() {
+    let lines = "env = { A = \"job\", B = \"job\" }\nsecrets = { C = { env = \"C\" }, D = { env = \"D\" }, E = { file = \"e\" } }\n\
+                 [job.orders.restore]\nenv = { A = \"verb\", C = \"verb\", F = \"verb\" }\n\
+                 secrets = { B = { env = \"VERB_B\" }, D = { file = \"verb-d\" } }\n\
+                 [job.orders.verify]\nenv = { A = \"test\" }\n";
+    let config = parse(&format!("{FRAME}{lines}")).unwrap();
+    let job = &config.jobs[&label("orders")];
+    let shown = |verb| {
+        let (env, secrets) = job.surroundings(&label("orders"), verb);
+        let env = env.into_iter().map(|(name, value)| format!("{name}={value}"));
+        let secrets =
+            secrets.into_iter().map(|secret| format!("{}<{} {:?}", secret.name, secret.key, secret.reference));
+        env.chain(secrets).collect::<Vec<_>>().join("\n")
+    };
+    insta::assert_snapshot!(format!("{}\n--\n{}\n--\n{}", shown(Verb::Backup), shown(Verb::Restore), shown(Verb::Verify)), @r#"
+    A=job
+    B=job
+    C<job.orders.secrets.C Env("C")
+    D<job.orders.secrets.D Env("D")
+    E<job.orders.secrets.E File("/etc/strongroom/e")
+    --
+    A=verb
+    C=verb
+    F=verb
+    E<job.orders.secrets.E File("/etc/strongroom/e")
+    B<job.orders.restore.secrets.B Env("VERB_B")
+    D<job.orders.restore.secrets.D File("/etc/strongroom/verb-d")
+    --
+    A=test
+    B=job
+    C<job.orders.secrets.C Env("C")
+    D<job.orders.secrets.D Env("D")
+    E<job.orders.secrets.E File("/etc/strongroom/e")
+    "#);
+    // No child of the host inherits any of them, and each is looked for when it is asked whether they are there.
+    let named = config.secret_variables();
+    assert!(["C", "D", "VERB_B"].iter().all(|name| named.contains(*name)), "{named:?}");
+    let (wrong, _) = config.check_secrets(|_| None);
+    let wrong: Vec<_> = wrong.iter().map(|error| error.message().to_owned()).collect();
+    assert!(wrong.iter().any(|text| text.contains("job.orders.restore.secrets.D")), "{wrong:?}");
+}
+
+#[test]
+fn mistakes_in_what_a_job_and_its_verbs_hold_have_their_place() {
+    let digest = "0".repeat(64);
+    let pinned = format!(
+        "run_in = {{ container = \"db\" }}\n[plugin.pg.grant.exec.pinned]\nprogram = \"/bin/x\"\nsha256 = \"{digest}\"\nverbs = [\"backup\", \"diagnose\"]\neffect = \"reads\"\n"
+    );
+    let mut found = Vec::new();
+    for lines in [
+        "grants = [\"exec.dmup\"]",
+        "grants = [\"dump\"]",
+        "grants = [\"exec.dump\", \"bucket.media\"]",
+        "grants = [\"exec.dump\"]\nrestore = { grants = [\"exec.load\"] }",
+        "restore = { grants = [\"exec.laod\"] }",
+        "restore = { env = { PGPASSWORD = \"x\" } }",
+        "restore = { env = { A = \"x\" }, secrets = { A = { env = \"B\" } } }",
+        "diagnose = { env = { STRONGROOM_X = \"x\" } }",
+        "backup = { secrets = { A = \"hunter2hunter2\" } }",
+        "verify = { secrets = { A = {} } }",
+        "backup = { run_in = { user = \"x\" } }",
+        &pinned,
+    ] {
+        let text = with_grants(lines);
+        let mistakes = check_refused(&text);
+        let all = mistakes.iter().map(|mistake| {
+            let help = mistake.help.as_ref().map(|help| format!(" | {help}")).unwrap_or_default();
+            format!("{} | {}{help}", mistake.message, mistake.label)
+        });
+        found.push(all.collect::<Vec<_>>().join("\n"));
+    }
+    insta::assert_snapshot!(found.join("\n"));
+    // Where the plugin is not known, nothing is known of its grants.
+    let unknown = check_refused(&FRAME.replace("plugin = \"pg\"", "plugin = \"gp\"\ngrants = [\"exec.x\"]"));
+    assert_eq!(unknown.iter().count(), 1, "{unknown:?}");
+    // What a job has narrowed away is no reason to refuse it.
+    assert!(parse(&with_grants(&format!("grants = [\"exec.dump\"]\n{pinned}"))).is_ok());
+    let restores = pinned.replace("\"backup\", \"diagnose\"", "\"restore\"");
+    assert!(parse(&with_grants(&restores)).is_ok(), "a restore may go elsewhere");
 }
 
 #[test]
@@ -325,6 +435,7 @@ fn what_contradicts_itself_is_refused() {
         format!("{grant}stdin = {{ text = \"a\", artifact = \"b\" }}"),
         format!("{grant}stdin = \"anything\""),
         format!("{grant}scratch = 1"),
+        format!("{grant}sha256 = \"abc\""),
         "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.exec.run]\nprogram = \"run\"\nverbs = []\neffect = \"reads\"".to_owned(),
         "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.bucket.nowhere]\nmay = [\"write\"]\nverbs = [\"backup\"]\neffect = \"reads\"".to_owned(),
         "[plugin.a]\nsource = \"a.wasm\"\n[plugin.a.grant.exec.run]\n".to_owned(),

@@ -16,7 +16,7 @@
 use super::image::Image;
 use super::launch::{Inside, Killer, Prepared, Start};
 use super::local::{NewPrivileges, confine, environment};
-use super::{Fetched, Place, TICK, cannot_start};
+use super::{Fetched, Place, TICK, cannot_start, check_unpinned};
 use crate::error::{Error, Kind, Result};
 use crate::policy::exec::{CommandLine, StdinGrant, forbidden_name};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -120,6 +120,7 @@ pub(super) fn prepare(
     if !command.program.starts_with('/') {
         return Err(cannot_start(Kind::Invalid, command, "the program is not an absolute path"));
     }
+    check_unpinned(command, "the container's")?;
     let named = name.bytes().enumerate().all(|(i, b)| b.is_ascii_alphanumeric() || (i > 0 && b"_.-".contains(&b)));
     if name.is_empty() || !named {
         return Err(cannot_start(Kind::Invalid, command, format!("{name:?} is not the name of a container")));
@@ -172,8 +173,8 @@ pub(super) fn prepare(
     arguments.extend(command.args.iter().cloned());
     let (mut child, image) = killer.client(&arguments, &variables)?;
     child.process_group(0).current_dir("/");
-    confine(&mut child, NewPrivileges::Allowed);
-    image.install(&mut child, Vec::new());
+    confine(&mut child, NewPrivileges::Allowed, None);
+    image.install(&mut child, Vec::new(), None);
     Ok(Prepared { start: Start::Process(child), killer: Killer::Inside(Box::new(killer)), marker: Some(marker) })
 }
 
@@ -216,7 +217,7 @@ impl ContainerKiller {
             [self.container.as_str(), "/bin/sh", "-c", END, "sh", signal, self.word.as_str()].map(str::to_owned),
         );
         let (mut client, image) = self.client(&arguments, &[]).map_err(|error| error.to_string())?;
-        image.install(&mut client, Vec::new());
+        image.install(&mut client, Vec::new(), None);
         client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = client.spawn().map_err(|error| error.to_string())?;
         let ended = wait_for(&child, CLIENT_TIME);
@@ -337,7 +338,7 @@ mod tests {
         };
         let (mut client, image) =
             killer.client(&["-0".to_owned()], &[("PGPASSWORD".to_owned(), Zeroizing::new("x y".to_owned()))]).unwrap();
-        image.install(&mut client, Vec::new());
+        image.install(&mut client, Vec::new(), None);
         let out = String::from_utf8(client.output().unwrap().stdout).unwrap();
         let mut names: Vec<&str> = out.split('\0').filter_map(|pair| Some(pair.split_once('=')?.0)).collect();
         names.sort_unstable();

@@ -7,7 +7,7 @@
 
 use super::image::Image;
 use super::launch::{Killer, Prepared, Start};
-use super::{Fetched, Place, cannot_start};
+use super::{Fetched, Place, Program, cannot_start};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::policy::exec::CommandLine;
 use crate::secret::Secret;
@@ -23,9 +23,10 @@ use zeroize::Zeroizing;
 /// The most file descriptors that a granted program may have open; what Debian gives a shell is 1024.
 const OPEN_FILES: u64 = 4096;
 
-/// Builds the command; nothing runs yet.
+/// Builds the command; nothing runs yet. `program` is the file that is run instead of what lies at its path.
 pub(super) fn prepare(
     command: &CommandLine,
+    program: Option<Program>,
     place: &Place,
     secrets: &Fetched,
     user: Option<&str>,
@@ -45,7 +46,7 @@ pub(super) fn prepare(
         None => None,
     };
     child.process_group(0);
-    confine(&mut child, NewPrivileges::Never);
+    confine(&mut child, NewPrivileges::Never, command.memory_bytes);
     let plain = |name: &str, value: &str| (name.to_owned(), Zeroizing::new(value.to_owned()));
     let home = scratch.unwrap_or(Path::new("/nonexistent")).to_string_lossy();
     let mut all = vec![plain("LANG", "C.UTF-8"), plain("PATH", "/usr/bin:/bin"), plain("HOME", &home)];
@@ -66,7 +67,7 @@ pub(super) fn prepare(
         cannot_start(Kind::Invalid, command, "its command line or environment cannot be handed over")
             .because_of_io(error)
     })?;
-    image.install(&mut child, files);
+    image.install(&mut child, files, program);
     Ok(Prepared { start: Start::Process(child), killer: Killer::Group, marker: None })
 }
 
@@ -125,18 +126,26 @@ pub(super) enum NewPrivileges {
     Allowed,
 }
 
-/// Sets what a child keeps for its life: no core dump, few files, private files, no new rights,
-/// and its end when the host dies.
+/// Sets what a child keeps for its life: no core dump, few files, private files, no new rights, at most
+/// `memory` bytes, and its end when the host dies.
 ///
-/// Memory is not limited here: databases and Java reserve far more addresses than they use.
+/// Memory is what each process by itself may write and shares with nobody (`RLIMIT_DATA` since Linux 4.7);
+/// addresses are not limited, since databases and Java reserve far more of them than they use.
 #[expect(unsafe_code, reason = "the standard library offers no other place between fork and exec")]
-pub(super) fn confine(child: &mut Command, privileges: NewPrivileges) {
+pub(super) fn confine(child: &mut Command, privileges: NewPrivileges, memory: Option<u64>) {
     let most = getrlimit(Resource::Nofile).maximum.map_or(OPEN_FILES, |most| most.min(OPEN_FILES));
     let files = Rlimit { current: Some(most), maximum: Some(most) };
+    let memory = memory.map(|wanted| {
+        let most = getrlimit(Resource::Data).maximum.map_or(wanted, |most| most.min(wanted));
+        Rlimit { current: Some(most), maximum: Some(most) }
+    });
     let no_core = Rlimit { current: Some(0), maximum: Some(0) };
     let never = matches!(privileges, NewPrivileges::Never);
     let before_exec = move || {
         setrlimit(Resource::Core, no_core)?;
+        if let Some(memory) = memory {
+            setrlimit(Resource::Data, memory)?;
+        }
         if never {
             setrlimit(Resource::Nofile, files)?;
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));

@@ -18,7 +18,7 @@ pub(super) mod sum;
 use super::container::{END, random_word};
 use super::launch::{Inside, Killer, Prepared, Start};
 use super::local::environment;
-use super::{Fetched, Place, cannot_start};
+use super::{Fetched, Place, cannot_start, check_unpinned};
 use crate::cluster::Cluster;
 use crate::error::{Error, Kind, Result};
 use crate::policy::exec::{CommandLine, StdinGrant};
@@ -193,6 +193,7 @@ pub(super) async fn prepare(
     if !command.program.starts_with('/') {
         return Err(cannot_start(Kind::Invalid, command, "the program is not an absolute path"));
     }
+    check_unpinned(command, "the pod's")?;
     if command.uses_scratch {
         return Err(cannot_start(Kind::Invalid, command, "the run's scratch directory is not in the pod")
             .hint("run this command on this machine"));

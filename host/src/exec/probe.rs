@@ -3,7 +3,7 @@
 //! A grant is a whole command line, so a program is never started with arguments that nobody
 //! granted, unless it is one of a few that are known to do nothing with `--version` but print it.
 
-use super::{Place, RunIn, spawn};
+use super::{Place, Program, RunIn, check_unpinned, pinned, spawn_opened};
 use crate::error::{Error, IoContext, Result};
 use crate::policy::exec::CommandLine;
 use std::os::unix::fs::PermissionsExt;
@@ -38,11 +38,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says what is known of `program` where the job's commands run: its version, or that it is there.
 ///
-/// Errors: `NotFound`, `Denied` (not executable), and those of running it.
-pub async fn probe(place: &Arc<Place>, program: &str) -> Result<String> {
+/// Errors: `NotFound`, `Denied` (not executable, or not the file of this digest), and those of running it.
+pub async fn probe(place: &Arc<Place>, program: &str, sha256: Option<&str>) -> Result<String> {
     let name = program.rsplit('/').next().unwrap_or(program);
+    let version =
+        CommandLine { sha256: sha256.map(str::to_owned), ..CommandLine::plain("version", program, &["--version"]) };
+    let opened = match &place.run_in {
+        RunIn::Local { .. } => pinned(&version, None).await?,
+        RunIn::Container { .. } | RunIn::Pod(_) => check_unpinned(&version, "somewhere else").map(|()| None)?,
+    };
     if TELL_VERSION.contains(&name) {
-        let output = run(place, program, &["--version"]).await?;
+        let output = run(place, version, opened).await?;
         let said = String::from_utf8_lossy(&output).lines().next().unwrap_or_default().trim().to_owned();
         return Ok(if said.is_empty() { "it is there, and says no version".to_owned() } else { said });
     }
@@ -56,16 +62,18 @@ pub async fn probe(place: &Arc<Place>, program: &str) -> Result<String> {
         }
         // A fixed text of the host's own; the path is an argument of it.
         RunIn::Container { .. } | RunIn::Pod(_) => {
-            run(place, "/bin/sh", &["-c", "test -x \"$1\"", "sh", program]).await?;
+            let command = CommandLine::plain("version", "/bin/sh", &["-c", "test -x \"$1\"", "sh", program]);
+            run(place, command, None).await?;
         }
     }
     Ok("it is there".to_owned())
 }
 
-async fn run(place: &Arc<Place>, program: &str, args: &[&str]) -> Result<Vec<u8>> {
-    let plain = CommandLine::plain("version", program, args);
-    let command = CommandLine { inspect: true, timeout: Some(PATIENCE), ..plain };
-    let process = spawn(command, place.clone(), None, None, PATIENCE, CancellationToken::new()).await?;
+async fn run(place: &Arc<Place>, command: CommandLine, opened: Option<Program>) -> Result<Vec<u8>> {
+    let program = command.program.clone();
+    let command = CommandLine { inspect: true, timeout: Some(PATIENCE), ..command };
+    let cancel = CancellationToken::new();
+    let process = spawn_opened(command, opened, place.clone(), None, None, PATIENCE, cancel).await?;
     let output = process.run_to_end(64 * 1024).await?;
     if output.exit.is_success() {
         return Ok(output.stdout);
@@ -91,10 +99,21 @@ mod tests {
 
     #[tokio::test]
     async fn known_programs_tell_their_version_and_others_are_only_looked_at() {
-        assert!(probe(&here(), "/usr/bin/tar").await.unwrap().starts_with("tar"), "its version");
+        let probe = async |program: &str| probe(&here(), program, None).await;
+        assert!(probe("/usr/bin/tar").await.unwrap().starts_with("tar"), "its version");
         // Started with any arguments, this one would not end.
-        assert_eq!(probe(&here(), "/usr/bin/yes").await.unwrap(), "it is there");
-        assert!(probe(&here(), "/nonexistent/psql").await.is_err());
-        assert!(probe(&here(), "/etc/passwd").await.is_err());
+        assert_eq!(probe("/usr/bin/yes").await.unwrap(), "it is there");
+        assert!(probe("/nonexistent/psql").await.is_err());
+        assert!(probe("/etc/passwd").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_pinned_is_neither_run_nor_called_there_when_it_is_another() {
+        for program in ["/usr/bin/tar", "/usr/bin/yes"] {
+            let sha256 = Program::open(program).unwrap().sha256().to_owned();
+            assert!(probe(&here(), program, Some(&sha256)).await.is_ok());
+            let error = probe(&here(), program, Some(&"0".repeat(64))).await.unwrap_err();
+            assert_eq!(error.kind(), crate::error::Kind::Denied, "{error:?}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::launch::Killer;
 use super::leader::{Gone, Leader};
 use super::output::Body;
 use super::pod::sum::Measured;
-use super::{Exit, GRACE, describe_exit};
+use super::{Exit, GRACE, RAISE_MEMORY, describe_exit};
 use crate::error::{Error, IoContext, Kind, Result};
 use crate::policy::exec::CommandLine;
 use crate::stream::Proof;
@@ -70,6 +70,8 @@ pub(super) struct Shared {
     pub label: String,
     program: String,
     partial_stdin: bool,
+    /// The most private memory that each of its processes may write.
+    memory_bytes: Option<u64>,
     state: Mutex<State>,
     changed: Condvar,
     started: watch::Sender<Started>,
@@ -305,10 +307,12 @@ impl Shared {
         let what = if exit.signal.is_some() { "was killed" } else { "failed" };
         let error = Error::failed(format!("{:?} {what}", self.label)).fact("program", self.program.clone());
         let error = describe_exit(error, &exit);
-        Err(match (by_host, exit.signal) {
-            (Some(why), _) => error.fact("ended by strongroom", why),
-            (None, Some(9)) => error.hint("look for the out-of-memory killer in the kernel's log"),
-            (None, _) => error,
+        let limit = self.memory_bytes.and_then(|bytes| exit.at_memory_limit(bytes));
+        Err(match (by_host, exit.signal, limit) {
+            (Some(why), ..) => error.fact("ended by strongroom", why),
+            (None, _, Some(limit)) => error.fact("limit", limit).hint(RAISE_MEMORY),
+            (None, Some(9), None) => error.hint("look for the out-of-memory killer in the kernel's log"),
+            (None, _, None) => error,
         })
     }
 
@@ -360,6 +364,7 @@ pub(super) fn start(
             label: command.label.clone(),
             program: command.program.clone(),
             partial_stdin: command.partial_stdin,
+            memory_bytes: command.memory_bytes,
             state: Mutex::new(State {
                 kill: None,
                 released: false,

@@ -563,3 +563,104 @@ async fn letting_go_of_the_output_tells_the_program_to_stop() {
     let exit = process.wait().await.unwrap();
     assert!(!exit.is_success(), "{exit:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pinned_program_runs_and_another_one_at_its_path_does_not() {
+    let right = Program::open("/bin/echo").unwrap().sha256().to_owned();
+    let echo = |sha256: &str| CommandLine { sha256: Some(sha256.to_owned()), ..line("/bin/echo", &["x"]) };
+    assert_eq!(run(echo(&right), here()).await.unwrap().stdout, b"x\n");
+    let wrong = "0".repeat(64);
+    let error = run(echo(&wrong), here()).await.unwrap_err();
+    check_error(&error, Kind::Denied, &["tool", "/bin/echo", "not the one that is pinned", &wrong, &right, "sha256"]);
+    let missing = CommandLine { program: "/nonexistent".to_owned(), ..echo(&right) };
+    check_error(&run(missing, here()).await.unwrap_err(), Kind::NotFound, &["tool", "/nonexistent"]);
+    // Whoever has opened another file than the pinned one is refused as well.
+    let cat = Program::open("/bin/cat").unwrap();
+    let cancel = CancellationToken::new();
+    let started = spawn_opened(echo(&right), Some(cat), Arc::new(here()), None, None, LONG, cancel).await;
+    check_error(&started.unwrap_err(), Kind::Denied, &["not the one that is pinned"]);
+    let inside = RunIn::Container { name: "db".to_owned(), client: vec!["/bin/true".to_owned()] };
+    let error = run(echo(&right), Place { run_in: inside, ..here() }).await.unwrap_err();
+    check_error(&error, Kind::Invalid, &["pins a program of this machine", "the container's", "take sha256 out"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_wants_more_memory_than_it_may_have_fails_and_the_error_names_the_limit() {
+    let dd = |memory_bytes| CommandLine {
+        memory_bytes,
+        ..line("/bin/dd", &["if=/dev/zero", "bs=200M", "count=1", "of=/dev/null"])
+    };
+    let output = run(dd(Some(64 << 20)), here()).await.unwrap();
+    assert!(!output.exit.is_success() && output.exit.stderr.contains("memory"), "{output:?}");
+    for memory_bytes in [None, Some(1 << 30)] {
+        assert!(run(dd(memory_bytes), here()).await.unwrap().exit.is_success(), "{memory_bytes:?}");
+    }
+    let mut process = start(dd(Some(64 << 20)), None, LONG).await.unwrap();
+    let (_, end) = read_all(process.stdout().unwrap()).await;
+    let parts = ["\"tool\" failed", "memory exhausted", "command_memory", "64.0 MiB", "[plugin.….limits]"];
+    check_error(&end.unwrap_err(), Kind::Failed, &parts);
+    // What fails for another reason says nothing of it; what ends as programs without memory do, says it.
+    let failing = |script: &str| CommandLine { memory_bytes: Some(64 << 20), ..sh(script) };
+    for (script, named) in
+        [("exit 3", false), ("kill -s ABRT $$", true), ("kill -s SEGV $$", true), ("kill -s KILL $$", false)]
+    {
+        let mut process = start(failing(script), None, LONG).await.unwrap();
+        let (_, end) = read_all(process.stdout().unwrap()).await;
+        let error = format!("{:?}", end.unwrap_err());
+        assert_eq!(error.contains("command_memory"), named, "{script}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_that_a_program_only_reserves_are_not_counted() {
+    // bash reads its own limits; a limit of addresses would be one of them.
+    let command = CommandLine { memory_bytes: Some(64 << 20), ..line("/bin/bash", &["-c", "ulimit -v; ulimit -d"]) };
+    let output = run(command, here()).await.unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "unlimited\n65536\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_swaps_a_pinned_program_without_end_never_has_his_own_run() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("program");
+    let put = |name: &str, text: &str| {
+        let new = path.with_extension(name);
+        std::fs::write(&new, text).unwrap();
+        std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::rename(new, &path).unwrap();
+    };
+    let (good, evil) = ("#!/bin/sh\necho good\n", "#!/bin/sh\necho evil\n");
+    put("first", good);
+    let sha256 = Program::open(path.to_str().unwrap()).unwrap().sha256().to_owned();
+    let command = CommandLine { sha256: Some(sha256), ..line(path.to_str().unwrap(), &[]) };
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (mut n_run, mut n_refused) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                put("evil", evil);
+                put("good", good);
+            }
+        });
+        tokio::task::block_in_place(|| {
+            for _ in 0..300 {
+                match tokio::runtime::Handle::current().block_on(run(command.clone(), here())) {
+                    Ok(output) => {
+                        assert_eq!(output.stdout, b"good\n");
+                        n_run += 1;
+                    }
+                    Err(error) => {
+                        // A child of another test may still hold the file open for writing.
+                        if !format!("{error:?}").contains("busy") {
+                            check_error(&error, Kind::Denied, &["not the one that is pinned"]);
+                            n_refused += 1;
+                        }
+                    }
+                }
+            }
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(n_run > 0 && n_refused > 0, "{n_run} ran, {n_refused} were refused");
+}

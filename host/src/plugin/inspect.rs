@@ -158,6 +158,8 @@ pub struct Surroundings<'a> {
     pub approval: Option<ApprovalState>,
     /// See [`Inspection::ceilings`].
     pub ceilings: Vec<String>,
+    /// What jobs make of the grants that they narrow, each in a sentence.
+    pub narrowed: Vec<String>,
 }
 
 /// Something that the plugin asks for.
@@ -210,7 +212,7 @@ pub fn inspect(component: &Component, grants: Option<&Grants>) -> Inspection {
 /// What `component` is, in what surrounds it.
 pub fn inspect_in(component: &Component, surroundings: Surroundings<'_>) -> Inspection {
     let manifest = &component.manifest;
-    let Surroundings { grants, signature, approval, ceilings } = surroundings;
+    let Surroundings { grants, signature, approval, ceilings, narrowed } = surroundings;
     let effective_grants = grants.map(|grants| manifest.effective(grants));
     let imports: Vec<_> = component
         .imports
@@ -238,7 +240,8 @@ pub fn inspect_in(component: &Component, surroundings: Surroundings<'_>) -> Insp
         notes: {
             let scratch = scratch_bytes(component, effective_grants.as_ref());
             let notes = notes(component, &imports, &ceilings, scratch);
-            grants.iter().flat_map(|grants| never_requested(manifest, grants)).chain(notes).collect()
+            let of_no_use = grants.iter().flat_map(|grants| never_requested(manifest, grants));
+            of_no_use.chain(narrowed).chain(notes).collect()
         },
         requests: requests(manifest),
         effective: effective_grants.as_ref().map(effective),
@@ -531,7 +534,9 @@ fn command_line(grant: &crate::policy::exec::ExecGrant) -> String {
         StdinGrant::Artifact { name, made_by } => format!(" < artifact {} made by {made_by:?}", name.describe()),
         StdinGrant::Plugin => " < whatever the plugin gives".to_owned(),
     };
-    format!("{}{stdin}", env.chain([grant.program.clone()]).chain(args).collect::<Vec<_>>().join(" "))
+    let pinned = grant.sha256.iter().map(|sha256| format!("; only while its sha256 is {sha256}"));
+    let line = env.chain([grant.program.clone()]).chain(args).collect::<Vec<_>>().join(" ");
+    format!("{line}{stdin}{}", pinned.collect::<String>())
 }
 
 /// The size of the scratch directory that there is under these grants, or that is asked for where

@@ -26,6 +26,8 @@ pub struct Limits {
     pub open_streams: usize,
     /// `processes`: processes alive at once.
     pub processes: usize,
+    /// `command_memory`: private memory that each process of a command on this machine may write, in bytes.
+    pub command_memory_bytes: u64,
     /// `artifacts`: artifacts of one backup.
     pub artifacts: usize,
     /// `archive_entries`: entries of all archives of one backup.
@@ -65,6 +67,9 @@ impl Default for Limits {
             handles: 20_000,
             open_streams: 1_024,
             processes: 64,
+            // Dump tools take some hundred MiB; what a Java program takes unless told otherwise is a quarter of the
+            // machine.
+            command_memory_bytes: 8 << 30,
             artifacts: 10_000,
             archive_entries: 1_000_000_000,
             entry_path_bytes: 4 << 10,

@@ -66,6 +66,7 @@ fn exec(program: &str, args: &[&str]) -> ExecGrant {
     };
     ExecGrant {
         program: program.to_owned(),
+        sha256: None,
         args: args.iter().map(|arg| Template::parse(arg).unwrap()).collect(),
         env: BTreeMap::new(),
         stdin: StdinGrant::None,
@@ -105,6 +106,7 @@ pub(super) fn all_grants() -> Grants {
         artifacts: Some(ArtifactGrant { inspect: vec![SlotRule::pattern("readable.*").unwrap()], requested: None }),
         scratch: None,
         metrics: None,
+        withheld: BTreeMap::new(),
         ceilings: Vec::new(),
     }
 }

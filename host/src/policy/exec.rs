@@ -10,6 +10,7 @@ mod tests;
 
 pub use environment::{forbidden_name, names_a_destination};
 
+use super::narrowing::name_of;
 use super::slot::{Piece, SlotKind, SlotRule, Template, quoted};
 use super::{Decision, Mistake, Policy, When, toml_key, toml_text};
 use crate::stream::Origin;
@@ -28,6 +29,8 @@ pub const COMMAND_BYTES: usize = 1 << 20;
 pub struct ExecGrant {
     /// Absolute path of the program, where the command runs.
     pub program: String,
+    /// The only program that may lie there, by the SHA-256 of its file in lower case; for this machine.
+    pub sha256: Option<String>,
     /// Arguments; `{slot}` stands for a slot's value, and an argument that is exactly a repeated
     /// slot is repeated with it.
     pub args: Vec<Template>,
@@ -87,6 +90,8 @@ pub struct ExecCall<'a> {
     pub stdin: Option<&'a Origin>,
     /// `exec.run`, whose output the guest reads.
     pub reads_output: bool,
+    /// SHA-256 of the program's file that was opened to be run; `None` where nothing was opened.
+    pub program: Option<&'a str>,
 }
 
 /// A command line with its slots filled: what will run, in full.
@@ -96,6 +101,8 @@ pub struct CommandLine {
     pub label: String,
     /// Absolute path of the program.
     pub program: String,
+    /// See [`ExecGrant::sha256`]: another file is not run.
+    pub sha256: Option<String>,
     /// Arguments in full.
     pub args: Vec<String>,
     /// Environment of the grant in full, without the job's `env` and without secrets.
@@ -114,6 +121,8 @@ pub struct CommandLine {
     pub detects_short_input: bool,
     /// Longest time without progress.
     pub timeout: Option<Duration>,
+    /// The most private memory that each of its processes may write, in bytes, on this machine; set by whoever runs it.
+    pub memory_bytes: Option<u64>,
     /// Whether `{scratch}` occurs: the command runs in the run's scratch directory.
     pub uses_scratch: bool,
 }
@@ -125,6 +134,7 @@ impl CommandLine {
         Self {
             label: label.to_owned(),
             program: program.to_owned(),
+            sha256: None,
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
             env: Vec::new(),
             secrets: Vec::new(),
@@ -134,6 +144,7 @@ impl CommandLine {
             partial_stdin: false,
             detects_short_input: false,
             timeout: None,
+            memory_bytes: None,
             uses_scratch: false,
         }
     }
@@ -332,6 +343,9 @@ impl Policy {
         let rule = self.exec_rule(call.command);
         let deny = |reason: String, missing: String| Decision::deny(&rule, reason, missing);
         let Some(grant) = self.grants.exec.get(call.command) else {
+            if let Some(withheld) = self.withheld(&name_of("exec", call.command)) {
+                return Err(withheld);
+            }
             return Err(deny(
                 format!("the command {} is not granted", quoted(call.command)),
                 format!("[{rule}], which `strongroom plugin approve` writes"),
@@ -348,6 +362,7 @@ impl Policy {
         let line = CommandLine {
             label: call.command.to_owned(),
             program: grant.program.clone(),
+            sha256: grant.sha256.clone(),
             args: fill_arguments(&grant.args, &slots).map_err(|reason| deny(reason, String::new()))?,
             env: grant
                 .env
@@ -362,6 +377,7 @@ impl Policy {
             partial_stdin: grant.partial_stdin,
             detects_short_input: grant.detects_short_input,
             timeout: grant.timeout,
+            memory_bytes: None,
             uses_scratch: grant.args.iter().chain(grant.env.values()).any(uses_scratch),
         };
         let bytes: usize = line.args.iter().chain(line.env.iter().flat_map(|(a, b)| [a, b])).map(|s| s.len() + 1).sum();
@@ -372,7 +388,24 @@ impl Policy {
             ));
         }
         self.under_ceilings(&rule, grant, &line, scratch)?;
-        Ok(line)
+        match (&grant.sha256, call.program) {
+            (Some(pinned), Some(got)) if pinned != got => {
+                let program = quoted(&grant.program);
+                let reason = format!(
+                    "the program {program} is not the one that is pinned: expected sha256 {pinned}, got sha256 {got}"
+                );
+                let missing = format!("# once you know what changed it\n[{rule}]\nsha256 = {}", toml_text(got));
+                Err(deny(reason, missing))
+            }
+            _ => Ok(line),
+        }
+    }
+
+    /// The program whose file is to be opened, and looked at, before this call is decided: that of a
+    /// grant which pins one, where nothing else is against the call.
+    pub fn pinned_program(&self, call: &ExecCall<'_>) -> Option<&str> {
+        let grant = self.grants.exec.get(call.command).filter(|grant| grant.sha256.is_some())?;
+        self.command_line(call, Some("/scratch")).is_ok().then_some(grant.program.as_str())
     }
 
     /// Whether every ceiling lets this command line run; what is missing is nobody's to grant here.

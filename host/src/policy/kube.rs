@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::narrowing::name_of;
 use super::slot::quoted;
 use super::{Decision, Effect, Mistake, Occasion, Policy, Verb, When, toml_key, toml_text};
 use serde::{Deserialize, Serialize};
@@ -459,6 +460,9 @@ impl Policy {
     }
 
     fn no_kube(&self, cluster: &str) -> Decision {
+        if let Some(withheld) = self.withheld(&name_of("kube", cluster)) {
+            return withheld;
+        }
         let rule = self.kube_rule(cluster);
         let missing = format!("[{rule}], which `strongroom plugin approve` writes");
         Decision::deny(rule, format!("the cluster {} is not granted", quoted(cluster)), missing)

@@ -147,6 +147,9 @@ impl Policy {
         match &self.grants.metrics {
             Some(grant) => grant.decide(&self.plugin, call, self.occasion),
             None => {
+                if let Some(withheld) = self.withheld("metrics") {
+                    return withheld;
+                }
                 let rule = rule(&self.plugin);
                 let reason = "the plugin has no metrics".to_owned();
                 Decision::deny(rule.clone(), reason, format!("[{rule}]\nprefix = \"…\" or query = [\"…\"]"))

@@ -47,6 +47,9 @@ impl Policy {
                 Decision::allow(rule, format!("a private scratch directory of at most {most}"))
             }
             None => {
+                if let Some(withheld) = self.withheld("scratch") {
+                    return withheld;
+                }
                 let verb = quoted(self.occasion.verb.name());
                 Decision::deny(rule, format!("no scratch directory is granted for {verb}"), "")
             }

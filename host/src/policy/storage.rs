@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use super::narrowing::name_of;
 use super::slot::quoted;
 use super::{Decision, Effect, Mistake, Occasion, Policy, Verb, When, toml_key, toml_text};
 use std::collections::BTreeSet;
@@ -263,6 +264,9 @@ impl Policy {
                 Decision::deny(rule, format!("{verb} on bucket {}: {reason}", quoted(call.bucket)), missing)
             }
             None => {
+                if let Some(withheld) = self.withheld(&name_of("bucket", call.bucket)) {
+                    return withheld;
+                }
                 let missing = format!("[{rule}], which `strongroom plugin approve` writes");
                 Decision::deny(rule, format!("the bucket {} is not granted", quoted(call.bucket)), missing)
             }
@@ -272,6 +276,9 @@ impl Policy {
     pub(super) fn decide_artifact(&self, call: &ArtifactCall<'_>) -> Decision {
         let rule = self.artifact_rule();
         if self.grants.artifacts.is_none() {
+            if let Some(withheld) = self.withheld("artifacts") {
+                return withheld;
+            }
             let missing = format!("[{rule}], which `strongroom plugin approve` writes");
             return Decision::deny(rule, "the artifacts of the run are not granted", missing);
         }

@@ -40,6 +40,7 @@ fn every_when_and_occasion() -> impl Iterator<Item = (When, Occasion)> {
 fn policy(when: &When, occasion: Occasion) -> Policy {
     let exec = ExecGrant {
         program: "/bin/true".to_owned(),
+        sha256: None,
         args: Vec::new(),
         env: BTreeMap::new(),
         stdin: StdinGrant::None,
@@ -83,6 +84,7 @@ fn policy(when: &When, occasion: Occasion) -> Policy {
             artifacts: Some(ArtifactGrant::default()),
             scratch: Some(ScratchGrant { bytes: 1 << 20, verbs: when.verbs.clone() }),
             metrics: Some(metrics),
+            withheld: BTreeMap::new(),
             ceilings: Vec::new(),
         },
         occasion,
@@ -108,7 +110,7 @@ const CONFIG_MAP: KubeObject<'static> =
 /// Every function that the policy is asked about, with every verb; but for artifacts.
 fn calls() -> impl Iterator<Item = (Call<'static>, Changes)> {
     let exec = [false, true].map(|reads_output| {
-        (Call::Exec(ExecCall { command: "x", slots: &[], stdin: None, reads_output }), Changes::ByGrant)
+        (Call::Exec(ExecCall { command: "x", slots: &[], stdin: None, reads_output, program: None }), Changes::ByGrant)
     });
     let bucket = BUCKET_VERBS.map(|verb| {
         (
@@ -234,7 +236,7 @@ fn guest_text_cannot_break_out_of_a_message() {
         Occasion { verb: Verb::Backup, plan_only: false },
     );
     let evil = "\u{1b}[2J\n[plugin.p.grant.exec.sh]\r\0\u{9b}";
-    let exec = Call::Exec(ExecCall { command: evil, slots: &[], stdin: None, reads_output: false });
+    let exec = Call::Exec(ExecCall { command: evil, slots: &[], stdin: None, reads_output: false, program: None });
     let bucket = Call::Bucket(BucketCall { bucket: evil, verb: Some(BucketVerb::Read), key: Some(evil), part: None });
     for call in [exec, bucket] {
         let decision = policy.decide(&call);

@@ -5,7 +5,7 @@ use super::artifact::NewArtifacts;
 use super::{Job, made};
 use crate::catalog::{Listed, Standing};
 use crate::clock;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::exec::{Choice, RunIn};
 use crate::id::{BackupId, ObjectKey};
 use crate::plugin::context::{Check, CheckOutcome};
@@ -16,6 +16,7 @@ use crate::record::Outcome;
 use crate::store::Condition;
 use crate::unit;
 use bytes::Bytes;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -147,13 +148,18 @@ fn scratch_space(job: &Job) -> Check {
 
 /// Which programs the grants name, whether they are there, and what version they say they are.
 async fn programs(job: &Job) -> Vec<Check> {
-    let programs: std::collections::BTreeSet<&str> =
-        job.grants.exec.values().map(|grant| grant.program.as_str()).collect();
+    let programs: BTreeSet<(&str, Option<&str>)> =
+        job.grants.exec.values().map(|grant| (grant.program.as_str(), grant.sha256.as_deref())).collect();
     let mut checks = Vec::new();
-    for program in programs {
+    for (program, sha256) in programs {
         let finding = Finding::new("host.program", format!("program \"{program}\""));
-        checks.push(match crate::exec::probe(&job.place, program).await {
+        checks.push(match crate::exec::probe(&job.place, program, sha256).await {
             Ok(version) => finding.passed(format!("{}: {version}", place_name(&job.place.run_in))).build(),
+            Err(error) if error.kind() == Kind::Denied && sha256.is_some() => finding
+                .failed(format!("{}: {}", place_name(&job.place.run_in), with_facts(&error)))
+                .because("it is not the one that its grant pins by sha256, or it may not be run")
+                .remedy(format!("sha256sum {program}"))
+                .build(),
             Err(error) => finding
                 .failed(format!("{}: {error}", place_name(&job.place.run_in)))
                 .because("it is not installed there, or the grant names another path")
@@ -179,8 +185,16 @@ fn place_name(run_in: &RunIn) -> String {
 
 fn secrets(job: &Job) -> Check {
     let finding = Finding::new("host.secrets", "credentials that the grants name");
-    let wanted: std::collections::BTreeSet<&str> = job.grants.exec.values().flat_map(ExecGrant::all_secrets).collect();
-    let missing: Vec<_> = wanted.iter().copied().filter(|name| !job.place.secrets.has(name)).collect();
+    let (mut wanted, mut missing) = (BTreeSet::new(), BTreeSet::new());
+    for (verb, terms) in &job.terms {
+        let grants = job.grants_for(*verb);
+        let held = grants.exec.values().filter(|grant| grant.when.verbs.contains(verb));
+        for name in held.flat_map(ExecGrant::all_secrets) {
+            wanted.insert(name.to_owned());
+            missing.extend((!terms.secrets.contains(name)).then(|| name.to_owned()));
+        }
+    }
+    let missing: Vec<_> = missing.into_iter().collect();
     if wanted.is_empty() {
         finding.passed("no granted command takes one").build()
     } else if missing.is_empty() {

@@ -3,6 +3,7 @@
 mod ask;
 
 use super::super::exit::Exit;
+use super::super::output::Output;
 use super::super::session::{read_component, read_signature};
 use super::super::{Globals, propose, vendor};
 use super::inspect::signature;
@@ -10,6 +11,7 @@ use crate::config::ceiling::Ceilings;
 use crate::config::edit::{self, RawGrants};
 use crate::config::{Config, environment, file};
 use crate::error::{Error, Result};
+use crate::exec::Program;
 use crate::id::Label;
 use crate::plugin::component::Component;
 use crate::plugin::inspect::{Surroundings, inspect_in};
@@ -17,6 +19,7 @@ use crate::plugin::manifest::RawSlot;
 use crate::policy::slot::SlotRule;
 use clap::Args;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Arguments of `plugin approve`.
@@ -33,6 +36,9 @@ pub struct ApproveArgs {
     /// Path of a program that the plugin asks for, where its commands run [default: looked for on this machine]
     #[arg(long = "program", value_name = "NAME=PATH", value_parser = parse_program)]
     pub programs: Vec<(String, String)>,
+    /// Pin each program by the digest of its file as it is now; for commands that run on this machine
+    #[arg(long)]
+    pub pin_programs: bool,
     /// What may fill a slot, instead of what the vendor proposes; a regular expression over the whole value
     #[arg(long = "slot", value_name = "SLOT=PATTERN", value_parser = parse_slot)]
     pub slots: Vec<(String, String)>,
@@ -120,6 +126,7 @@ pub(super) fn approve(args: &ApproveArgs, globals: &Globals) -> anyhow::Result<E
     let search = environment::process("PATH").and_then(|path| path.into_string().ok()).unwrap_or_default();
     let mut grants = propose::grants(&component.manifest, &known, &search)?;
     replace_slots(&mut grants, &args.slots)?;
+    pin(&mut grants, &edit::pins(&text, label.as_str()), args.pin_programs, &output)?;
     if asks {
         grants = ask::grants(&component.manifest, grants, &ask::Settings::of(&config, label), &output)?;
     }
@@ -214,6 +221,31 @@ fn known(args: &ApproveArgs, config: &Config, label: &Label, component: &Compone
         known.buckets.entry(setting.clone()).or_default().insert(bucket.clone());
     }
     known
+}
+
+/// Keeps the digests of programs that stay, or takes those of the files that are there.
+fn pin(
+    grants: &mut RawGrants,
+    written: &BTreeMap<String, (String, String)>,
+    anew: bool,
+    output: &Output,
+) -> Result<()> {
+    for (name, exec) in &mut grants.exec {
+        if anew {
+            exec.sha256 = Some(Program::open(&exec.program)?.sha256().to_owned());
+            continue;
+        }
+        match written.get(name) {
+            Some((program, sha256)) if *program == exec.program => exec.sha256 = Some(sha256.clone()),
+            Some((program, _)) => output.note(&format!(
+                "note: \"{name}\" was pinned by the digest of \"{}\", and \"{}\" is not pinned: --pin-programs does",
+                vendor::line(program, 512),
+                vendor::line(&exec.program, 512)
+            )),
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 fn replace_slots(grants: &mut RawGrants, slots: &[(String, String)]) -> Result<()> {

@@ -5,11 +5,13 @@ use super::super::exit::Exit;
 use super::super::session::{read_component, read_signature};
 use crate::config::{Config, PluginConfig};
 use crate::error::Result;
+use crate::id::Label;
 use crate::plugin::Trust;
 use crate::plugin::component::Component;
 use crate::plugin::inspect::diff;
 use crate::plugin::inspect::{ApprovalState, Concern, Inspection, Signature, SignatureState, Surroundings, inspect_in};
 use crate::plugin::signature::{self, TrustedKey};
+use crate::policy::narrowing::Narrowing;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use std::path::{Path, PathBuf};
@@ -120,8 +122,21 @@ fn of_plugin(args: &InspectArgs, globals: &Globals) -> Result<Inspection> {
             signature: signature(&bytes, text.as_deref(), &trust),
             approval: Some(approval(&config, plugin, &component.sha256)),
             ceilings: config.ceilings.names(),
+            narrowed: narrowed(&config, label),
         },
     ))
+}
+
+/// What holds of a plugin's grants in the jobs that narrow them, and in verbs that narrow them further.
+fn narrowed(config: &Config, label: &Label) -> Vec<String> {
+    let of_plugin = config.jobs.values().filter(|job| job.plugin == *label);
+    let all =
+        of_plugin.flat_map(|job| job.grants.iter().chain(job.verbs.values().filter_map(|own| own.grants.as_ref())));
+    let names = |narrowing: &Narrowing| match narrowing.names.iter().map(String::as_str).collect::<Vec<_>>() {
+        names if names.is_empty() => "nothing".to_owned(),
+        names => names.join(", "),
+    };
+    all.map(|narrowing| format!("{} narrows its grants; in it hold: {}", narrowing.table, names(narrowing))).collect()
 }
 
 fn approval(config: &Config, plugin: &PluginConfig, sha256: &str) -> ApprovalState {

@@ -5,6 +5,7 @@ use super::super::fields::Fields;
 use super::super::{Config, Meaning, labelled};
 use crate::cluster::Way;
 use crate::exec::{RunIn, client_places};
+use crate::policy::Verb;
 
 impl Meaning<'_> {
     /// Variables of jobs and targets, clients of containers, programs of kubeconfigs.
@@ -15,7 +16,11 @@ impl Meaning<'_> {
         };
         for (label, fields) in labelled(root, "job") {
             let Some(job) = config.jobs.get(&label) else { continue };
-            self.variables_under_ceilings(fields, &programs(Some(job.plugin.as_str())));
+            let programs = programs(Some(job.plugin.as_str()));
+            self.variables_under_ceilings(fields, &programs);
+            for verb in [Verb::Backup, Verb::Verify, Verb::Restore, Verb::Diagnose] {
+                fields.table(verb.name()).into_iter().for_each(|own| self.variables_under_ceilings(own, &programs));
+            }
             self.client_under_ceilings(fields, &job.run_in);
         }
         for (label, fields) in labelled(root, "target") {

@@ -33,6 +33,7 @@ plugin = "postgres"
 fn exec(program: &str, args: &[&str]) -> RawExec {
     RawExec {
         program: program.to_owned(),
+        sha256: None,
         grant: RawExecGrant {
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
             verbs: [Verb::Backup].into(),
@@ -107,6 +108,28 @@ fn check_stable(document: &str, grants: &RawGrants) -> String {
     let once = approve(document, "postgres", "new", grants).unwrap();
     assert_eq!(approve(&once, "postgres", "new", grants).unwrap(), once, "not stable");
     once
+}
+
+#[test]
+fn a_digest_of_a_program_is_found_and_stays_as_it_is_written() {
+    let digest = "AB".repeat(32);
+    let pinned = DOCUMENT.replace(
+        "program = \"/usr/bin/pg_dump\"\n",
+        &format!("program = \"/usr/bin/pg_dump\"\nsha256 = \"{digest}\"   # of 18.1\n"),
+    );
+    let pinned = pinned.replace("program = \"/usr/bin/psql\"\n", "program = \"/usr/bin/psql\"\nsha256 = \"none\"\n");
+    let found = pins(&pinned, "postgres");
+    assert_eq!(found, BTreeMap::from([("pg_dump".to_owned(), ("/usr/bin/pg_dump".to_owned(), digest.clone()))]));
+    assert_eq!((pins(DOCUMENT, "postgres"), pins("[", "postgres")), (BTreeMap::new(), BTreeMap::new()));
+    let mut dump = exec("/usr/bin/pg_dump", &["--format=custom", "--compress=none", "--verbose"]);
+    dump.sha256 = Some(digest.clone());
+    let grants = RawGrants { exec: [("pg_dump".to_owned(), dump.clone())].into(), ..RawGrants::default() };
+    let edited = check_stable(&pinned, &grants);
+    assert!(edited.contains(&format!("sha256 = \"{digest}\"   # of 18.1\n")), "{edited}");
+    assert!(edited.contains("--verbose"), "{edited}");
+    dump.sha256 = Some("00".repeat(32));
+    let grants = RawGrants { exec: [("pg_dump".to_owned(), dump)].into(), ..RawGrants::default() };
+    assert!(check_stable(DOCUMENT, &grants).contains(&format!("sha256 = \"{}\"", "00".repeat(32))));
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use super::bytes::{Downstream, GuestSource, Taken};
 use crate::error::Result;
-use crate::exec::{Exit, Process, RunIn};
+use crate::exec::{Exit, Process, Program, RAISE_MEMORY, RunIn};
 use crate::plugin::bindings::strongroom::plugin::exec;
 use crate::plugin::budget::Limit;
-use crate::plugin::guard::{Deadline, Refusal};
+use crate::plugin::context::{Level, RunContext};
+use crate::plugin::guard::{Deadline, Guard, Refusal};
 use crate::plugin::ledger::Ledger;
 use crate::plugin::state::{State, check_leashes};
 use crate::policy::Call;
@@ -24,6 +25,8 @@ pub struct GuestProcess {
     /// The pipe that it reads from, if the guest made it.
     upstream: Option<Downstream>,
     ledger: Arc<Ledger>,
+    /// Its label.
+    command: String,
 }
 
 impl GuestProcess {
@@ -37,12 +40,20 @@ impl GuestProcess {
 }
 
 impl State {
+    /// The program that a call pins, whose file the policy is to compare. Commands elsewhere pin none.
+    fn pinned(&self, call: &ExecCall<'_>) -> Option<String> {
+        let is_here = matches!(self.run.place.run_in, RunIn::Local { .. });
+        self.guard.policy().pinned_program(call).filter(|_| is_here).map(str::to_owned)
+    }
+
     async fn start(
         &mut self,
         call: &ExecCall<'_>,
+        program: Option<Result<Program>>,
         stdin: Option<Taken>,
         timeout_ms: Option<u64>,
     ) -> Result<GuestProcess, Refusal> {
+        let program = program.transpose()?;
         // A process counts until it has ended, whatever the guest has let go of.
         self.processes.retain(|process| !process.is_over());
         if self.processes.len() >= self.run.limits.processes {
@@ -59,12 +70,16 @@ impl State {
         let granted = command.timeout.unwrap_or(self.run.limits.stall);
         let stall = timeout_ms.map_or(granted, |ms| granted.min(Duration::from_millis(ms)));
         command.timeout = Some(stall);
+        // Elsewhere there is no such limit.
+        let is_here = matches!(self.run.place.run_in, RunIn::Local { .. });
+        command.memory_bytes = is_here.then_some(self.run.limits.command_memory_bytes);
         let (stdin, upstream) = stdin.map_or((None, None), |taken| (Some(taken.source), taken.downstream));
         let place = Arc::clone(&self.run.place);
-        let process = crate::exec::spawn(command, place, scratch, stdin, stall, self.run.cancel.child_token()).await?;
+        let cancel = self.run.cancel.child_token();
+        let process = crate::exec::spawn_opened(command, program, place, scratch, stdin, stall, cancel).await?;
         self.processes.push(process.end());
         let ledger = self.guard.ledger_always("process", call.command);
-        Ok(GuestProcess { process, upstream, ledger })
+        Ok(GuestProcess { process, upstream, ledger, command: call.command.to_owned() })
     }
 
     /// Standard input leaves the guest's hands before the policy is asked.
@@ -83,9 +98,13 @@ impl exec::Host for State {
             slots: &invocation.slots,
             stdin: origin.as_ref(),
             reads_output: false,
+            program: None,
         };
+        let program = opened(&guard, self.pinned(&call)).await;
+        let sha256 = digest_of(program.as_ref());
+        let call = ExecCall { program: sha256.as_deref(), ..call };
         let work = async {
-            let process = self.start(&call, stdin, invocation.timeout_ms).await?;
+            let process = self.start(&call, program, stdin, invocation.timeout_ms).await?;
             Ok(self.table.push(process)?)
         };
         guard.pass("exec.spawn", Some(&Call::Exec(call.clone())), Deadline::Stall, work).await
@@ -100,19 +119,46 @@ impl exec::Host for State {
             slots: &invocation.slots,
             stdin: origin.as_ref(),
             reads_output: true,
+            program: None,
         };
+        let program = opened(&guard, self.pinned(&call)).await;
+        let sha256 = digest_of(program.as_ref());
+        let call = ExecCall { program: sha256.as_deref(), ..call };
         let work = async {
             let waits_for = stdin.as_ref().map(|taken| taken.source.waits_for.as_slice()).unwrap_or_default();
             check_leashes(waits_for, "the command")?;
-            let process = self.start(&call, stdin, invocation.timeout_ms).await?;
+            let process = self.start(&call, program, stdin, invocation.timeout_ms).await?;
             let output = process.process.run_to_end(MAX_OUTPUT_BYTES).await?;
             process.ledger.outcome(in_words(&output.exit));
+            tell_of_memory(&self.run, &invocation.command, &output.exit);
             guard.moved(output.stdout.len());
             Ok(exec::Output { exit: exit_for_guest(output.exit), stdout: output.stdout })
         };
         // The process has its own deadline, which counts time without progress.
         guard.pass("exec.run", Some(&Call::Exec(call.clone())), Deadline::Own, work).await
     }
+}
+
+/// A guest decides by itself what a failure means, and knows nothing of this limit: people are told.
+fn tell_of_memory(run: &RunContext, command: &str, exit: &Exit) {
+    let is_limited = matches!(run.place.run_in, RunIn::Local { .. });
+    if let Some(limit) = exit.at_memory_limit(run.limits.command_memory_bytes).filter(|_| is_limited) {
+        let text = format!("command {command:?} failed, and {limit}; {RAISE_MEMORY}");
+        run.reporter.log(Level::Warn, &text, &[]);
+    }
+}
+
+/// Opens a program. Reading it is the host's work, and none of the guest's.
+async fn opened(guard: &Guard, path: Option<String>) -> Option<Result<Program>> {
+    let path = path?;
+    guard.meter().charge();
+    let opened = crate::exec::open_program(&path).await;
+    guard.meter().resume();
+    Some(opened)
+}
+
+fn digest_of(program: Option<&Result<Program>>) -> Option<String> {
+    Some(program?.as_ref().ok()?.sha256().to_owned())
 }
 
 /// For the audit log.
@@ -146,7 +192,9 @@ impl exec::HostProcess for State {
         let work = async {
             check_leashes(&process.process.waits_for(), "the wait for the process")?;
             let exit = process.process.wait().await?;
+            let label = process.command.clone();
             ledger.outcome(in_words(&exit));
+            tell_of_memory(&self.run, &label, &exit);
             Ok(exit_for_guest(exit))
         };
         // The process has its own deadline, which counts time without progress.

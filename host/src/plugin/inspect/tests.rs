@@ -52,6 +52,7 @@ fn inspections() -> Vec<Inspection> {
                 signature,
                 approval: Some(ApprovalState::Approved),
                 ceilings: vec!["/etc/strongroom/ceiling.toml".to_owned()],
+                narrowed: vec!["job.orders narrows its grants; in it hold: artifacts".to_owned()],
             },
         ),
     ]

@@ -48,6 +48,7 @@ impl PluginManifest {
                 (!granted.verbs.is_empty()).then_some(granted)
             }),
             metrics: self.narrow_metrics(grants.metrics.as_ref()),
+            withheld: grants.withheld.clone(),
             ceilings: grants.ceilings.clone(),
         }
     }

@@ -40,6 +40,7 @@ fn pair(variable: &str, secret: &str) -> BTreeMap<String, String> {
 fn grant() -> ExecGrant {
     ExecGrant {
         program: "/usr/lib/postgresql/18/bin/psql".to_owned(),
+        sha256: None,
         args: ["-X", "-At", "--dbname={database}"].map(|text| Template::parse(text).unwrap()).into(),
         env: BTreeMap::from([("PGOPTIONS".to_owned(), Template::parse("x").unwrap())]),
         stdin: StdinGrant::None,
@@ -107,7 +108,7 @@ fn decide(ceilings: &[Ceiling], database: &str) -> Result<(), String> {
         settings: json!({}),
     };
     let slots = [("database".to_owned(), database.to_owned())];
-    let call = ExecCall { command: "query", slots: &slots, stdin: None, reads_output: false };
+    let call = ExecCall { command: "query", slots: &slots, stdin: None, reads_output: false, program: None };
     policy.command_line(&call, None).map(drop).map_err(|decision| format!("{} {}", decision.rule, decision.reason))
 }
 
@@ -137,7 +138,7 @@ fn the_scratch_directory_is_the_same_in_every_run() {
         occasion: Occasion { verb: Verb::Backup, plan_only: false },
         settings: json!({}),
     };
-    let call = ExecCall { command: "dump", slots: &[], stdin: None, reads_output: false };
+    let call = ExecCall { command: "dump", slots: &[], stdin: None, reads_output: false, program: None };
     for path in ["/tmp/strongroom-1", "/scratch"] {
         let line = policy.command_line(&call, Some(path)).unwrap();
         assert_eq!(line.args, [format!("--dir={path}")], "what runs has the real path");

@@ -13,6 +13,7 @@ fn template(text: &str) -> Template {
 fn pg_dump() -> ExecGrant {
     ExecGrant {
         program: "/usr/bin/pg_dump".to_owned(),
+        sha256: None,
         args: vec![template("--format=custom"), template("--snapshot={snapshot}")],
         env: BTreeMap::from([("PGDATABASE".to_owned(), template("{database}"))]),
         stdin: StdinGrant::None,
@@ -69,7 +70,7 @@ fn command(label: &str) -> Origin {
 }
 
 fn asks<'a>(command: &'a str, slots: &'a [(String, String)]) -> ExecCall<'a> {
-    ExecCall { command, slots, stdin: None, reads_output: false }
+    ExecCall { command, slots, stdin: None, reads_output: false, program: None }
 }
 
 fn feeds<'a>(command: &'a str, slots: &'a [(String, String)], stdin: Option<&'a Origin>) -> ExecCall<'a> {
@@ -90,7 +91,7 @@ fn check_denied(policy: &Policy, call: &ExecCall<'_>, reason: &str, missing: &st
 #[test]
 fn a_granted_command_becomes_exactly_the_command_line_of_its_grant() {
     let values = slots(&[("snapshot", "0000-1B"), ("database", "shop")]);
-    let call = ExecCall { command: "pg_dump", slots: &values, stdin: None, reads_output: false };
+    let call = ExecCall { command: "pg_dump", slots: &values, stdin: None, reads_output: false, program: None };
     let policy = policy(BACKUP, &[("pg_dump", pg_dump())]);
     let line = policy.command_line(&call, None).unwrap();
     assert_eq!(line.program, "/usr/bin/pg_dump");
@@ -141,7 +142,7 @@ fn a_missing_setting_admits_nothing() {
     let mut policy = policy(BACKUP, &[("pg_dump", pg_dump())]);
     policy.settings = json!({});
     let values = slots(&[("snapshot", "0"), ("database", "shop")]);
-    let call = ExecCall { command: "pg_dump", slots: &values, stdin: None, reads_output: false };
+    let call = ExecCall { command: "pg_dump", slots: &values, stdin: None, reads_output: false, program: None };
     check_denied(&policy, &call, "does not name it", "databases = [\"shop\"]");
 }
 
@@ -202,7 +203,7 @@ fn a_repeated_slot_repeats_its_argument() {
     assert_eq!(grant.check(), []);
     let run = |grant: &ExecGrant, values: &[(&str, &str)]| {
         let values = slots(values);
-        let call = ExecCall { command: "tar", slots: &values, stdin: None, reads_output: false };
+        let call = ExecCall { command: "tar", slots: &values, stdin: None, reads_output: false, program: None };
         policy(BACKUP, &[("tar", grant.clone())]).command_line(&call, None)
     };
     let two = [("file", "a"), ("file", "b")];
@@ -226,7 +227,7 @@ fn the_host_fills_the_scratch_directory() {
     };
     assert_eq!(grant.check(), []);
     let policy = policy(BACKUP, &[("initdb", grant)]);
-    let call = ExecCall { command: "initdb", slots: &[], stdin: None, reads_output: false };
+    let call = ExecCall { command: "initdb", slots: &[], stdin: None, reads_output: false, program: None };
     let line = policy.command_line(&call, Some("/run/x")).unwrap();
     assert_eq!(
         (line.args.as_slice(), line.uses_scratch),
@@ -245,7 +246,7 @@ fn a_value_is_never_read_as_a_template_again() {
         ..pg_dump()
     };
     let values = slots(&[("database", "{snapshot}"), ("snapshot", "{scratch}$(id)`id`;id")]);
-    let call = ExecCall { command: "pg_dump", slots: &values, stdin: None, reads_output: false };
+    let call = ExecCall { command: "pg_dump", slots: &values, stdin: None, reads_output: false, program: None };
     let line = policy(BACKUP, &[("pg_dump", grant)]).command_line(&call, Some("/run/x")).unwrap();
     assert_eq!(line.args[1], "--snapshot={scratch}$(id)`id`;id");
     assert_eq!(line.env[0].1, "{snapshot}");
@@ -379,4 +380,28 @@ fn what_decides_where_a_secret_goes_is_never_a_slot() {
         }
         assert!(policy.command_line(&asks("dump", &slots(&[("x", "databases")])), None).is_ok());
     }
+}
+
+#[test]
+fn a_program_that_is_pinned_is_run_while_its_digest_is_the_one_that_is_written() {
+    let pinned = "ab".repeat(32);
+    let grant = ExecGrant { sha256: Some(pinned.clone()), ..pg_dump() };
+    let policy = policy(BACKUP, &[("pg_dump", grant), ("other", pg_dump())]);
+    let values = slots(&[("database", "shop"), ("snapshot", "0-1")]);
+    let asked = asks("pg_dump", &values);
+    assert_eq!(policy.pinned_program(&asked), Some("/usr/bin/pg_dump"));
+    assert_eq!(policy.pinned_program(&asks("other", &values)), None, "nothing is pinned");
+    assert_eq!(policy.pinned_program(&asks("pg_dump", &[])), None, "it is denied anyway: no file is read");
+    // Whoever opens nothing compares where it is opened.
+    assert_eq!(policy.command_line(&asked, None).unwrap().sha256.as_ref(), Some(&pinned));
+    let same = ExecCall { program: Some(&pinned), ..asked.clone() };
+    assert!(policy.decide(&Call::Exec(same)).allowed);
+    let got = "cd".repeat(32);
+    let other = ExecCall { program: Some(&got), ..asked };
+    check_denied(
+        &policy,
+        &other,
+        &format!("expected sha256 {pinned}, got sha256 {got}"),
+        &format!("[plugin.postgres.grant.exec.pg_dump]\nsha256 = \"{got}\""),
+    );
 }
