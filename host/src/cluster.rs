@@ -41,16 +41,18 @@ use crate::error::{Error, Result};
 use crate::secret::{Redactor, Secret};
 use connect::Connection;
 use discovery::Known;
-use request::Pace;
+use request::{Pace, Standing};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// `timeout` unless set: how long a server may say nothing. The server's own limit for most requests
 /// is 60 s as well. <https://kubernetes.io/docs/reference/command-line-tools-reference/kube-apiserver/>
 pub const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// `patience` unless set: the restart of an API server, or the election of another etcd.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `in_flight` unless set: requests to one cluster at once. The server gives some hundred at once to
 /// all of its clients, and 16 are as fast as more.
@@ -73,6 +75,9 @@ pub struct ClusterSpec {
     pub proxies: Proxies,
     /// How long the server may say nothing; see [`TIMEOUT`].
     pub timeout: Duration,
+    /// How long one request is tried again to a server that has answered before; see [`PATIENCE`]. Once that
+    /// was in vain, the next ones are given up after few attempts, until it answers again.
+    pub patience: Duration,
     /// Requests in a second at most; no limit of our own unless set.
     pub requests_per_second: Option<u32>,
     /// Requests at once; see [`IN_FLIGHT`].
@@ -144,8 +149,8 @@ pub struct Cluster {
     known: tokio::sync::Mutex<Option<Arc<Known>>>,
     places: Arc<tokio::sync::Semaphore>,
     pace: Pace,
-    /// Whether it has ever answered: then it is worth waiting for.
-    was_reached: AtomicBool,
+    /// Whether it is worth waiting for.
+    standing: Mutex<Standing>,
 }
 
 impl Cluster {
@@ -156,7 +161,7 @@ impl Cluster {
             pace: Pace::new(spec.requests_per_second),
             connection: tokio::sync::Mutex::default(),
             known: tokio::sync::Mutex::default(),
-            was_reached: AtomicBool::new(false),
+            standing: Mutex::default(),
             redactor: Redactor::default(),
             spec,
         })

@@ -1,10 +1,12 @@
 //! The plugin `kubernetes` from end to end: real clusters with their controllers running, the real
 //! binary, objects of fifty kinds.
 
+mod away;
 mod gitops;
 mod moving;
 mod parallel;
 mod refused;
+mod scratch;
 
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -380,7 +382,7 @@ fn a_cluster_that_cannot_be_reached_leaves_the_others_whole_and_the_run_incomple
         "{tcp}"
     );
     assert_eq!(outcome("kubernetes.clusters.reachable"), "failed");
-    for id in ["dns", "tcp", "tls", "authentication", "health", "latency", "rights", "apis"] {
+    for id in ["dns", "tcp", "tls", "authentication", "health", "latency", "rights", "apis", "size"] {
         assert_eq!(outcome(&format!("kubernetes.{id}.b")), "passed", "{id}");
     }
 }
@@ -437,62 +439,6 @@ fn what_a_cluster_refuses_is_named_and_stops_nothing_else() {
     assert!(found.len() == 1 && found[0].contains("kubectl") && found[0].contains("data.text"), "{found:#?}");
     estate.run(&[&merge[..], &["--option", "force=true"]].concat()).check_code(0);
     assert_eq!(b().get(&["configmap", "one", "-n", &to]).unwrap()["data"]["text"], "recorded");
-}
-
-#[test]
-fn a_test_restore_into_namespaces_of_its_own_is_compared_and_removed() {
-    let namespace = b().namespace("tried").unwrap();
-    b().apply(&config_map(&namespace, "a", "x")).unwrap();
-    let labels = json!({"app": "web"});
-    b().apply(&json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": namespace},
-        "spec": {"replicas": 2, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
-            "spec": {"containers": [{"name": "main", "image": "old.example.org/x"}]}}},
-    }))
-    .unwrap();
-    let estate = of_namespace(&namespace, "scratch_prefix = \"try-\"");
-    let id = estate.backup(0);
-    let pods = estate.sandbox.path("pods");
-    let mut watch = b()
-        .kubectl_command(&b().admin_kubeconfig())
-        .unwrap()
-        .args(["get", "pods", "--all-namespaces", "--watch", "--no-headers"])
-        .stdin(Stdio::null())
-        .stdout(std::fs::File::create(&pods).unwrap())
-        .spawn()
-        .unwrap();
-    let seen = || Ok(std::fs::read_to_string(&pods)?.contains(&namespace).then_some(()));
-    wait_until("pods are watched", Duration::from_secs(60), seen).unwrap();
-    let verified =
-        estate.run(&["verify", "clusters", &id, "--depth", "restore", "--target", "there", "--output", "json"]);
-    let checks = verified.check_code(0).json()["checks"].clone();
-    for id in [
-        "kubernetes.archive.reads",
-        "kubernetes.counts.match",
-        "kubernetes.restore.accepted.b",
-        "kubernetes.restore.compares.b",
-    ] {
-        let check = checks.as_array().unwrap().iter().find(|check| check["id"] == id);
-        let check = check.unwrap_or_else(|| panic!("no check {id}: {checks:#}"));
-        assert_eq!(check["outcome"], "passed", "{check:#}");
-    }
-    watch.kill().unwrap();
-    watch.wait().unwrap();
-    let pods = std::fs::read_to_string(&pods).unwrap();
-    assert!(!pods.contains("try-"), "workloads sleep: {pods}");
-    assert!(pods.contains(&namespace), "it was watched: {pods}");
-    let left = b().kubectl(["get", "namespaces", "--selector", "strongroom/scratch", "-o", "name"]).unwrap();
-    assert_eq!(left, "", "nothing of it is left");
-
-    // A namespace of that name that no test restore made is somebody's, and is not touched.
-    let foreign = format!("try-{namespace}");
-    b().kubectl(["create", "namespace", &foreign]).unwrap();
-    b().apply(&config_map(&foreign, "theirs", "x")).unwrap();
-    let verified =
-        estate.run(&["verify", "clusters", &id, "--depth", "restore", "--target", "there", "--output", "json"]);
-    verified.check_code(5).check_stdout("no test restore made it: nothing was touched");
-    assert_eq!(b().get(&["configmap", "theirs", "-n", &foreign]).unwrap()["data"]["text"], "x");
-    b().kubectl(["delete", "namespace", &foreign, "--wait=false"]).unwrap();
 }
 
 #[test]

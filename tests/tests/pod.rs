@@ -8,7 +8,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use strongroom::cluster::{ClusterSpec, IN_FLIGHT, TIMEOUT, Way as WayTo};
+use strongroom::cluster::{ClusterSpec, IN_FLIGHT, PATIENCE, TIMEOUT, Way as WayTo};
 use strongroom::error::{Error, Kind, Result};
 use strongroom::exec::{Choice, Place, Pod, PodSpec, RunIn, Several, settled, spawn};
 use strongroom::policy::exec::{CommandLine, StdinGrant};
@@ -71,6 +71,7 @@ fn place_by(way: WayTo, spec: PodSpec, several: Several) -> Place {
         proxy: None,
         proxies: strongroom::cluster::Proxies::default(),
         timeout: TIMEOUT,
+        patience: PATIENCE,
         requests_per_second: None,
         in_flight: IN_FLIGHT,
     });

@@ -239,7 +239,7 @@ fn auth_info(credentials: Option<Credentials>) -> AuthInfo {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Proxies, TIMEOUT};
+    use super::super::{PATIENCE, Proxies, TIMEOUT};
     use super::*;
     use crate::error::Kind;
 
@@ -252,6 +252,7 @@ mod tests {
             proxy: None,
             proxies: Proxies::default(),
             timeout: TIMEOUT,
+            patience: PATIENCE,
             requests_per_second: None,
             in_flight: 4,
         }

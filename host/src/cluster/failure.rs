@@ -366,7 +366,7 @@ pub(super) fn not_json(cluster: &Cluster, error: &serde_json::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ClusterSpec, Proxies, TIMEOUT, Way};
+    use super::super::{ClusterSpec, PATIENCE, Proxies, TIMEOUT, Way};
     use super::*;
     use serde_json::json;
 
@@ -379,6 +379,7 @@ mod tests {
             proxy: None,
             proxies: Proxies::default(),
             timeout: TIMEOUT,
+            patience: PATIENCE,
             requests_per_second: None,
             in_flight: 1,
         })

@@ -442,7 +442,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ClusterSpec, Proxies, TIMEOUT, Way};
+    use super::super::{ClusterSpec, PATIENCE, Proxies, TIMEOUT, Way};
     use super::*;
 
     fn cluster() -> Arc<Cluster> {
@@ -454,6 +454,7 @@ mod tests {
             proxy: None,
             proxies: Proxies::default(),
             timeout: TIMEOUT,
+            patience: PATIENCE,
             requests_per_second: None,
             in_flight: 1,
         })

@@ -10,8 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
-use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// JSON, as the server sends and takes it.
@@ -21,13 +20,13 @@ pub(super) const JSON: &str = "application/json";
 /// where an aggregated API keeps it elsewhere.
 pub(super) const MAX_ANSWER_BYTES: usize = 32 << 20;
 
-/// How long a server that has answered before is waited for: the restart of an API server, or the
-/// election of another etcd.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Attempts where nobody says that the next one will fare better: at a server that never answered, and
-/// after an error of its own. Waits of 0.2, 0.4 and 0.8 s lie between them.
+/// Attempts where nobody says that the next one will fare better: at a server that never answered or was
+/// given up, and after an error of its own. Waits of 0.2, 0.4 and 0.8 s lie between them.
 const FEW_ATTEMPTS: u32 = 4;
+
+/// How long a request is tried to a server that was given up: each further kind of a cluster that died must
+/// not cost the whole patience again.
+const AFTER_GIVING_UP: Duration = Duration::from_secs(30);
 
 /// The longest wait of our own.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -84,6 +83,42 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
 }
 
+/// What is known of a server from how requests to it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It has never answered.
+    #[default]
+    Unknown,
+    /// The last answer was one that counts: it is waited for.
+    Answers,
+    /// A request was given up, and it has not answered since.
+    GivenUp,
+}
+
+impl Standing {
+    /// Whether one more attempt begins after this many failures and this much time, the next wait counted.
+    /// `asked` is that the server itself said when to come back.
+    fn tries_again(self, asked: bool, failed: u32, elapsed: Duration, patience: Duration) -> bool {
+        let is_short = match self {
+            Self::Unknown => !asked,
+            Self::Answers => false,
+            Self::GivenUp => true,
+        };
+        let time = if self == Self::GivenUp { patience.min(AFTER_GIVING_UP) } else { patience };
+        elapsed < time && (!is_short || failed < FEW_ATTEMPTS)
+    }
+}
+
+/// What became of an answer.
+enum Judged {
+    /// It counts.
+    Counts,
+    /// The server is busy for longer than it is waited for.
+    Busy,
+    /// The request is sent again after this.
+    Again(Duration),
+}
+
 /// How one attempt ended without an answer.
 struct Broken {
     error: Error,
@@ -108,23 +143,32 @@ impl Cluster {
             self.pace.wait().await;
             let wait = match self.attempt(&client, ask).await {
                 Ok((answer, headers)) => {
-                    self.was_reached.store(true, Ordering::Relaxed);
                     if answer.status == StatusCode::UNAUTHORIZED && !renewed && !ask.once {
                         renewed = true;
                         if Box::pin(self.renew(generation)).await? {
                             continue;
                         }
                     }
-                    match self.wait_after(ask, &answer, &headers, failed + 1, began) {
-                        Some(wait) => wait,
-                        None => return Ok(answer),
+                    match self.judge(ask, &answer, &headers, failed + 1, began) {
+                        Judged::Again(wait) => wait,
+                        Judged::Busy => {
+                            self.set_standing(Standing::GivenUp);
+                            return Ok(answer);
+                        }
+                        Judged::Counts => {
+                            self.set_standing(Standing::Answers);
+                            return Ok(answer);
+                        }
                     }
                 }
                 Err(broken) => {
                     let wait = own_wait(failed + 1);
-                    let is_known = self.was_reached.load(Ordering::Relaxed);
-                    let has_time = if is_known { began.elapsed() + wait < PATIENCE } else { failed + 1 < FEW_ATTEMPTS };
-                    if ask.once || !broken.may_pass || !has_time || !(ask.repeatable || broken.unseen) {
+                    let is_repeated = !ask.once && broken.may_pass && (ask.repeatable || broken.unseen);
+                    let has_time = self.tries_again(false, failed + 1, began.elapsed() + wait);
+                    if is_repeated && !has_time {
+                        self.set_standing(Standing::GivenUp);
+                    }
+                    if !is_repeated || !has_time {
                         let attempts = (failed > 0).then(|| (failed + 1).to_string());
                         let error = attempts.into_iter().fold(broken.error, |error, n| error.fact("attempts", n));
                         return Err(error);
@@ -152,24 +196,18 @@ impl Cluster {
         serde_json::from_slice(&body).map_err(|error| failure::not_json(self, &error))
     }
 
-    /// How long to wait before the next attempt, or that the answer counts.
-    fn wait_after(
-        &self,
-        ask: &Ask,
-        answer: &Answer,
-        headers: &HeaderMap,
-        failed: u32,
-        began: Instant,
-    ) -> Option<Duration> {
+    /// Whether an answer counts, or how long to wait before the next attempt.
+    fn judge(&self, ask: &Ask, answer: &Answer, headers: &HeaderMap, failed: u32, began: Instant) -> Judged {
         if ask.once {
-            return None;
+            return Judged::Counts;
         }
         let asked = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let asked = asked.map(|seconds| Duration::from_secs(seconds).min(LONGEST_ASKED_WAIT));
         // Whoever says when to come back has not done it.
         if answer.status == StatusCode::TOO_MANY_REQUESTS || (answer.status.is_server_error() && asked.is_some()) {
             let wait = asked.unwrap_or_default().max(own_wait(failed));
-            return (began.elapsed() + wait < PATIENCE).then_some(wait);
+            let has_time = self.tries_again(true, failed, began.elapsed() + wait);
+            return if has_time { Judged::Again(wait) } else { Judged::Busy };
         }
         let passes = match answer.status {
             StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => ask.repeatable,
@@ -177,7 +215,16 @@ impl Cluster {
             StatusCode::INTERNAL_SERVER_ERROR | StatusCode::GATEWAY_TIMEOUT => ask.method == Method::GET,
             _ => false,
         };
-        (passes && failed < FEW_ATTEMPTS).then(|| own_wait(failed))
+        if passes && failed < FEW_ATTEMPTS { Judged::Again(own_wait(failed)) } else { Judged::Counts }
+    }
+
+    fn tries_again(&self, asked: bool, failed: u32, elapsed: Duration) -> bool {
+        let standing = *self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.tries_again(asked, failed, elapsed, self.spec.patience)
+    }
+
+    fn set_standing(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 
     async fn attempt(&self, client: &kube::Client, ask: &Ask) -> Result<(Answer, HeaderMap), Broken> {
@@ -247,7 +294,7 @@ impl Pace {
     /// How long the next request waits, which takes its moment.
     fn take(&self, now: Instant) -> Duration {
         let Some(every) = self.every else { return Duration::ZERO };
-        let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let at = next.map_or(now, |next| next.max(now));
         *next = Some(at + every);
         at - now
@@ -280,6 +327,32 @@ mod tests {
         assert_eq!([pace.take(later).as_millis(), pace.take(later).as_millis()], [0, 100]);
         let free = Pace::new(None);
         assert!((0..100).all(|_| free.take(now).is_zero()));
+    }
+
+    #[test]
+    fn a_server_that_was_given_up_is_not_waited_for_by_each_request() {
+        use Standing::{Answers, GivenUp, Unknown};
+        let patience = crate::cluster::PATIENCE;
+        let seconds = Duration::from_secs;
+        for (standing, asked, failed, elapsed, again) in [
+            (Answers, false, 40, 119, true),
+            (Answers, false, 1, 120, false),
+            (Answers, true, 40, 119, true),
+            // Who never answered may be nobody; who says when to come back is there.
+            (Unknown, false, 3, 1, true),
+            (Unknown, false, 4, 1, false),
+            (Unknown, false, 1, 120, false),
+            (Unknown, true, 40, 119, true),
+            (GivenUp, false, 3, 1, true),
+            (GivenUp, false, 4, 1, false),
+            (GivenUp, true, 4, 1, false),
+            // One attempt that nobody answers takes as long as `timeout`, and is then the only one.
+            (GivenUp, false, 1, 60, false),
+        ] {
+            let found = standing.tries_again(asked, failed, seconds(elapsed), patience);
+            assert_eq!(found, again, "{standing:?} {asked} {failed} {elapsed}");
+        }
+        assert!(!GivenUp.tries_again(false, 1, seconds(2), seconds(2)), "who wants less patience has less");
     }
 
     #[test]

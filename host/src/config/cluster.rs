@@ -3,7 +3,7 @@
 
 use super::fields::Fields;
 use super::{Meaning, SecretRef};
-use crate::cluster::{IN_FLIGHT, TIMEOUT, Way};
+use crate::cluster::{IN_FLIGHT, PATIENCE, TIMEOUT, Way};
 use std::time::Duration;
 
 /// `[cluster.x]`
@@ -19,6 +19,8 @@ pub struct ClusterConfig {
     pub proxy: Option<String>,
     /// `timeout`; [`TIMEOUT`] unless set.
     pub timeout: Duration,
+    /// `patience`; [`PATIENCE`] unless set.
+    pub patience: Duration,
     /// `requests_per_second`; no limit of our own unless set.
     pub requests_per_second: Option<u32>,
     /// `in_flight`; [`IN_FLIGHT`] unless set.
@@ -120,6 +122,7 @@ impl Meaning<'_> {
             restore,
             proxy: fields.text("proxy").map(str::to_owned),
             timeout: fields.duration("timeout").unwrap_or(TIMEOUT),
+            patience: fields.duration("patience").unwrap_or(PATIENCE),
             requests_per_second: fields.whole("requests_per_second"),
             in_flight: fields.whole("in_flight").unwrap_or(IN_FLIGHT),
         })

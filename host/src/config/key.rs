@@ -368,6 +368,11 @@ static CLUSTER: Section = Section {
         ),
         may("timeout", Shape::Duration, "How long the server may say nothing; \"60s\" unless set."),
         may(
+            "patience",
+            Shape::Duration,
+            "How long one request is tried again to a server that has answered before; \"2m\" unless set. Once that was in vain, each further request has four attempts within 30s, until the server answers again.",
+        ),
+        may(
             "requests_per_second",
             Shape::Whole(1, 100_000),
             "Requests in a second at most; no limit unless set, since the server has its own.",

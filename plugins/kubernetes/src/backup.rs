@@ -258,7 +258,7 @@ impl Walk {
                 packing.failures += 1;
                 let again = packing.failed.as_ref() == Some(&text) || packing.failures > MAX_FAILED_LISTS;
                 if !again {
-                    totals.skipped.add(what, text.clone());
+                    totals.skipped.add(what, format!("{text}{}", packing.so_far()));
                     packing.failed = Some(text);
                 }
                 if again || error.is_retryable() {
@@ -266,7 +266,7 @@ impl Walk {
                 }
                 self.silent += usize::from(error.is_retryable());
                 if self.silent >= MAX_SILENT_KINDS {
-                    self.leave_the_rest(&error, totals);
+                    self.leave_the_rest(&mut packing, &error, totals);
                 }
                 self.packings.push_front(packing);
             }
@@ -274,10 +274,15 @@ impl Walk {
         Ok(true)
     }
 
-    /// Gives up what is still to be listed.
-    fn leave_the_rest(&mut self, error: &Error, totals: &mut Totals) {
+    /// Gives up what is still to be listed, of the kind that is being packed as well; what of it was packed stays.
+    fn leave_the_rest(&mut self, packing: &mut Packing, error: &Error, totals: &mut Totals) {
+        let has_more = !packing.namespaces.is_empty() || !packing.listings.is_empty();
+        packing.namespaces.clear();
+        packing.listings.clear();
+        let this = has_more.then(|| packing.kind.clone());
         let begun = self.packings.drain(..).map(|packing| packing.kind);
-        let rest: Vec<String> = begun.chain(self.todo.drain(..)).map(|kind| kind.to_string()).collect();
+        let rest: Vec<String> =
+            this.into_iter().chain(begun).chain(self.todo.drain(..)).map(|kind| kind.to_string()).collect();
         if !rest.is_empty() {
             let why = format!("the cluster no longer answers: {error}");
             totals.skipped.add(format!("{}: {}", self.inventory.label, rest.join(", ")), why);
@@ -390,6 +395,13 @@ impl Packing {
             self.namespaces.pop_front();
             self.listings.push_back(listing);
         }
+    }
+
+    /// What of the kind is in the backup though its list failed.
+    fn so_far(&self) -> String {
+        self.writer.as_ref().map_or_else(String::new, |(_, archive)| {
+            format!("; {} of its objects were listed before, and are in the backup", archive.objects)
+        })
     }
 
     fn list(&self, cluster: &Cluster, namespace: &str) -> Result<Listing> {

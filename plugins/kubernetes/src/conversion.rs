@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use strongroom_plugin::kube::{Cluster, Kind, Reference};
-use strongroom_plugin::{Result, log};
+use strongroom_plugin::{Error, Result};
 
 /// Namespace and name of the Service that converts objects of a definition.
 pub(crate) fn service(definition: &Value) -> Option<(String, String)> {
@@ -31,16 +31,23 @@ pub(crate) fn defined(definition: &Value) -> Option<(String, String)> {
     Some((group, text(definition, &["spec", "names", "kind"])?.to_owned()))
 }
 
-/// Waits until the Deployments behind these Services are available. One that does not become so is
-/// warned of: the cluster then refuses the objects, and says so for each.
-pub(crate) fn wait(cluster: &Cluster, kinds: &[Kind], services: &BTreeSet<(String, String)>, timeout: Duration) {
+/// Waits until the Deployments behind these Services are available. Those that do not become so come back with
+/// why: the cluster then refuses the objects, and says so for each.
+pub(crate) fn wait(
+    cluster: &Cluster,
+    kinds: &[Kind],
+    services: &BTreeSet<(String, String)>,
+    timeout: Duration,
+) -> Vec<(String, Error)> {
     let find = |group: &str, name: &str| kinds.iter().find(|kind| kind.group == group && kind.kind == name);
-    let (Some(service), Some(deployment)) = (find("", "Service"), find("apps", "Deployment")) else { return };
-    for (namespace, name) in services {
-        if let Err(error) = wait_for(cluster, service, deployment, namespace, name, timeout) {
-            log::warn!("what converts objects behind service {namespace}/{name} is not ready: {error}");
-        }
-    }
+    let (Some(service), Some(deployment)) = (find("", "Service"), find("apps", "Deployment")) else {
+        return Vec::new();
+    };
+    let waited = services.iter().map(|(namespace, name)| {
+        let waited = wait_for(cluster, service, deployment, namespace, name, timeout);
+        Some((Reference::new(service, Some(namespace), name.as_str()).to_string(), waited.err()?))
+    });
+    waited.flatten().collect()
 }
 
 fn wait_for(

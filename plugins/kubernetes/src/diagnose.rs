@@ -6,6 +6,7 @@ mod inside;
 mod quantity;
 mod reach;
 mod rights;
+mod size;
 
 use crate::policy::Policy;
 use crate::settings::Settings;

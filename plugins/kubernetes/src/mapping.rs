@@ -31,6 +31,11 @@ impl Mapping {
         }
     }
 
+    /// The same with other names for namespaces: those of this map, and this in front of all others.
+    pub(crate) fn moved(&self, namespaces: BTreeMap<String, String>, prefix: &str) -> Self {
+        Self { namespaces, namespace_prefix: prefix.to_owned(), ..self.clone() }
+    }
+
     /// The name of a namespace in the target.
     pub(crate) fn namespace(&self, name: &str) -> String {
         match self.namespaces.get(name) {

@@ -27,6 +27,8 @@ pub enum Act {
     LoseAnswer,
     /// Nothing is answered; the connection stays.
     Silent,
+    /// The API server does not get it, and the connection is closed.
+    Gone,
     /// The API server gets it once the gate is opened.
     Hold(Gate),
     /// The API server gets it, and its answer is handed on once the gate is opened.
@@ -221,6 +223,7 @@ fn serve(
             client.write_all(answer.as_bytes())?;
             return Ok(());
         }
+        Act::Gone => return Ok(()),
         Act::Silent => {
             // Until the client has had enough.
             client.set_read_timeout(Some(Duration::from_millis(100)))?;

@@ -150,6 +150,31 @@ fn bursts_of_429_and_503_and_answers_that_are_cut_are_ridden_out() {
 }
 
 #[test]
+fn a_server_that_was_waited_for_in_vain_has_few_attempts_until_it_answers_again() {
+    let cluster = cluster();
+    let namespace = cluster.namespace("vain").unwrap();
+    let is_gone = ["/secrets?", "/services?", "/endpoints?"];
+    let front = Front::start(cluster, move |request, _| match is_gone.iter().any(|kind| request.contains(kind)) {
+        true => Act::Gone,
+        false => Act::Pass,
+    });
+    // Four attempts end within 1.4 s, and the fifth begins before the time is over.
+    let mut rig = Rig::behind(&front, &reads(&["*", "/Secret", "/ServiceAccount"], ""));
+    rig.way.push_str("\npatience = \"4s\"");
+    let of = |kind: &str| json!({"do": "list", "kind": kind, "namespace": namespace, "once": true});
+    let accounts = "/v1/serviceaccounts/ServiceAccount";
+    let kinds = [MAPS, SECRETS, "/v1/services/Service", accounts, "/v1/endpoints/Endpoints"];
+    let answers = rig.backup(&kinds.map(of));
+    for (place, fails) in [false, true, true, false, true].into_iter().enumerate() {
+        assert_eq!(answers[place]["errors"].as_array().unwrap().len(), usize::from(fails), "{place}: {answers:#?}");
+    }
+    let n = |plural: &str| front.n_requests(&format!("GET /api/v1/namespaces/{namespace}/{plural}?"));
+    assert!(n("secrets") > 4, "it had answered: {}", n("secrets"));
+    assert_eq!(n("services"), 4, "it was given up");
+    assert!(n("endpoints") > 4, "it had answered again: {}", n("endpoints"));
+}
+
+#[test]
 fn a_group_that_is_down_is_reported_and_a_server_that_stands_still_is_waited_for_but_not_for_ever() {
     let cluster = Cluster::start().unwrap();
     cluster.register_api_without_server().unwrap();

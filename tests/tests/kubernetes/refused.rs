@@ -19,7 +19,7 @@ pub(super) fn faulty() -> &'static Cluster {
 
 /// A setting of who backs it up and wants none of what breaks.
 pub(super) const WITHOUT_FAULTS: &str = "exclude_kinds = [\"*/Event\", \"coordination.k8s.io/*\", \"/Node\", \
-    \"certificates.k8s.io/*\", \"fault.example.org/*\", \"down.example.org/*\"]";
+    \"certificates.k8s.io/*\", \"fault.example.org/*\", \"late.example.org/*\", \"down.example.org/*\"]";
 
 /// A config map that a webhook of this name looks at.
 fn hooked(namespace: &str, name: &str, hook: &str) -> Value {
@@ -202,7 +202,9 @@ fn definitions_that_changed_conversions_that_are_down_and_apis_without_a_server_
             definition("looses", "Loose", &[("v1", true)], &Value::Null),
         ]))
         .unwrap();
-    cluster.kubectl(["wait", "--for=condition=Established", "crd", "--all"]).unwrap();
+    let kinds = ["shapes", "olds", "stateds", "looses"].map(|kind| format!("crd/{kind}.fault.example.org"));
+    let established = ["wait", "--for=condition=Established"].map(str::to_owned);
+    cluster.kubectl(established.iter().chain(&kinds)).unwrap();
     let mut loose = fault("v1", "Loose", &namespace);
     loose["status"] = json!({"ready": "yes"});
     for object in
@@ -297,6 +299,71 @@ fn definitions_that_changed_conversions_that_are_down_and_apis_without_a_server_
     for kind in ["stateds", "looses"] {
         assert_eq!(get(kind)["status"], json!({"ready": "yes"}), "{kind}");
     }
+}
+
+#[test]
+fn what_converts_objects_is_waited_for_before_they_are_restored() {
+    let cluster = faulty();
+    let namespace = cluster.namespace("converter").unwrap();
+    let mark = json!({"converter": namespace});
+    let placed = |kind: &str, api: &str| json!({"apiVersion": api, "kind": kind, "metadata": {"name": "hook", "namespace": namespace, "labels": mark}});
+    let labels = json!({"app": "hook"});
+    let (mut workload, mut service) = (placed("Deployment", "apps/v1"), placed("Service", "v1"));
+    // It is not available within the time of this test.
+    workload["spec"] = json!({"replicas": 1, "minReadySeconds": 500, "selector": {"matchLabels": labels}, "template": {
+        "metadata": {"labels": labels}, "spec": {"containers": [{"name": "main", "image": "hook"}]}}});
+    service["spec"] = json!({"selector": labels, "ports": [{"port": 443}]});
+    let client = json!({"service": {"namespace": namespace, "name": "hook"}});
+    // One version alone: nothing is ever converted, and nothing refused.
+    let mut gears = definition(
+        "gears",
+        "Gear",
+        &[("v1", true)],
+        &json!({"spec": {"conversion": {
+            "strategy": "Webhook", "webhook": {"clientConfig": client, "conversionReviewVersions": ["v1"]},
+        }}}),
+    );
+    gears["metadata"] = json!({"name": "gears.late.example.org", "labels": mark});
+    gears["spec"]["group"] = "late.example.org".into();
+    let mut gear = fault("v1", "Gear", &namespace);
+    gear["apiVersion"] = "late.example.org/v1".into();
+    gear["metadata"]["labels"] = mark;
+    cluster.apply(&list(&[workload, service, gears])).unwrap();
+    wait_until("the kind is served", PATIENCE, || cluster.apply(&gear).map(Some)).unwrap();
+
+    let settings = format!(
+        "clusters = [\"f\"]\nnamespaces = [{namespace:?}]\nlabels = \"converter={namespace}\"\n\
+         kinds = [\"apiextensions.k8s.io/*\", \"/Service\", \"apps/Deployment\", \"late.example.org/Gear\"]"
+    );
+    let estate = Estate::new(&[("f", cluster)], &settings, "wait_seconds = 5");
+    let backup = || {
+        let id = estate.backup(0);
+        let shown = estate.run(&["show", "clusters", &id, "--output", "json"]);
+        Ok(shown.check_code(0).json()["record"]["facts"].to_string().contains("v1/Gear").then_some(id))
+    };
+    let id = wait_until("discovery has the kind", PATIENCE, backup).unwrap();
+    let delete = |what: &[&str]| cluster.kubectl([&["delete"][..], what].concat()).unwrap();
+    let restore = || {
+        let restored = estate.run(&["restore", "clusters", &id, "--target", "there", "--output", "json"]);
+        cluster.get(&["gears.late.example.org", "one", "-n", &namespace]).unwrap();
+        steps(restored.check_code(0), &["wait for"])
+    };
+    // The definition is written by the first restore, and is there in the second.
+    delete(&["crd", "gears.late.example.org"]);
+    for again in [false, true] {
+        if again {
+            delete(&["gears.late.example.org", "one", "-n", &namespace]);
+        }
+        let waited = restore();
+        assert!(waited.len() == 1 && waited[0].contains(&format!("/Service {namespace}/hook")), "{waited:#?}");
+        assert!(waited[0].contains("did not become Available=True"), "{waited:#?}");
+    }
+    let ready = r#"{"spec":{"minReadySeconds":0,"replicas":0}}"#;
+    cluster.kubectl(["patch", "deployment", "hook", "-n", &namespace, "-p", ready]).unwrap();
+    cluster.kubectl(["wait", "--for=condition=Available", "deployment/hook", "-n", &namespace]).unwrap();
+    delete(&["gears.late.example.org", "one", "-n", &namespace]);
+    assert_eq!(restore(), [""; 0]);
+    delete(&["crd", "gears.late.example.org"]);
 }
 
 #[test]

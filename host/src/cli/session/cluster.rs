@@ -61,6 +61,7 @@ impl Session {
             proxy: config.proxy.clone(),
             proxies: proxies(&environment::process),
             timeout: config.timeout,
+            patience: config.patience,
             requests_per_second: config.requests_per_second,
             in_flight: config.in_flight,
         })

@@ -1,7 +1,7 @@
-//! What lies in a cluster that can be reached: kinds, quotas, namespaces that do not go away,
+//! What lies in a cluster that can be reached: its kinds, quotas, namespaces that do not go away,
 //! webhooks that nothing answers for.
 
-use super::{quantity, rights};
+use super::{quantity, rights, size};
 use crate::clean::{at, text};
 use crate::kind::is;
 use crate::policy::Policy;
@@ -34,6 +34,7 @@ pub(super) fn look(label: &str, policy: &Policy, last: Option<&Made>) -> Vec<Che
     checks.push(rights::of_restore(label, &cluster, policy, &wanted));
     checks.extend(last.map(|last| versions(label, &found.kinds, last)));
     let find = |group: &str, name: &str| found.kinds.iter().find(|kind| is(kind, group, name));
+    checks.push(size::judge(label, find("", "Pod").map(|pods| size::count(&cluster, pods)), last));
     if let Some(quotas) = find("", "ResourceQuota") {
         checks.push(listed(label, "quota", "quotas have room", &cluster, quotas, &mut full));
     }

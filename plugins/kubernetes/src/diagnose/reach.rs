@@ -66,7 +66,10 @@ const STEPS: &[Step] = &[
         name: "health",
         title: "the API server is well",
         causes: &["etcd or a part of the control plane fails", "the API server is starting, or overloaded"],
-        remedies: &["kubectl get --raw '/readyz?verbose'", "kubectl cluster-info"],
+        remedies: &[
+            "kubectl get --raw '/readyz?verbose'",
+            "kubectl cluster-info --request-timeout=300s, and where that helps a longer timeout in [cluster.{}]",
+        ],
     },
 ];
 

@@ -34,6 +34,12 @@ const BATCH_BYTES: usize = 4 << 20;
 /// The label of namespaces that a test restore made and removes again.
 pub(crate) const SCRATCH_LABEL: &str = "strongroom/scratch";
 
+/// The note on such a namespace that says when its test restore was last known to run, in milliseconds since 1970.
+pub(crate) const ALIVE_NOTE: &str = "strongroom/scratch-alive";
+
+/// That is said this often, as long as something is done in them.
+const ALIVE_EVERY: Duration = Duration::from_secs(60);
+
 /// Bytes of live objects of one kind and namespace that a plan keeps to compare with; beyond it each is
 /// asked for by itself.
 const LIVE_BYTES: usize = 48 << 20;
@@ -98,13 +104,18 @@ pub(crate) struct Engine<'a> {
     deferred: Vec<(usize, String)>,
     /// Namespaces and kinds that this plan would create.
     coming_namespaces: HashSet<String>,
-    /// Namespaces that this restore has made.
+    /// Namespaces that this restore has made, and those that were there already.
     made_namespaces: HashSet<String>,
+    taken_namespaces: HashSet<String>,
+    /// When the namespaces of a test restore were last said to be in use.
+    alive: Timestamp,
     coming_kinds: HashSet<(String, String)>,
     /// Definitions that were written, to be waited for, with group and kind of what they define.
     definitions: Vec<(Reference, (String, String))>,
     /// Services behind which objects are converted.
     services: BTreeSet<(String, String)>,
+    /// Whether the cluster said nothing of an object since it was last known to answer.
+    is_silent: bool,
     done: u64,
 }
 
@@ -155,9 +166,12 @@ impl<'a> Engine<'a> {
             deferred: Vec::new(),
             coming_namespaces: HashSet::new(),
             made_namespaces: HashSet::new(),
+            taken_namespaces: HashSet::new(),
+            alive: run::now(),
             coming_kinds: HashSet::new(),
             definitions: Vec::new(),
             services: BTreeSet::new(),
+            is_silent: false,
             done: 0,
         })
     }
@@ -187,7 +201,10 @@ impl<'a> Engine<'a> {
                 self.end_of_rank(told)?;
             }
             if rank == Rank::CONVERTED && before != Some(rank) && !self.how.dry_run {
-                conversion::wait(&self.cluster, &self.kinds, &self.services, self.how.wait);
+                for (service, error) in conversion::wait(&self.cluster, &self.kinds, &self.services, self.how.wait) {
+                    let note = format!("{error}; objects that it converts may be refused until it is ready");
+                    told.name(Outcome::Warned, "wait for", &service, note);
+                }
             }
             if Rank::JUDGES.iter().any(|judge| before < Some(*judge) && rank >= *judge) {
                 self.deferred(false, told)?;
@@ -198,6 +215,23 @@ impl<'a> Engine<'a> {
         self.end_of_rank(told)?;
         self.deferred(true, told)?;
         self.end_of_rank(told)
+    }
+
+    /// Of a test restore: namespaces that somebody else had made when it wanted to.
+    pub(crate) fn taken_namespaces(&self) -> &HashSet<String> {
+        &self.taken_namespaces
+    }
+
+    /// Says of the namespaces of a test restore that they are in use, where that was not said just now.
+    pub(crate) fn keep_alive(&mut self) -> Result<()> {
+        let (now, Some(scratch)) = (run::now(), &self.how.scratch) else { return Ok(()) };
+        if self.made_namespaces.is_empty() || now.since(self.alive) < ALIVE_EVERY {
+            return Ok(());
+        }
+        self.alive = now;
+        let said: Vec<String> = self.made_namespaces.iter().map(|name| alive(name, scratch, now)).collect();
+        // What could not be said now is said the next time; it is believed for an hour.
+        self.cluster.apply(&said, Write::new(Mode::Merge).force(true)).map(drop)
     }
 
     /// Everything of a rank is written before the next begins.
@@ -411,6 +445,7 @@ impl<'a> Engine<'a> {
         self.how.mapping.apply(kind, &mut object);
         if let (Some(value), true) = (&self.how.scratch, is(kind, "", "Namespace")) {
             object["metadata"]["labels"][SCRATCH_LABEL] = value.as_str().into();
+            object["metadata"]["annotations"][ALIVE_NOTE] = run::now().ms.to_string().into();
         }
         if (self.how.mode != Mode::Create || self.how.dry_run)
             && let Some(metadata) = crate::clean::map_mut(&mut object, &["metadata"])
@@ -501,6 +536,7 @@ impl<'a> Engine<'a> {
                 item.json = json;
                 self.settle(item, result, told)?;
             }
+            self.check_answers()?;
         }
         let secrets = std::mem::take(&mut self.secrets);
         if !secrets.is_empty() {
@@ -509,6 +545,7 @@ impl<'a> Engine<'a> {
             for (item, result) in items.into_iter().zip(written) {
                 self.settle(item, result, told)?;
             }
+            self.check_answers()?;
         }
         let statuses = std::mem::take(&mut self.statuses);
         for some in statuses.chunks(BATCH_OBJECTS) {
@@ -525,10 +562,23 @@ impl<'a> Engine<'a> {
             }
         }
         run::progress("objects", self.done, None);
-        Ok(())
+        self.keep_alive()
+    }
+
+    /// One object may get no answer for a reason of its own, such as an API behind which nothing runs. Where the
+    /// cluster itself answers nothing any more, the objects behind it would each be waited for in vain.
+    fn check_answers(&mut self) -> Result<()> {
+        if !std::mem::take(&mut self.is_silent) {
+            return Ok(());
+        }
+        match self.cluster.version() {
+            Err(error @ (Error::Unavailable(_) | Error::TimedOut(_))) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     fn settle(&mut self, item: Item, result: Result<Written>, told: &mut Told) -> Result<()> {
+        self.is_silent |= matches!(result, Err(Error::Unavailable(_) | Error::TimedOut(_)));
         match result {
             Ok(written) => self.was_written(item, &written, told),
             Err(error) => match obstacle(&error) {
@@ -630,6 +680,12 @@ impl<'a> Engine<'a> {
             if self.is_made_beside(item) {
                 return self.merge(item, told);
             }
+            if is(&item.kind, "", "Namespace") {
+                self.taken_namespaces.insert(item.name.clone());
+            }
+            if is(&item.kind, "apiextensions.k8s.io", "CustomResourceDefinition") {
+                self.services.extend(conversion::service(&serde_json::from_str(&item.json)?));
+            }
             told.count(&kind, Deed::Left);
             return Ok(());
         }
@@ -717,6 +773,20 @@ impl<'a> Engine<'a> {
         let found = differences(&from, &to);
         Ok((!found.is_empty()).then(|| show(&found)))
     }
+}
+
+/// What a namespace of a test restore carries while it is in use. The label stands here as well: whoever
+/// applies an object without one of its own fields removes that.
+fn alive(name: &str, scratch: &str, now: Timestamp) -> String {
+    json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {
+            "name": name,
+            "labels": { (SCRATCH_LABEL): scratch },
+            "annotations": { (ALIVE_NOTE): now.ms.to_string() },
+        },
+    })
+    .to_string()
 }
 
 /// What the marks of two Secrets say of their values.

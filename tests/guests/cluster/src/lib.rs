@@ -109,7 +109,7 @@ fn list_objects(cluster: &Cluster, deed: &Value) -> Result<Value, Error> {
             Ok(None) => break,
             Err(error) => {
                 errors.push(case(&error));
-                if errors.len() > 8 {
+                if errors.len() > 8 || deed["once"] == true {
                     break;
                 }
                 continue;
