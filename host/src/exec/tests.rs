@@ -635,6 +635,13 @@ async fn whoever_swaps_a_pinned_program_without_end_never_has_his_own_run() {
     let sha256 = Program::open(path.to_str().unwrap()).unwrap().sha256().to_owned();
     let command = CommandLine { sha256: Some(sha256), ..line(path.to_str().unwrap(), &[]) };
     let done = std::sync::atomic::AtomicBool::new(false);
+    /// Ends the other thread also when this one fails.
+    struct Done<'a>(&'a std::sync::atomic::AtomicBool);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
     let (mut n_run, mut n_refused) = (0, 0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -643,6 +650,7 @@ async fn whoever_swaps_a_pinned_program_without_end_never_has_his_own_run() {
                 put("good", good);
             }
         });
+        let _done = Done(&done);
         tokio::task::block_in_place(|| {
             for _ in 0..300 {
                 match tokio::runtime::Handle::current().block_on(run(command.clone(), here())) {
@@ -660,7 +668,6 @@ async fn whoever_swaps_a_pinned_program_without_end_never_has_his_own_run() {
                 }
             }
         });
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     assert!(n_run > 0 && n_refused > 0, "{n_run} ran, {n_refused} were refused");
 }

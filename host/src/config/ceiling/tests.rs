@@ -115,7 +115,8 @@ fn what_surrounds_commands_is_no_way_round_a_ceiling() {
     let named = CEILING.replace("args = [\"--\"]", "args = [\"--\"]\ndangerous_env = [\"LD_PRELOAD\"]");
     let other = format!("{CEILING}\n[[exec]]\nprogram = \"/bin/ls\"\ndangerous_env = [\"LD_PRELOAD\"]\n");
     let env = "env = { LD_PRELOAD = \"/tmp/mine.so\", PGHOST = \"db\" }";
-    for (job, target) in [(env, ""), ("", env)] {
+    let in_a_verb = format!("restore = {{ {env} }}");
+    for (job, target, whose) in [(env, "", ".shop"), ("", env, ".lab"), (&in_a_verb, "", ".shop.restore")] {
         let text = with_job(job, target);
         assert!(under(&[], &text).is_ok(), "without a ceiling it is the operator's");
         for ceiling in [CEILING, &other] {
@@ -127,7 +128,7 @@ fn what_surrounds_commands_is_no_way_round_a_ceiling() {
                 "[ceiling0.toml:2:1]",
                 "a ceiling can only be changed there",
             ] {
-                let words = if target.is_empty() { words.to_owned() } else { words.replace(".shop", ".lab") };
+                let words = words.replace(".shop", whose);
                 assert!(drawn.contains(&words), "no {words:?} in\n{drawn}");
             }
             assert_eq!(drawn.matches("is over the ceiling").count(), 1, "{drawn}");
