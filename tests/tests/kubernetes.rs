@@ -337,6 +337,16 @@ fn config_map(namespace: &str, name: &str, text: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": {"text": text}})
 }
 
+/// A deployment "web" of one container.
+fn deployment(namespace: &str, replicas: u32, image: &str) -> Value {
+    let labels = json!({"app": "web"});
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": namespace},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
+            "spec": {"containers": [{"name": "main", "image": image}]}}},
+    })
+}
+
 #[test]
 fn a_cluster_that_cannot_be_reached_leaves_the_others_whole_and_the_run_incomplete() {
     let namespace = b().namespace("whole").unwrap();

@@ -1,6 +1,6 @@
 //! A cluster that goes away in the middle of a backup or of a restore.
 
-use super::{b, config_map, steps};
+use super::{b, config_map, deployment, steps};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -48,13 +48,7 @@ fn record(estate: &Estate, id: &str) -> Value {
 fn a_cluster_that_dies_in_the_middle_of_its_walk_leaves_the_other_whole_and_is_the_same_when_it_is_back() {
     let namespace = b().namespace("midway").unwrap();
     many(&namespace, 600);
-    let labels = json!({"app": "web"});
-    b().apply(&json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": namespace},
-        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
-            "spec": {"containers": [{"name": "main", "image": "x"}]}}},
-    }))
-    .unwrap();
+    b().apply(&deployment(&namespace, 0, "x")).unwrap();
     // The second page of config maps is not answered any more.
     let (front, is_gone) = dying(|request| request.contains("/configmaps?") && request.contains("continue="));
     let there = format!("context = \"admin\"\nkubeconfig = {:?}", b().admin_kubeconfig());

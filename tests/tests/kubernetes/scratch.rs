@@ -1,7 +1,7 @@
 //! Test restores: into namespaces of their own, beside each other, and after one that was killed.
 
-use super::{b, config_map, of_namespace};
-use serde_json::{Value, json};
+use super::{b, config_map, deployment, of_namespace};
+use serde_json::Value;
 use std::process::Stdio;
 use std::time::Duration;
 use strongroom_tests::estate::Estate;
@@ -25,13 +25,7 @@ fn made(prefix: &str) -> Vec<String> {
 fn a_test_restore_into_namespaces_of_its_own_is_compared_and_removed() {
     let namespace = b().namespace("tried").unwrap();
     b().apply(&config_map(&namespace, "a", "x")).unwrap();
-    let labels = json!({"app": "web"});
-    b().apply(&json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": namespace},
-        "spec": {"replicas": 2, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
-            "spec": {"containers": [{"name": "main", "image": "old.example.org/x"}]}}},
-    }))
-    .unwrap();
+    b().apply(&deployment(&namespace, 2, "old.example.org/x")).unwrap();
     let estate = of_namespace(&namespace, "scratch_prefix = \"try-\"");
     estate.backup(0);
     let pods = estate.sandbox.path("pods");
