@@ -25,6 +25,7 @@ pub use version::{Lock, ObjectVersion, remove_for_good};
 
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
+use crate::stream::Room;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -159,7 +160,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn begin_upload(&self, key: &ObjectKey) -> Result<Arc<dyn Upload>>;
 
     /// The bytes of `range`, exactly as many as asked for; a shorter object is `Damaged`.
-    async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes>;
+    async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes> {
+        self.read_into(key, range, &Room::fresh()).await
+    }
+
+    /// The same, into memory of `room`: for reading much, piece by piece.
+    async fn read_into(&self, key: &ObjectKey, range: Range<u64>, room: &Room) -> Result<Bytes>;
 
     /// A whole small object of at most `limit` bytes; a longer one is `Limit`.
     async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(Bytes, ObjectInfo)>;

@@ -6,6 +6,7 @@
 use super::{Condition, Lock, ObjectInfo, Store, crc64nvme, len_of};
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
+use crate::stream::{Budget, BudgetSettings};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::{FutureExt, StreamExt, stream};
@@ -29,6 +30,7 @@ macro_rules! sentences {
 
 sentences! {
     what_was_put_comes_back,
+    a_read_uses_the_memory_that_it_is_given,
     an_object_is_described_as_it_is,
     a_missing_object_is_not_found,
     the_same_bytes_may_be_put_again_and_others_may_not,
@@ -109,6 +111,19 @@ async fn what_was_put_comes_back(store: &dyn Store, folder: &str) {
     put(store, &key, &body).await;
     assert_eq!(read_all(store, &key).await, body);
     assert_eq!(ok(store.read(&key, 0..100_000).await), body);
+}
+
+async fn a_read_uses_the_memory_that_it_is_given(store: &dyn Store, folder: &str) {
+    let (key, body) = (key(folder, "a"), sample(4, 100_000));
+    put(store, &key, &body).await;
+    let room = ok(Budget::new(BudgetSettings::default())).room();
+    let mut places = Vec::new();
+    for piece in [body.clone(), body.slice(..50_000), body.slice(..1)] {
+        let read = ok(store.read_into(&key, 0..len_of(&piece), &room).await);
+        assert_eq!(read, piece);
+        places.push(read.as_ptr().addr());
+    }
+    assert!(places.iter().all(|place| *place == places[0]), "each read was dropped before the next: {places:?}");
 }
 
 async fn an_object_is_described_as_it_is(store: &dyn Store, folder: &str) {

@@ -10,6 +10,7 @@ use super::{
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
+use crate::stream::Room;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -87,7 +88,7 @@ impl Store for DiscardStore {
         Ok(Arc::new(DiscardUpload { store: self.clone(), key: key.clone(), parts }))
     }
 
-    async fn read(&self, key: &ObjectKey, _range: Range<u64>) -> Result<Bytes> {
+    async fn read_into(&self, key: &ObjectKey, _range: Range<u64>, _room: &Room) -> Result<Bytes> {
         Err(if self.lock().contains_key(key.as_str()) { discarded(key) } else { missing(key) })
     }
 

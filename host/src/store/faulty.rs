@@ -8,6 +8,7 @@ use super::{
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
+use crate::stream::Room;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
@@ -218,8 +219,8 @@ impl Store for FaultyStore {
         Ok(Arc::new(FaultyUpload { inner, faulty: self.clone(), key: key.clone() }))
     }
 
-    async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes> {
-        self.through(Op::Read, self.inner.read(key, range)).await.map(|body| self.bytes(body))
+    async fn read_into(&self, key: &ObjectKey, range: Range<u64>, room: &Room) -> Result<Bytes> {
+        self.through(Op::Read, self.inner.read_into(key, range, room)).await.map(|body| self.bytes(body))
     }
 
     async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(Bytes, ObjectInfo)> {

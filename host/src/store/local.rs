@@ -19,6 +19,7 @@ use super::{
 };
 use crate::error::{Error, IoContext, Result, hint_of_io, kind_of_io};
 use crate::id::ObjectKey;
+use crate::stream::Room;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cap_std::ambient_authority;
@@ -167,7 +168,7 @@ impl Root {
         }
     }
 
-    fn read(&self, key: &ObjectKey, range: &Range<u64>) -> Result<Bytes> {
+    fn read(&self, key: &ObjectKey, range: &Range<u64>, room: &Room) -> Result<Bytes> {
         let (file, metadata) = self.open(key)?;
         if range.start > range.end || metadata.len() < range.end {
             return Err(too_short(key, range, Some(metadata.len())));
@@ -177,19 +178,26 @@ impl Root {
         let reading = || format!("read object {}", self.name(key));
         let mut file = file.into_std();
         file.seek(SeekFrom::Start(range.start)).doing(reading)?;
-        // Of exactly the size, and not written with zeros first.
-        let mut body = Vec::with_capacity(len);
-        file.take(range.end - range.start).read_to_end(&mut body).doing(reading)?;
-        if body.len() < len {
-            return Err(too_short(key, range, Some(range.start + len_of(&body))));
+        let mut body = room.take(len);
+        let mut at = 0;
+        while at < len {
+            match file.read(&mut body[at..len]) {
+                Ok(0) => return Err(too_short(key, range, Some(range.start + len_of(&body[..at])))),
+                Ok(n) => at += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                failed => _ = failed.doing(reading)?,
+            }
         }
-        Ok(body.into())
+        Ok(body.freeze(len))
     }
 
     fn info(&self, key: &ObjectKey) -> Result<ObjectInfo> {
         let (_, metadata) = self.open(key)?;
-        let etag =
-            if metadata.len() <= TAGGED_BYTES { Some(tag(&self.read(key, &(0..metadata.len()))?)) } else { None };
+        let etag = if metadata.len() <= TAGGED_BYTES {
+            Some(tag(&self.read(key, &(0..metadata.len()), &Room::fresh())?))
+        } else {
+            None
+        };
         Ok(describe(key.as_str(), &metadata, etag))
     }
 
@@ -302,9 +310,9 @@ impl Store for LocalStore {
         Ok(Arc::new(upload::LocalUpload::new(Arc::clone(&self.root), key.clone(), temporary)))
     }
 
-    async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes> {
-        let key = key.clone();
-        self.blocking(move |root| root.read(&key, &range)).await
+    async fn read_into(&self, key: &ObjectKey, range: Range<u64>, room: &Room) -> Result<Bytes> {
+        let (key, room) = (key.clone(), room.clone());
+        self.blocking(move |root| root.read(&key, &range, &room)).await
     }
 
     async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(Bytes, ObjectInfo)> {
@@ -312,7 +320,7 @@ impl Store for LocalStore {
         self.blocking(move |root| {
             let (_, metadata) = root.open(&key)?;
             check_limit(&key, metadata.len(), limit)?;
-            let body = root.read(&key, &(0..metadata.len()))?;
+            let body = root.read(&key, &(0..metadata.len()), &Room::fresh())?;
             let etag = tag(&body);
             Ok((body, describe(key.as_str(), &metadata, Some(etag))))
         })

@@ -9,6 +9,7 @@ use super::{
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
+use crate::stream::Room;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
@@ -151,10 +152,10 @@ impl Store for MemoryStore {
         Ok(Arc::new(MemoryUpload { store: self.clone(), id, key: key.clone() }))
     }
 
-    async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes> {
+    async fn read_into(&self, key: &ObjectKey, range: Range<u64>, room: &Room) -> Result<Bytes> {
         let shared = self.lock();
         let object = shared.objects.get(key.as_str()).ok_or_else(|| missing(key.as_str()))?;
-        slice(key, &object.body, &range)
+        slice(key, &object.body, &range).map(|bytes| room.copy_of(&bytes))
     }
 
     async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(Bytes, ObjectInfo)> {

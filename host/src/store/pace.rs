@@ -11,6 +11,7 @@ use super::bandwidth::Bandwidth;
 use super::{Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, Page, PendingUpload, Properties, Store, Upload};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
+use crate::stream::Room;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -256,9 +257,9 @@ impl Store for PacedStore {
         Ok(Arc::new(PacedUpload { inner, store: self.clone() }))
     }
 
-    async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes> {
+    async fn read_into(&self, key: &ObjectKey, range: Range<u64>, room: &Room) -> Result<Bytes> {
         let bytes = range.end.saturating_sub(range.start);
-        self.move_part(self.download.as_ref(), bytes, self.inner.read(key, range)).await
+        self.move_part(self.download.as_ref(), bytes, self.inner.read_into(key, range, room)).await
     }
 
     async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(Bytes, ObjectInfo)> {

@@ -7,6 +7,7 @@
 use super::{Condition, Lock, ObjectInfo, ObjectLock, ObjectVersion, Page, PendingUpload, Properties, Store, Upload};
 use crate::error::{Error, Result};
 use crate::id::ObjectKey;
+use crate::stream::Room;
 use crate::unit;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -204,8 +205,8 @@ impl Store for RetryStore {
         Ok(Arc::new(RetryUpload { inner, retry: self.retry.clone() }))
     }
 
-    async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes> {
-        self.retry.run("read", || self.inner.read(key, range.clone())).await
+    async fn read_into(&self, key: &ObjectKey, range: Range<u64>, room: &Room) -> Result<Bytes> {
+        self.retry.run("read", || self.inner.read_into(key, range.clone(), room)).await
     }
 
     async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(Bytes, ObjectInfo)> {

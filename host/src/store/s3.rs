@@ -29,6 +29,7 @@ use super::{
 use crate::error::{Error, Kind, Result};
 use crate::id::ObjectKey;
 use crate::secret::{MIN_SECRET_BYTES, Redactor};
+use crate::stream::Room;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::http::HttpResponse;
@@ -42,7 +43,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, DateTime, SdkBody};
 use aws_sdk_s3::types::{BucketVersioningStatus, ChecksumMode, ObjectLockEnabled};
 use body::{Progress, Sliced};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use checksum::{Known, decode64};
 use failure::{Failure, explain, stalled};
 use jiff::Timestamp;
@@ -282,8 +283,8 @@ impl S3Store {
         }
     }
 
-    /// Bytes of an object, each slice copied once into one buffer of exactly the right size.
-    async fn fetch(&self, key: &ObjectKey, range: &Range<u64>, len: usize) -> Result<Bytes> {
+    /// Bytes of an object, each slice copied once, to where it belongs in one buffer of `room`.
+    async fn fetch(&self, key: &ObjectKey, range: &Range<u64>, len: usize, room: &Room) -> Result<Bytes> {
         let doing = format!("read \"{key}\"");
         let request = self
             .client()
@@ -306,7 +307,7 @@ impl S3Store {
                 .fact("got", "the whole object instead of a range")
                 .hint("this server does not know ranges and cannot be used"));
         }
-        let body = self.collect(&doing, output.body, len).await?;
+        let body = self.collect(&doing, output.body, len, room).await?;
         if body.len() != len {
             return Err(too_short(key, range, None)
                 .fact("got", format!("{} bytes", body.len()))
@@ -316,21 +317,22 @@ impl S3Store {
     }
 
     /// At most `len` bytes of an answer's body, each wait for more of them watched.
-    async fn collect(&self, doing: &str, mut body: ByteStream, len: usize) -> Result<Bytes> {
-        let mut bytes = BytesMut::with_capacity(len);
+    async fn collect(&self, doing: &str, mut body: ByteStream, len: usize, room: &Room) -> Result<Bytes> {
+        let (mut bytes, mut at) = (room.take(len), 0);
         let progress = Progress::new();
         loop {
             match progress.watch(self.stall(), body.next()).await {
                 None => return Err(stalled(self.place(), doing, self.stall()).error),
-                Some(None) => return Ok(bytes.freeze()),
-                Some(Some(Ok(slice))) if bytes.len() + slice.len() > len => {
+                Some(None) => return Ok(bytes.freeze(at)),
+                Some(Some(Ok(slice))) if at + slice.len() > len => {
                     return Err(Error::damaged(format!("could not {doing}"))
                         .fact("store", self.describe())
                         .fact("expected", format!("{len} bytes"))
                         .fact("got", "more"));
                 }
                 Some(Some(Ok(slice))) => {
-                    bytes.extend_from_slice(&slice);
+                    bytes[at..at + slice.len()].copy_from_slice(&slice);
+                    at += slice.len();
                     // What is not read yet waits at the server.
                     if let Some(limit) = &self.inner.download {
                         limit.pass(slice.len()).await;
@@ -339,7 +341,7 @@ impl S3Store {
                 Some(Some(Err(error))) => {
                     return Err(Error::unavailable(format!("could not {doing}"))
                         .fact("store", self.describe())
-                        .fact("got", format!("{} of {len} bytes", bytes.len()))
+                        .fact("got", format!("{at} of {len} bytes"))
                         .hint("the connection broke in the middle of the answer")
                         .because(self.place().scrub(&failure::chain(&error))));
                 }
@@ -372,14 +374,14 @@ impl Store for S3Store {
         Ok(Arc::new(upload::S3Upload::new(self.clone(), key.clone())))
     }
 
-    async fn read(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes> {
+    async fn read_into(&self, key: &ObjectKey, range: Range<u64>, room: &Room) -> Result<Bytes> {
         let len = range
             .end
             .checked_sub(range.start)
             .and_then(|len| usize::try_from(len).ok())
             .ok_or_else(|| Error::invalid(format!("bytes {} to {} are not a range", range.start, range.end)))?;
         if len > 0 {
-            return self.fetch(key, &range, len).await;
+            return self.fetch(key, &range, len, room).await;
         }
         // S3 has no empty ranges.
         let info = self.head(key).await?;
@@ -405,7 +407,7 @@ impl Store for S3Store {
             modified: time(output.last_modified()),
         };
         let len = usize::try_from(size).map_err(|_| Error::limit(format!("\"{key}\" does not fit memory")))?;
-        let body = self.collect(&doing, output.body, len).await?;
+        let body = self.collect(&doing, output.body, len, &Room::fresh()).await?;
         if body.len() != len {
             return Err(too_short(key, &(0..size), None).fact("store", self.describe()));
         }

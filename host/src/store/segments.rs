@@ -5,7 +5,7 @@
 use super::{Store, Upload};
 use crate::error::Result;
 use crate::id::{ArtifactName, BackupId, Label, ObjectKey};
-use crate::stream::{SealedSegments, SegmentWrite, Segments};
+use crate::stream::{Room, SealedSegments, SegmentWrite, Segments};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
@@ -53,8 +53,8 @@ impl Segments for StoreSegments {
 
 #[async_trait]
 impl SealedSegments for StoreSegments {
-    async fn read(&self, number: u32, range: Range<u64>) -> Result<Bytes> {
-        self.store.read(&self.key(number)?, range).await
+    async fn read(&self, number: u32, range: Range<u64>, room: &Room) -> Result<Bytes> {
+        self.store.read_into(&self.key(number)?, range, room).await
     }
 
     async fn stored_bytes(&self, number: u32) -> Result<Option<u64>> {
@@ -115,7 +115,7 @@ mod tests {
         write.complete(1, 6, crc64nvme(b"sealed")).await.unwrap();
         let listed = store.list("", None).await.unwrap().objects;
         assert_eq!(listed[0].key, "orders/20261120T020000Z-x7k2m9qd/data/shop.dump.0001.zst.age");
-        assert_eq!(segments.read(1, 2..6).await.unwrap(), "aled");
+        assert_eq!(segments.read(1, 2..6, &Room::fresh()).await.unwrap(), "aled");
     }
 
     #[test]

@@ -6,10 +6,11 @@
 //! never waits for a store, only for the permit to fill another part.
 
 use super::blocking::wait_for;
-use super::budget::{Buffer, Transfer, worker_failed};
+use super::budget::{Transfer, worker_failed};
 use super::digest::{self, GrowingPiece, PieceDigest, Tree};
 use super::frame::FRAME_BYTES;
 use super::level::{SharedLevel, WINDOW, Waits};
+use super::pool::Buffer;
 use super::seal::{self, CHUNK_BYTES, PayloadKey, Recipients, SEALED_CHUNK_BYTES};
 use super::tail::{MAX_FRAMES_PER_SEGMENT, Tail};
 use crate::error::{Error, Result};

@@ -26,11 +26,11 @@
 
 use super::frame::{FrameDecoder, FrameEncoder, MAX_FRAME_STORED_BYTES};
 use super::level::SharedLevel;
+use super::pool::{Buffer, Pool, Room};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
-use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
@@ -135,12 +135,18 @@ impl Budget {
 
     /// The most that was in use at the same time so far.
     pub fn peak(&self) -> Peak {
-        Peak { frame_buffers: self.frame_pool.peak.load(Ordering::Acquire), parts: self.parts.peak() }
+        Peak { frame_buffers: self.frame_pool.peak(), parts: self.parts.peak() }
     }
 
     /// Buffers and permits in use now; both 0 when nothing is open.
     pub fn in_use(&self) -> Peak {
-        Peak { frame_buffers: self.frame_pool.in_use.load(Ordering::Acquire), parts: self.parts.in_use() }
+        Peak { frame_buffers: self.frame_pool.in_use(), parts: self.parts.in_use() }
+    }
+
+    /// The most buffers of one part that were in use at the same time so far.
+    #[cfg(test)]
+    pub(crate) fn part_buffers_peak(&self) -> usize {
+        self.part_pool.peak()
     }
 
     /// The level of frames whose level follows what is waited for.
@@ -187,6 +193,11 @@ impl Budget {
     /// A buffer for one part. Who takes one holds a part's permit.
     pub(crate) fn part_buffer(&self) -> Buffer {
         self.part_pool.take()
+    }
+
+    /// Buffers of a part for what is read back. Who reads holds a part's permit until the bytes are dropped.
+    pub(crate) fn room(&self) -> Room {
+        Room::of(&self.part_pool)
     }
 }
 
@@ -372,95 +383,6 @@ impl Allotment {
         } else {
             state.n_shared_free += 1;
         }
-    }
-}
-
-/// Buffers of one size that are used again. Its permits bound it, so taking never waits.
-struct Pool {
-    buffer_bytes: usize,
-    free: Mutex<Vec<Box<[u8]>>>,
-    in_use: AtomicUsize,
-    peak: AtomicUsize,
-}
-
-impl Pool {
-    fn new(buffer_bytes: usize) -> Arc<Self> {
-        Arc::new(Self {
-            buffer_bytes,
-            free: Mutex::new(Vec::new()),
-            in_use: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
-        })
-    }
-
-    fn take(self: &Arc<Self>) -> Buffer {
-        let now = self.in_use.fetch_add(1, Ordering::AcqRel) + 1;
-        self.peak.fetch_max(now, Ordering::AcqRel);
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        // Fresh memory comes zeroed from the system and is not touched before it is used.
-        let bytes = free.unwrap_or_else(|| vec![0; self.buffer_bytes].into_boxed_slice());
-        Buffer { bytes, pool: self.clone(), permit: None }
-    }
-
-    fn let_go(&self) {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-}
-
-/// A buffer of a pool, of the pool's size; it goes back when it is dropped, and then its permit.
-pub(crate) struct Buffer {
-    bytes: Box<[u8]>,
-    pool: Arc<Pool>,
-    permit: Option<Permit>,
-}
-
-impl Buffer {
-    /// Keeps the permit as long as the buffer is in use.
-    pub(crate) fn with(mut self, permit: Permit) -> Self {
-        self.permit = Some(permit);
-        self
-    }
-
-    /// Takes the permit away, to hand it to another buffer or to let it go.
-    pub(crate) fn take_permit(&mut self) -> Option<Permit> {
-        self.permit.take()
-    }
-
-    /// The first `len` bytes, without a copy; the buffer goes back when all clones are dropped.
-    pub(crate) fn freeze(self, len: usize) -> bytes::Bytes {
-        bytes::Bytes::from_owner(Frozen { len: len.min(self.bytes.len()), buffer: self })
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
-        self.pool.in_use.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-struct Frozen {
-    buffer: Buffer,
-    len: usize,
-}
-
-impl AsRef<[u8]> for Frozen {
-    fn as_ref(&self) -> &[u8] {
-        &self.buffer.bytes[..self.len]
     }
 }
 

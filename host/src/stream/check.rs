@@ -92,7 +92,7 @@ async fn check_segment(
     let pieces = futures_util::stream::iter(0..size.div_ceil(part_bytes)).map(|piece| async move {
         let start = piece * part_bytes;
         let permit = transfer.part_permit().await;
-        let read = read_exactly(segments, number, start..size.min(start + part_bytes)).await;
+        let read = read_exactly(segments, number, start..size.min(start + part_bytes), &transfer.budget().room()).await;
         let bytes = read.map_err(|error| at(record, number, start, error))?;
         let len = bytes.len() as u64;
         let digests = transfer.budget().submit(move |_| {

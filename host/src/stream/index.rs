@@ -8,6 +8,7 @@ use super::budget::{Budget, worker_failed};
 use super::check::check_all;
 use super::digest::Tree;
 use super::frame::{FRAME_BYTES, MAX_FRAME_STORED_BYTES};
+use super::pool::Room;
 use super::seal::{self, CHUNK_BYTES, Identity, PayloadKey, SEALED_CHUNK_BYTES};
 use super::segment::SealedSegments;
 use super::tail::{FrameEntry, MAX_FRAMES_PER_SEGMENT, Tail};
@@ -86,10 +87,10 @@ impl OpenedSegment {
     }
 
     /// Stored bytes of this segment, from memory where they are there already.
-    pub(super) async fn fetch(&self, segments: &dyn SealedSegments, range: Range<u64>) -> Result<Bytes> {
+    pub(super) async fn fetch(&self, segments: &dyn SealedSegments, range: Range<u64>, room: &Room) -> Result<Bytes> {
         match &self.whole {
             Some(whole) => slice(whole, 0, &range).map(|found| whole.slice_ref(found)),
-            None => read_exactly(segments, self.number, range).await,
+            None => read_exactly(segments, self.number, range, room).await,
         }
     }
 }
@@ -229,7 +230,9 @@ impl Index {
         let is_whole = head_bytes == record.stored_bytes;
         let wrong = |offset, cause| self.damaged(number, offset, cause);
         let head = if is_whole || self.record.encrypted {
-            read_exactly(self.segments.as_ref(), number, 0..head_bytes).await.map_err(|e| wrong(0, e))?
+            read_exactly(self.segments.as_ref(), number, 0..head_bytes, &Room::fresh())
+                .await
+                .map_err(|e| wrong(0, e))?
         } else {
             Bytes::new()
         };
@@ -260,7 +263,7 @@ impl Index {
         let offset = stored_range.start;
         let stored = match is_whole {
             true => slice(&head, 0, &stored_range).map(|found| head.slice_ref(found)),
-            false => read_exactly(self.segments.as_ref(), number, stored_range).await,
+            false => read_exactly(self.segments.as_ref(), number, stored_range, &Room::fresh()).await,
         };
         let stored = stored.map_err(|e| wrong(offset, e))?;
         let (n_frames, zstd_bytes, stored_bytes) = (record.frames, record.zstd_bytes, record.stored_bytes);
@@ -326,9 +329,14 @@ pub(super) fn segment_number(i: usize) -> Result<u32> {
 }
 
 /// Reads and makes sure that the answer is as long as what was asked for.
-pub(super) async fn read_exactly(segments: &dyn SealedSegments, number: u32, range: Range<u64>) -> Result<Bytes> {
+pub(super) async fn read_exactly(
+    segments: &dyn SealedSegments,
+    number: u32,
+    range: Range<u64>,
+    room: &Room,
+) -> Result<Bytes> {
     let expected = range.end.saturating_sub(range.start);
-    let bytes = segments.read(number, range).await?;
+    let bytes = segments.read(number, range, room).await?;
     if bytes.len() as u64 == expected {
         return Ok(bytes);
     }

@@ -1,5 +1,6 @@
 //! Segments in memory: the smallest complete implementation, for tests of this and higher levels.
 
+use super::pool::Room;
 use super::segment::{SealedSegments, SegmentWrite, Segments};
 use crate::error::{Error, Result};
 use async_trait::async_trait;
@@ -53,12 +54,12 @@ impl Segments for MemorySegments {
 
 #[async_trait]
 impl SealedSegments for MemorySegments {
-    async fn read(&self, number: u32, range: Range<u64>) -> Result<Bytes> {
+    async fn read(&self, number: u32, range: Range<u64>, room: &Room) -> Result<Bytes> {
         let segment = self.lock().visible.get(&number).cloned();
         let segment = segment.ok_or_else(|| Error::not_found(format!("there is no segment {number:04}")))?;
         let place = |at: u64| usize::try_from(at).ok().filter(|at| *at <= segment.len());
         match (place(range.start), place(range.end)) {
-            (Some(start), Some(end)) if start <= end => Ok(segment.slice(start..end)),
+            (Some(start), Some(end)) if start <= end => Ok(room.copy_of(&segment[start..end])),
             _ => Err(Error::damaged(format!("segment {number:04} is shorter than what is read from it"))
                 .fact("expected", format!("{} bytes", range.end))
                 .fact("got", format!("{} bytes", segment.len()))),

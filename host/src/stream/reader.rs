@@ -11,10 +11,11 @@
 
 use super::assemble::until_cancelled;
 use super::blocking::wait_for;
-use super::budget::{Budget, Buffer, Permit, Transfer, worker_failed};
+use super::budget::{Budget, Permit, Transfer, worker_failed};
 use super::digest;
 use super::frame::FRAME_BYTES;
 use super::index::{Index, OpenedSegment, in_segment, segment_number};
+use super::pool::Buffer;
 use super::seal::Identity;
 use super::segment::SealedSegments;
 use super::source::{ByteSource, SourceInfo};
@@ -410,7 +411,7 @@ impl Fetcher {
         let index = self.index.clone();
         Abandoned(tokio::spawn(async move {
             let start = stored.start;
-            let read = segment.fetch(index.segments.as_ref(), stored).await;
+            let read = segment.fetch(index.segments.as_ref(), stored, &index.budget.room()).await;
             read.map_err(|error| index.damaged(segment.number, start, error))
         }))
     }
@@ -493,7 +494,7 @@ async fn read_one_frame(index: &Arc<Index>, number: u64) -> Result<ProvenFrame> 
         let i = usize::try_from(number - segment.first_frame).unwrap_or(usize::MAX);
         let stored = stored_span(&segment, i..i + 1);
         let part_permit = transfer.part_permit().await;
-        let bytes = segment.fetch(index.segments.as_ref(), stored.clone()).await;
+        let bytes = segment.fetch(index.segments.as_ref(), stored.clone(), &index.budget.room()).await;
         let bytes = bytes.map_err(|error| index.damaged(segment.number, stored.start, error))?;
         let run = Arc::new(Run { segment, stored, bytes, _permit: part_permit });
         let permit = transfer.frame_permit().await;

@@ -1,5 +1,6 @@
 //! The seam between the streaming core and whatever keeps the sealed bytes.
 
+use super::pool::Room;
 use crate::error::Result;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -40,8 +41,8 @@ pub trait SegmentWrite: Send + Sync {
 /// The sealed segments of one artifact as a record names them, to be read back.
 #[async_trait]
 pub trait SealedSegments: Send + Sync {
-    /// The bytes `range` of segment `number` as stored, exactly as many as asked for.
-    async fn read(&self, number: u32, range: Range<u64>) -> Result<Bytes>;
+    /// The bytes `range` of segment `number` as stored, exactly as many as asked for, in `room`.
+    async fn read(&self, number: u32, range: Range<u64>, room: &Room) -> Result<Bytes>;
 
     /// How many bytes the store says that the segment has, where that is cheap to ask. Lets
     /// [`super::check_stored`] find bytes behind the recorded end.

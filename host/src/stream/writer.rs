@@ -10,9 +10,10 @@
 //! aborted. This module never writes a record.
 
 use super::assemble::{Assembler, EncodedFrame, Follower, Ordered, until_cancelled};
-use super::budget::{Bench, Budget, Buffer, Transfer};
+use super::budget::{Bench, Budget, Transfer};
 use super::digest::{GrowingPiece, PieceDigest};
 use super::frame::{Compression, FRAME_BYTES, MAX_FRAME_STORED_BYTES};
+use super::pool::Buffer;
 use super::seal::{MAX_HEADER_BYTES, Recipients};
 use super::segment::Segments;
 use super::source::{ByteSource, Source};

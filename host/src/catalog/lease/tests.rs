@@ -3,6 +3,7 @@ use crate::id::ObjectKey;
 use crate::store::faulty::{Fault, FaultyStore, Op};
 use crate::store::memory::MemoryStore;
 use crate::store::{Lock, ObjectInfo, ObjectVersion, Page, PendingUpload, Upload};
+use crate::stream::Room;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -312,8 +313,8 @@ impl Store for Careless {
         self.inner.begin_upload(key).await
     }
 
-    async fn read(&self, key: &ObjectKey, range: std::ops::Range<u64>) -> Result<Bytes> {
-        self.inner.read(key, range).await
+    async fn read_into(&self, key: &ObjectKey, range: std::ops::Range<u64>, room: &Room) -> Result<Bytes> {
+        self.inner.read_into(key, range, room).await
     }
 
     async fn get(&self, key: &ObjectKey, limit: u64) -> Result<(Bytes, ObjectInfo)> {

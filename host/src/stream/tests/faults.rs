@@ -427,7 +427,7 @@ struct FaultyReads {
 
 #[async_trait]
 impl SealedSegments for FaultyReads {
-    async fn read(&self, number: u32, range: Range<u64>) -> Result<Bytes> {
+    async fn read(&self, number: u32, range: Range<u64>, room: &Room) -> Result<Bytes> {
         let n = self.n_calls.fetch_add(1, Ordering::SeqCst) + 1;
         if n == self.at {
             self.reached.notify_one();
@@ -436,7 +436,7 @@ impl SealedSegments for FaultyReads {
             }
             return Err(Error::unavailable("on purpose"));
         }
-        let bytes = self.inner.read(number, range).await?;
+        let bytes = self.inner.read(number, range, room).await?;
         // A store that answers short once is found as well.
         Ok(if self.at == usize::MAX && n == 5 { bytes.slice(..bytes.len() - 1) } else { bytes })
     }

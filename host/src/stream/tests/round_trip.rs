@@ -165,6 +165,19 @@ fn many_transfers_at_once_share_one_small_budget_and_all_end() {
 }
 
 #[test]
+fn an_artifact_is_read_back_into_buffers_that_are_used_again() {
+    let kit = Kit::with(BudgetSettings { n_workers: 2, n_parts_in_flight: 2, part_bytes: 8 << 20 });
+    let plain = noise(20 * FRAME_BYTES, 6);
+    let (segments, record) = kit.store(&plain, options());
+    let reading = Kit::with(kit.budget.settings());
+    assert!(reading.read(&record, &segments, None).unwrap() == plain);
+    let peak = reading.budget.part_buffers_peak();
+    assert!((1..=3).contains(&peak), "seven runs of frames were read into {peak} buffers of K + T = 3");
+    reading.check(&record, &segments).unwrap();
+    assert!(reading.budget.part_buffers_peak() <= 3, "so are stored bytes that are only compared");
+}
+
+#[test]
 fn the_halves_of_a_tee_are_stored_by_two_transfers_without_waiting_in_a_circle() {
     let kit = Kit::with(BudgetSettings { n_workers: 1, n_parts_in_flight: 1, part_bytes: MIN_PART_BYTES });
     let plain = noise(6 * FRAME_BYTES, 5);
