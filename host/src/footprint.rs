@@ -55,6 +55,49 @@ fn advise(code: std::ops::Range<usize>, advice: libc::c_int) {
     }
 }
 
+/// Gives the free pages in the middle of the allocator's heaps back to the system: those that a start leaves behind.
+///
+/// Called once between the start of a run and its first byte. Takes less than a millisecond.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "no safe interface asks glibc for its free pages")]
+pub fn forget_free_memory() {
+    // SAFETY: `malloc_trim` takes a number and gives back pages of memory that nobody has allocated.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other allocators have their own ways.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn forget_free_memory() {}
+
+/// A transfer of this many frames is a long one. Each so many more, while its buffers fill and each of its connections
+/// is opened, the code that nobody uses any more is given back; later at each doubling.
+const FRAMES_BEFORE_FORGETTING: u64 = 8;
+/// By then everything that a transfer needs has run.
+const FRAMES_OF_YOUTH: u64 = 64;
+
+/// Forgets code while a transfer is young, frame by frame.
+#[derive(Debug, Default)]
+pub struct Youth {
+    n_frames: u64,
+}
+
+impl Youth {
+    /// One more frame was read or handed out.
+    pub fn frame(&mut self) {
+        self.n_frames += 1;
+        if is_time_to_forget(self.n_frames) {
+            forget_code();
+        }
+    }
+}
+
+fn is_time_to_forget(n_frames: u64) -> bool {
+    match n_frames {
+        ..=FRAMES_OF_YOUTH => n_frames.is_multiple_of(FRAMES_BEFORE_FORGETTING),
+        _ => n_frames.is_power_of_two(),
+    }
+}
+
 /// Lets threads share as many heaps as there are cores, instead of the eight for each core that glibc makes. Threads
 /// that only wait leave half-empty heaps behind, and none of ours allocates much while bytes move.
 ///
@@ -92,6 +135,12 @@ mod tests {
             7010-7018 r-xp 00000000 00:1f 44      /opt/a b/strongroom (deleted)\n\
             broken\n";
         assert_eq!(code_of(maps, "/opt/a b/strongroom"), [0x55d0..0x55d8, 0x55d8..0x55e0]);
+    }
+
+    #[test]
+    fn code_is_forgotten_often_while_a_transfer_is_young_and_seldom_later() {
+        let times: Vec<u64> = (1..=1024).filter(|n| is_time_to_forget(*n)).collect();
+        assert_eq!(times, [8, 16, 24, 32, 40, 48, 56, 64, 128, 256, 512, 1024]);
     }
 
     /// KiB of the program's own code that are mapped.

@@ -5,7 +5,7 @@
 //! ours are instrumented (`tests/fuzz/instrument.sh`), so that the libraries are built once and the fuzzer follows
 //! branches of ours. `cargo fuzz run --fuzz-dir tests/fuzz TARGET` works as well, with a nightly compiler.
 
-use crate::command;
+use crate::command::{self, exit};
 use crate::soak::{Length, Outcome};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
@@ -98,7 +98,7 @@ fn fuzz(workspace: &Workspace, name: &str, length: Length) -> Result<(u64, bool)
     if !passed {
         // The end holds what was found, and where it lies.
         let lines: Vec<&str> = output.stderr.lines().collect();
-        println!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        println!("{}\n{name} ended with {}", lines[lines.len().saturating_sub(60)..].join("\n"), exit(output.code));
     }
     Ok((executed(&output.stderr), passed))
 }

@@ -13,6 +13,7 @@ use super::speech;
 use super::state::State;
 use super::verb::{BackupReport, BackupRequest, DiagnoseRequest, RestoreRequest, VerifyRequest, checks_from_guest};
 use crate::error::{Error, Kind, Result};
+use crate::footprint;
 use crate::policy::{Call, Policy, Verb};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -78,7 +79,8 @@ impl Instance {
         };
         match started {
             Ok(Ok(guest)) => {
-                crate::footprint::forget_code();
+                footprint::forget_code();
+                footprint::forget_free_memory();
                 Ok(Self { store, guest, ending })
             }
             Ok(Err(error)) => Err(ending.stopped("its own initialisation", store.data(), &error)),

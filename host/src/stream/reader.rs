@@ -21,6 +21,7 @@ use super::segment::SealedSegments;
 use super::source::{ByteSource, SourceInfo};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Breakage};
+use crate::footprint::Youth;
 use crate::record::ArtifactRecord;
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
@@ -83,6 +84,7 @@ struct Running {
     offset: u64,
     /// CRC64NVME of the segment so far, as stored.
     crc: (u64, u64),
+    youth: Youth,
     stop: CancellationToken,
     _stopped_when_dropped: DropGuard,
 }
@@ -186,7 +188,14 @@ impl ArtifactReader {
             steps: sender,
         };
         self.runtime.spawn(stop.clone().run_until_cancelled_owned(fetcher.run()));
-        Running { steps, offset, crc: (0, 0), stop: stop.clone(), _stopped_when_dropped: stop.drop_guard() }
+        Running {
+            steps,
+            offset,
+            crc: (0, 0),
+            youth: Youth::default(),
+            stop: stop.clone(),
+            _stopped_when_dropped: stop.drop_guard(),
+        }
     }
 
     /// The next proven bytes of the range, or its end.
@@ -227,6 +236,7 @@ impl Running {
                     let frame = wait_for(decoded).map_err(worker_failed)??.into_bytes();
                     let start = self.offset;
                     self.offset += frame.len() as u64;
+                    self.youth.frame();
                     let bytes = trim(&frame, start, range);
                     if !bytes.is_empty() {
                         return Ok(Some(bytes));

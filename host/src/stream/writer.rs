@@ -19,7 +19,7 @@ use super::segment::Segments;
 use super::source::{ByteSource, Source};
 use super::upload::Upload;
 use crate::error::{Error, Result};
-use crate::footprint;
+use crate::footprint::Youth;
 use crate::id::ArtifactName;
 use crate::record::SegmentRecord;
 use std::sync::Arc;
@@ -34,19 +34,6 @@ pub const DEFAULT_PARTS_PER_SEGMENT: u32 = 950;
 /// The least that a segment must have room for, in bytes: an age header, the largest frame with the
 /// tags of its messages, and the two closing frames.
 pub const MIN_SEGMENT_BYTES: u64 = (MAX_FRAME_STORED_BYTES + MAX_FRAME_STORED_BYTES / 4 + MAX_HEADER_BYTES) as u64;
-
-/// A transfer of this many frames is a long one. Each so many more, while its buffers fill and each of its connections
-/// is opened, the code that nobody uses any more is given back; later at each doubling.
-const FRAMES_BEFORE_FORGETTING: u64 = 8;
-/// By then everything that a transfer needs has run.
-const FRAMES_OF_YOUTH: u64 = 64;
-
-fn is_time_to_forget(n_frames: u64) -> bool {
-    match n_frames {
-        ..=FRAMES_OF_YOUTH => n_frames.is_multiple_of(FRAMES_BEFORE_FORGETTING),
-        _ => n_frames.is_power_of_two(),
-    }
-}
 
 /// How one artifact is written.
 #[derive(Clone, Debug)]
@@ -171,7 +158,7 @@ impl Reader {
 
     fn read_all(&self, source: &mut dyn ByteSource, progress: &dyn Fn(u64)) -> Result<()> {
         let info = source.open()?;
-        let (mut offset, mut n_frames) = (0, 0_u64);
+        let (mut offset, mut youth) = (0, Youth::default());
         loop {
             let permit = until_cancelled(&self.cancel, self.transfer.frame_permit())?;
             let mut plain = self.transfer.budget().frame_buffer().with(permit);
@@ -186,10 +173,7 @@ impl Reader {
             if filled < FRAME_BYTES {
                 break;
             }
-            n_frames += 1;
-            if is_time_to_forget(n_frames) {
-                footprint::forget_code();
-            }
+            youth.frame();
         }
         match info.len {
             Some(len) if len != offset => Err(Error::failed("the source did not have the length that it said")
