@@ -222,26 +222,18 @@ mod tests {
 
     #[test]
     fn what_fills_only_a_variable_is_in_the_line_of_its_command() {
-        use crate::policy::exec::{ExecCall, ExecGrant, StdinGrant};
+        use crate::policy::exec::{ExecCall, ExecGrant};
         use crate::policy::slot::{SlotRule, Template};
-        use crate::policy::{Effect, Grants, Occasion, Verb, When};
+        use crate::policy::{Grants, Occasion, Verb};
         let template = |text: &str| Template::parse(text).unwrap();
         let grant = ExecGrant {
-            program: "/usr/bin/psql".to_owned(),
-            sha256: None,
             args: vec![template("-X")],
             env: [("PGDATABASE", "{database}"), ("PGAPPNAME", "strongroom"), ("PGOPTIONS", "-c note={database}")]
                 .map(|(name, text)| (name.to_owned(), template(text)))
                 .into(),
-            stdin: StdinGrant::None,
             slots: BTreeMap::from([("database".to_owned(), SlotRule::pattern(".*").unwrap())]),
             secrets: vec!["PGPASSWORD".to_owned()],
-            secret_files: BTreeMap::new(),
-            inspect: false,
-            when: When { verbs: [Verb::Backup].into(), effect: Effect::Reads, scratch: false },
-            partial_stdin: false,
-            detects_short_input: false,
-            timeout: None,
+            ..ExecGrant::reading("/usr/bin/psql")
         };
         let policy = Policy {
             plugin: "pg".to_owned(),

@@ -4,7 +4,7 @@
 //! and the speed of the store:
 //!
 //! ```text
-//! about 20 MiB + 2 MiB x (3W + T) + part_bytes x (K + T)
+//! about 21 MiB + 2 MiB x (3W + T) + part_bytes x (K + T)
 //! ```
 //!
 //! At fixed levels above 3, and with a level that follows the queues, a worker's compressor takes more than the
@@ -15,7 +15,8 @@
 //! has, entity tag and checksum, until its artifact is whole: about 8 MiB for each TiB at rest of an
 //! open transfer with parts of 8 MiB. Nothing else is kept for each part.
 //!
-//! Who reads an artifact back holds the frame that it was given last beyond that.
+//! Who reads an artifact back holds the frame that it was given last beyond that. It is read in runs of three quarters
+//! of a part at most, since a connection holds up to 2 MiB of what comes while a buffer is filled from it.
 //!
 //! Two kinds of permits bound it: frames under way (2W + T) and parts under way (K + T). Each
 //! transfer has one permit of each kind of its own, the rest is shared in the order in which the

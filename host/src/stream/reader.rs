@@ -404,9 +404,9 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Cuts frames into runs that are at most a part at rest.
+    /// Cuts frames into runs that leave a quarter of a part for what their connection holds.
     fn split(&self, segment: &OpenedSegment, frames: Range<usize>) -> Vec<Range<usize>> {
-        let most = self.index.budget.settings().part_bytes as u64;
+        let most = self.index.budget.settings().part_bytes as u64 / 4 * 3;
         let mut runs: Vec<Range<usize>> = Vec::new();
         for i in frames {
             match runs.last_mut() {

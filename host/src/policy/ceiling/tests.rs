@@ -39,19 +39,11 @@ fn pair(variable: &str, secret: &str) -> BTreeMap<String, String> {
 
 fn grant() -> ExecGrant {
     ExecGrant {
-        program: "/usr/lib/postgresql/18/bin/psql".to_owned(),
-        sha256: None,
         args: ["-X", "-At", "--dbname={database}"].map(|text| Template::parse(text).unwrap()).into(),
         env: BTreeMap::from([("PGOPTIONS".to_owned(), Template::parse("x").unwrap())]),
-        stdin: StdinGrant::None,
         slots: BTreeMap::from([("database".to_owned(), SlotRule::pattern("[a-z/=:]+").unwrap())]),
         secrets: vec!["PGPASSWORD".to_owned()],
-        secret_files: BTreeMap::new(),
-        inspect: false,
-        when: When { verbs: [Verb::Backup].into(), effect: Effect::Reads, scratch: false },
-        partial_stdin: false,
-        detects_short_input: false,
-        timeout: None,
+        ..ExecGrant::reading("/usr/lib/postgresql/18/bin/psql")
     }
 }
 

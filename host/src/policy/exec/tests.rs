@@ -9,25 +9,38 @@ fn template(text: &str) -> Template {
     Template::parse(text).unwrap()
 }
 
+impl ExecGrant {
+    /// A program without arguments that reads in backups: what tests begin with.
+    pub(crate) fn reading(program: &str) -> Self {
+        Self {
+            program: program.to_owned(),
+            sha256: None,
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            stdin: StdinGrant::None,
+            slots: BTreeMap::new(),
+            secrets: Vec::new(),
+            secret_files: BTreeMap::new(),
+            inspect: false,
+            when: When { verbs: BTreeSet::from([Verb::Backup]), effect: Effect::Reads, scratch: false },
+            partial_stdin: false,
+            detects_short_input: false,
+            timeout: None,
+        }
+    }
+}
+
 /// `pg_dump` of a database that the job names, as in `docs/exec.md`.
 fn pg_dump() -> ExecGrant {
     ExecGrant {
-        program: "/usr/bin/pg_dump".to_owned(),
-        sha256: None,
         args: vec![template("--format=custom"), template("--snapshot={snapshot}")],
         env: BTreeMap::from([("PGDATABASE".to_owned(), template("{database}"))]),
-        stdin: StdinGrant::None,
         slots: BTreeMap::from([
             ("database".to_owned(), SlotRule::setting("databases").unwrap()),
             ("snapshot".to_owned(), SlotRule::pattern("[0-9A-F-]{1,40}").unwrap()),
         ]),
         secrets: vec!["PGPASSWORD".to_owned()],
-        secret_files: BTreeMap::new(),
-        inspect: false,
-        when: When { verbs: BTreeSet::from([Verb::Backup]), effect: Effect::Reads, scratch: false },
-        partial_stdin: false,
-        detects_short_input: false,
-        timeout: None,
+        ..ExecGrant::reading("/usr/bin/pg_dump")
     }
 }
 

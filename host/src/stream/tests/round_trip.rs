@@ -172,7 +172,7 @@ fn an_artifact_is_read_back_into_buffers_that_are_used_again() {
     let reading = Kit::with(kit.budget.settings());
     assert!(reading.read(&record, &segments, None).unwrap() == plain);
     let peak = reading.budget.part_buffers_peak();
-    assert!((1..=3).contains(&peak), "seven runs of frames were read into {peak} buffers of K + T = 3");
+    assert!((1..=3).contains(&peak), "ten runs of frames were read into {peak} buffers of K + T = 3");
     reading.check(&record, &segments).unwrap();
     assert!(reading.budget.part_buffers_peak() <= 3, "so are stored bytes that are only compared");
 }
