@@ -2,6 +2,7 @@
 //! identity, and grants as `plugin approve` writes them.
 
 use crate::relay::{private, sha256};
+use crate::warm::Warm;
 use crate::{Output, Running, Sandbox, plugin};
 use age::secrecy::ExposeSecret;
 use anyhow::Result;
@@ -34,6 +35,18 @@ impl Documents {
 
     /// Makes two empty trees, identity and configuration, and approves the plugin by its digest.
     pub fn with(setup: &Setup) -> Self {
+        static WARM: Warm = Warm::new();
+        let documents = Self::cold(setup);
+        WARM.give(&documents.sandbox, || {
+            let documents = Self::cold(&Setup::default());
+            documents.run(&["diagnose", "documents"]);
+            documents.sandbox
+        });
+        documents
+    }
+
+    /// The same, and the plugin has yet to be compiled.
+    fn cold(setup: &Setup) -> Self {
         let sandbox = Sandbox::new();
         let identity = age::x25519::Identity::generate();
         // The second is the one that somebody keeps offline.

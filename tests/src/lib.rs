@@ -33,6 +33,7 @@ pub mod terminal;
 pub mod tool;
 pub mod tree;
 pub mod wait;
+pub mod warm;
 pub mod wire;
 
 #[doc(hidden)]

@@ -1,6 +1,7 @@
 //! A sandbox with a job whose component is whatever a test says: the guest `relay`, a local store, an
 //! age identity, and grants that the test writes.
 
+use crate::warm::Warm;
 use crate::{Output, Sandbox, plugin};
 use age::secrecy::ExposeSecret;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,18 @@ pub struct Relay {
 impl Relay {
     /// Writes identity and configuration; the store is the folder `store` of the sandbox.
     pub fn new(setup: Setup) -> Self {
+        static WARM: Warm = Warm::new();
+        let relay = Self::cold(setup);
+        WARM.give(&relay.sandbox, || {
+            let relay = Self::cold(Setup::default());
+            relay.run(&["diagnose", "orders"]).check_code(0);
+            relay.sandbox
+        });
+        relay
+    }
+
+    /// The same, and the plugin has yet to be compiled.
+    pub fn cold(setup: Setup) -> Self {
         let sandbox = Sandbox::new();
         let identity = age::x25519::Identity::generate();
         let recipient = identity.to_public().to_string();

@@ -159,7 +159,7 @@ impl World {
     /// A job with a store of this shape and nothing in it.
     fn new_relay(shape: &Shape) -> Relay {
         let artifacts: Vec<_> = shape.artifacts.iter().map(|name| format!("{name:?}")).collect();
-        let mut relay = Relay::new(Setup::default());
+        let mut relay = Relay::cold(Setup::default());
         relay.sandbox.set_env("ACCESS_KEY", ACCESS_KEY).set_env("SECRET_KEY", SECRET_KEY);
         relay.sandbox.set_env("STRONGROOM_FAIL", IN_A_HURRY);
         let dir = relay.sandbox.dir().display().to_string();
