@@ -66,7 +66,7 @@ impl Relay {
         relay
     }
 
-    /// The same, and the plugin has yet to be compiled.
+    /// The same, and its plugin has yet to be compiled.
     pub fn cold(setup: Setup) -> Self {
         let sandbox = Sandbox::new();
         let identity = age::x25519::Identity::generate();

@@ -427,7 +427,7 @@ fn thousands_of_entries_are_a_few_lines_and_every_object_that_is_written_is_name
 
 #[test]
 fn every_step_of_the_load_order_has_an_error_and_a_line_of_its_own() {
-    let relay = Relay::new(Setup { produce: sh("echo data"), ..Setup::default() });
+    let relay = Relay::cold(Setup { produce: sh("echo data"), ..Setup::default() });
     let path = relay.sandbox.path("strongroom.toml");
     let good = std::fs::read_to_string(&path).unwrap();
     let source = good.split("source = \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
