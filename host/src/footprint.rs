@@ -3,7 +3,7 @@
 //! Reading a configuration, preparing TLS, loading a plugin and opening a connection touches code all over the
 //! program, and the kernel maps the pages around each place along with it: some 24 MiB before the first byte, and
 //! 15 more until a store has taken the first part, which a long transfer would carry from there to its last byte.
-//! This module never touches memory that was written.
+//! Nothing here touches memory that anybody still uses.
 
 /// Unmaps the pages of the program's own code and constants. Those that are used again come back from
 /// the page cache as they are needed, in neighbourhoods of 64 KiB.
@@ -57,7 +57,7 @@ fn advise(code: std::ops::Range<usize>, advice: libc::c_int) {
 
 /// Gives the free pages in the middle of the allocator's heaps back to the system: those that a start leaves behind.
 ///
-/// Called once between the start of a run and its first byte. Takes less than a millisecond.
+/// Called when a plugin has started, so before the first byte of a run. Takes less than a millisecond.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "no safe interface asks glibc for its free pages")]
 pub fn forget_free_memory() {

@@ -39,8 +39,10 @@ pub mod writer;
 mod tests;
 
 pub use budget::{Budget, BudgetSettings, MIN_PART_BYTES};
+pub(crate) use check::check_segment;
 pub use check::check_stored;
 pub use frame::Compression;
+pub(crate) use index::segment_number;
 pub use pipe::{PipeSink, pipe};
 pub use pool::{Buffer, Room};
 pub use reader::{ArtifactReader, open_artifact};

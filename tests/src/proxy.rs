@@ -55,6 +55,15 @@ pub enum Act {
     OldDate,
 }
 
+/// Headers that a gateway drops which knows no checksums.
+pub const CHECKSUMS: [&str; 5] = [
+    "x-amz-checksum-crc64nvme",
+    "x-amz-checksum-crc32c",
+    "x-amz-checksum-algorithm",
+    "x-amz-checksum-type",
+    "x-amz-checksum-mode",
+];
+
 /// Which requests are touched.
 #[derive(Clone, Debug)]
 pub struct Rule {

@@ -27,8 +27,11 @@ impl Warm {
         for (name, content) in self.0.get_or_init(|| compiled(&compile())) {
             private(&sandbox.write(name, content));
         }
-        let folder = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(sandbox.path(COMPILED), folder).expect("a folder of the sandbox");
+        // As the host makes them.
+        for folder in [COMPILED, "home/.cache/strongroom", "home/.local/state/strongroom"] {
+            let own = std::fs::Permissions::from_mode(0o700);
+            std::fs::set_permissions(sandbox.path(folder), own).expect("a folder of the sandbox");
+        }
     }
 }
 

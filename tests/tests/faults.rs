@@ -9,7 +9,7 @@ use std::time::Duration;
 use strongroom::store::Store;
 use strongroom::store::s3::S3Store;
 use strongroom_tests::documented::check_documented;
-use strongroom_tests::proxy::{Act, Proxy, Rule};
+use strongroom_tests::proxy::{Act, CHECKSUMS, Proxy, Rule};
 use strongroom_tests::relay::{Relay, Setup, sh, sha256};
 use strongroom_tests::s3::{self, ACCESS_KEY, S3Server, SECRET_KEY, Server};
 use strongroom_tests::{Output, Sandbox, free_port, plugin, wait_until};
@@ -128,8 +128,8 @@ fn credentials_that_are_not_there_are_named_by_their_variable() {
 }
 
 /// A backup behind a proxy that does this fails with this code, and leaves nothing.
-async fn check_fails_behind(rule: Rule, code: i32, says: &[&str]) {
-    let behind = Behind::start(vec![rule]).await;
+async fn check_fails_behind(rules: impl Into<Vec<Rule>>, code: i32, says: &[&str]) {
+    let behind = Behind::start(rules.into()).await;
     check_one_error(&behind.relay.run(&["backup", "orders"]), code, says);
     assert!(behind.proxy.touched() > 0);
     behind.check_nothing_left().await;
@@ -139,14 +139,23 @@ async fn check_fails_behind(rule: Rule, code: i32, says: &[&str]) {
 async fn a_store_that_denies_in_the_middle_of_an_upload_is_no_backup() {
     let denied = || Act::Answer(403, "AccessDenied", "Access Denied");
     let part = Rule { after: 1, ..Rule::always("PUT", "partNumber=", denied()) };
-    check_fails_behind(part, 4, &["AccessDenied", "out"]).await;
-    check_fails_behind(Rule::always("POST", "?uploadId=", denied()), 4, &["AccessDenied", "out"]).await;
-    check_fails_behind(Rule::always("PUT", "record.json", denied()), 4, &["AccessDenied", "record.json"]).await;
+    check_fails_behind([part], 4, &["AccessDenied", "out"]).await;
+    check_fails_behind([Rule::always("POST", "?uploadId=", denied())], 4, &["AccessDenied", "out"]).await;
+    check_fails_behind([Rule::always("PUT", "record.json", denied())], 4, &["AccessDenied", "record.json"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_acknowledges_and_drops_is_found_before_the_record_is_written() {
-    check_fails_behind(Rule::always("POST", "?uploadId=", Act::Acknowledge), 1, &["out"]).await;
+    check_fails_behind([Rule::always("POST", "?uploadId=", Act::Acknowledge)], 1, &["out"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_without_checksums_keeps_is_read_back_before_the_record_is_written() {
+    let strip = || Rule::always("", "", Act::Strip(&CHECKSUMS));
+    let other = Rule::always("GET", "/data/", Act::FlipResponse);
+    let says = ["holds something else", "data/out.0001", "store check"];
+    check_fails_behind([other, strip()], 5, &says).await;
+    check_survives(strip()).await;
 }
 
 /// Runs `strongroom` in a mount namespace of its own, after `prepare` has changed the folder `store`.
@@ -301,7 +310,7 @@ async fn a_server_that_stands_still_and_hangs_up_is_ridden_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_is_changed_on_its_way_is_never_stored() {
-    check_fails_behind(Rule::first(1, "PUT", "partNumber=1", Act::FlipRequest), 1, &["BadDigest", "changes bytes"])
+    check_fails_behind([Rule::first(1, "PUT", "partNumber=1", Act::FlipRequest)], 1, &["BadDigest", "changes bytes"])
         .await;
 }
 

@@ -49,7 +49,7 @@ fn say(to: &str) -> String {
 fn relay(produce: &str, query: &str, outside: &Path) -> Relay {
     let bash = |script: &str| vec!["/bin/bash".to_owned(), "-c".to_owned(), script.to_owned()];
     let names = "secrets = [\"BY_ENV\", \"BY_FILE\", \"BY_URI\"]";
-    let mut relay = Relay::new(Setup { produce: bash(produce), produce_more: names.into(), ..Setup::default() });
+    let mut relay = Relay::cold(Setup { produce: bash(produce), produce_more: names.into(), ..Setup::default() });
     let file = outside.join("secret");
     std::fs::write(&file, format!("{BY_FILE}\n")).unwrap();
     private(&file);

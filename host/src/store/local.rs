@@ -185,7 +185,7 @@ impl Root {
                 Ok(0) => return Err(too_short(key, range, Some(range.start + len_of(&body[..at])))),
                 Ok(n) => at += n,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                failed => _ = failed.doing(reading)?,
+                Err(error) => return Err(error).doing(reading),
             }
         }
         Ok(body.freeze(len))

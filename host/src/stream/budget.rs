@@ -15,8 +15,9 @@
 //! has, entity tag and checksum, until its artifact is whole: about 8 MiB for each TiB at rest of an
 //! open transfer with parts of 8 MiB. Nothing else is kept for each part.
 //!
-//! Who reads an artifact back holds the frame that it was given last beyond that. It is read in runs of three quarters
-//! of a part at most, since a connection holds up to 2 MiB of what comes while a buffer is filled from it.
+//! Who reads an artifact back holds the frame that it was given last beyond that, and a part counts as 4 MiB at least.
+//! It is read in runs of three quarters of that, since a connection holds up to 2 MiB of what comes while a buffer is
+//! filled from it.
 //!
 //! Two kinds of permits bound it: frames under way (2W + T) and parts under way (K + T). Each
 //! transfer has one permit of each kind of its own, the rest is shared in the order in which the
@@ -42,6 +43,9 @@ pub const DEFAULT_PART_BYTES: usize = 8 << 20;
 /// The smallest part in bytes: several sealed messages of 64 KiB, so that one of them never
 /// reaches over more than two parts.
 pub const MIN_PART_BYTES: usize = 256 << 10;
+
+/// Reading back takes a frame at a time at least, sealed and with the end of its segment: room for that in bytes.
+const MIN_READ_BYTES: usize = 4 << 20;
 
 /// How much a process may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +84,8 @@ pub struct Budget {
     parts: Arc<Allotment>,
     frame_pool: Arc<Pool>,
     part_pool: Arc<Pool>,
+    /// The same as that of parts, unless they are small.
+    read_pool: Arc<Pool>,
     next_transfer: AtomicU64,
     level: SharedLevel,
 }
@@ -117,13 +123,17 @@ impl Budget {
                 .spawn(move || work(&queue))
                 .map_err(|error| Error::failed("could not start a worker thread").because_of_io(error))?;
         }
+        let part_pool = Pool::new(settings.part_bytes);
+        let has_room = settings.part_bytes >= MIN_READ_BYTES;
+        let read_pool = if has_room { part_pool.clone() } else { Pool::new(MIN_READ_BYTES) };
         Ok(Arc::new(Self {
             settings,
             jobs,
             frames: Allotment::new(2 * settings.n_workers),
             parts: Allotment::new(settings.n_parts_in_flight),
             frame_pool: Pool::new(MAX_FRAME_STORED_BYTES),
-            part_pool: Pool::new(settings.part_bytes),
+            part_pool,
+            read_pool,
             next_transfer: AtomicU64::new(0),
             level: SharedLevel::new(),
         }))
@@ -144,10 +154,10 @@ impl Budget {
         Peak { frame_buffers: self.frame_pool.in_use(), parts: self.parts.in_use() }
     }
 
-    /// The most buffers of one part that were in use at the same time so far.
+    /// The most buffers for what is read back that were in use at the same time so far.
     #[cfg(test)]
-    pub(crate) fn part_buffers_peak(&self) -> usize {
-        self.part_pool.peak()
+    pub(crate) fn read_buffers_peak(&self) -> usize {
+        self.read_pool.peak()
     }
 
     /// The level of frames whose level follows what is waited for.
@@ -184,6 +194,7 @@ impl Budget {
     pub fn let_go(&self) {
         self.frame_pool.let_go();
         self.part_pool.let_go();
+        self.read_pool.let_go();
     }
 
     /// A buffer for one frame. Who takes one holds a frame's permit.
@@ -196,9 +207,9 @@ impl Budget {
         self.part_pool.take()
     }
 
-    /// Buffers of a part for what is read back. Who reads holds a part's permit until the bytes are dropped.
-    pub(crate) fn room(&self) -> Room {
-        Room::of(&self.part_pool)
+    /// How much is read back at a time, in bytes: three quarters of a buffer, each a power of two.
+    pub(crate) fn run_bytes(&self) -> u64 {
+        self.read_pool.buffer_bytes() as u64 / 4 * 3
     }
 }
 
@@ -244,6 +255,12 @@ impl Transfer {
     /// Waits for the right to have one more part under way, in the order of the parts.
     pub(crate) async fn part_permit(&self) -> Permit {
         self.budget.parts.acquire(self.number).await
+    }
+
+    /// Waits for room for one more run of what is read back, in the order of the runs. It counts as a part under way
+    /// until what was read into it is dropped.
+    pub(crate) async fn room(&self) -> Room {
+        Room::of(&self.budget.read_pool, self.part_permit().await)
     }
 }
 

@@ -66,7 +66,8 @@ pub(super) async fn check_all(
     Err(error)
 }
 
-async fn check_segment(
+/// As [`check_stored`], of the `i`th segment alone.
+pub(crate) async fn check_segment(
     record: &ArtifactRecord,
     i: usize,
     segments: &dyn SealedSegments,
@@ -87,28 +88,25 @@ async fn check_segment(
             .fact("got", format!("{known} bytes"));
         return Err(at(record, number, size.min(known), cause));
     }
-    let part_bytes = transfer.budget().settings().part_bytes as u64;
+    let run_bytes = transfer.budget().run_bytes();
     let n_ahead = transfer.budget().settings().n_parts_in_flight;
-    let pieces = futures_util::stream::iter(0..size.div_ceil(part_bytes)).map(|piece| async move {
-        let start = piece * part_bytes;
-        let permit = transfer.part_permit().await;
-        let read = read_exactly(segments, number, start..size.min(start + part_bytes), &transfer.budget().room()).await;
+    let runs = futures_util::stream::iter(0..size.div_ceil(run_bytes)).map(|run| async move {
+        let start = run * run_bytes;
+        let room = transfer.room().await;
+        let read = read_exactly(segments, number, start..size.min(start + run_bytes), &room).await;
         let bytes = read.map_err(|error| at(record, number, start, error))?;
         let len = bytes.len() as u64;
-        let digests = transfer.budget().submit(move |_| {
-            let digests: (u64, PieceDigest) = (digest::crc64nvme(&bytes), digest::piece(start, &bytes));
-            drop((bytes, permit));
-            digests
-        });
-        let (crc, digest) = digests.await.map_err(worker_failed)?;
+        let digests =
+            transfer.budget().submit(move |_| (digest::crc64nvme(&bytes), pieces(start, &bytes, run_bytes / 3)));
+        let (crc, pieces) = digests.await.map_err(worker_failed)?;
         progress(len);
-        Ok::<_, Error>((crc, digest, len))
+        Ok::<_, Error>((crc, pieces, len))
     });
     let (mut tree, mut crc) = (Tree::default(), 0);
-    let mut pieces = pieces.buffered(n_ahead);
-    while let Some((piece_crc, piece, len)) = pieces.try_next().await? {
-        crc = digest::combine_crc64nvme(crc, piece_crc, len);
-        tree.push(&piece);
+    let mut runs = runs.buffered(n_ahead);
+    while let Some((run_crc, pieces, len)) = runs.try_next().await? {
+        crc = digest::combine_crc64nvme(crc, run_crc, len);
+        pieces.iter().for_each(|piece| tree.push(piece));
     }
     let blake3 = tree.finish().map_or_else(String::new, |digest| digest.to_string());
     let crc = digest::show_crc(crc);
@@ -122,4 +120,10 @@ async fn check_segment(
         .fact("got", format!("BLAKE3 {blake3} CRC64NVME {crc}"))
         .fact("where in it", WHERE);
     Err(in_segment(record, number, cause))
+}
+
+/// Digests of `bytes`, which begin at `start`, in pieces of as many bytes as a subtree has.
+fn pieces(start: u64, bytes: &[u8], piece_bytes: u64) -> Vec<PieceDigest> {
+    let len = usize::try_from(piece_bytes).unwrap_or(usize::MAX);
+    (start..).step_by(len).zip(bytes.chunks(len)).map(|(start, piece)| digest::piece(start, piece)).collect()
 }

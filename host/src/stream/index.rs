@@ -324,7 +324,8 @@ pub(super) fn in_segment(record: &ArtifactRecord, segment: u32, cause: Error) ->
     Error::new(cause.kind(), format!("artifact \"{}\" segment {segment:04}", record.name)).because(cause)
 }
 
-pub(super) fn segment_number(i: usize) -> Result<u32> {
+/// Of the `i`th segment of a record.
+pub(crate) fn segment_number(i: usize) -> Result<u32> {
     u32::try_from(i + 1).map_err(|_| Error::damaged("the record names more segments than there can be"))
 }
 

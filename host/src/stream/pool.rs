@@ -2,7 +2,8 @@
 //!
 //! Pages that were touched once are not asked of the system again, and nothing of changing size leaves holes in the
 //! allocator's heaps. How many buffers there are at a time is bounded by the permits of whoever takes them, so taking
-//! never waits. This module knows nothing of permits' order, frames or stores.
+//! never waits; a permit stays with its buffer, whoever gave up on it. This module knows nothing of permits' order,
+//! frames or stores.
 
 use super::budget::Permit;
 use bytes::Bytes;
@@ -26,6 +27,11 @@ impl Pool {
             in_use: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
         })
+    }
+
+    /// Of each of its buffers.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes
     }
 
     pub(super) fn take(self: &Arc<Self>) -> Buffer {
@@ -66,18 +72,18 @@ fn untouched(len: usize) -> Box<[u8]> {
 pub struct Buffer {
     bytes: Box<[u8]>,
     pool: Option<Arc<Pool>>,
-    permit: Option<Permit>,
+    permit: Option<Arc<Permit>>,
 }
 
 impl Buffer {
     /// Keeps the permit as long as the buffer is in use.
-    pub(crate) fn with(mut self, permit: Permit) -> Self {
-        self.permit = Some(permit);
+    pub(crate) fn with(mut self, permit: impl Into<Arc<Permit>>) -> Self {
+        self.permit = Some(permit.into());
         self
     }
 
     /// Takes the permit away, to hand it to another buffer or to let it go.
-    pub(crate) fn take_permit(&mut self) -> Option<Permit> {
+    pub(crate) fn take_permit(&mut self) -> Option<Arc<Permit>> {
         self.permit.take()
     }
 
@@ -121,7 +127,7 @@ impl AsRef<[u8]> for Frozen {
 
 /// Where a store puts what it reads: buffers of a pool for what comes by the gigabyte, memory of its own for all else.
 #[derive(Clone, Default)]
-pub struct Room(Option<Arc<Pool>>);
+pub struct Room(Option<(Arc<Pool>, Arc<Permit>)>);
 
 impl Room {
     /// Memory that the system gives for this read alone.
@@ -129,15 +135,18 @@ impl Room {
         Self(None)
     }
 
-    pub(super) fn of(pool: &Arc<Pool>) -> Self {
-        Self(Some(pool.clone()))
+    /// For one buffer at a time: another one only where an attempt has failed and its buffer was dropped.
+    pub(super) fn of(pool: &Arc<Pool>, permit: Permit) -> Self {
+        Self(Some((pool.clone(), permit.into())))
     }
 
     /// At least `len` bytes with anything in them: of the pool if they fit its buffers, else fresh.
     pub fn take(&self, len: usize) -> Buffer {
+        let fresh = || Buffer { bytes: untouched(len), pool: None, permit: None };
         match &self.0 {
-            Some(pool) if len <= pool.buffer_bytes => pool.take(),
-            _ => Buffer { bytes: untouched(len), pool: None, permit: None },
+            Some((pool, permit)) if len <= pool.buffer_bytes => pool.take().with(permit.clone()),
+            Some((_, permit)) => fresh().with(permit.clone()),
+            None => fresh(),
         }
     }
 
@@ -152,26 +161,35 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::blocking::wait_for;
+    use crate::stream::budget::{Budget, BudgetSettings};
 
     #[test]
-    fn a_read_takes_a_buffer_of_the_pool_and_gives_it_back() {
-        let pool = Pool::new(100);
-        let room = Room::of(&pool);
+    fn a_read_takes_a_buffer_of_the_pool_and_gives_it_back_and_then_its_permit() {
+        let (pool, budget) = (Pool::new(100), Budget::new(BudgetSettings::default()).unwrap());
+        let transfer = budget.begin();
+        let room = Room::of(&pool, wait_for(transfer.part_permit()));
         let mut buffer = room.take(100);
+        drop(room);
         buffer[..3].copy_from_slice(b"abc");
         let read = buffer.freeze(3);
-        assert_eq!((&read[..], pool.in_use()), (&b"abc"[..], 1));
+        assert_eq!((&read[..], pool.in_use(), budget.in_use().parts), (&b"abc"[..], 1, 1));
         drop(read.slice(1..));
-        assert_eq!(pool.in_use(), 1, "a part of it is still there");
+        assert_eq!((pool.in_use(), budget.in_use().parts), (1, 1), "a part of it is still there");
         drop(read);
-        assert_eq!((pool.in_use(), pool.peak()), (0, 1));
+        assert_eq!((pool.in_use(), pool.peak(), budget.in_use().parts), (0, 1, 0));
+        let room = Room::of(&pool, wait_for(transfer.part_permit()));
         assert_eq!(room.take(1)[0], b'a', "the same memory again");
     }
 
     #[test]
-    fn what_does_not_fit_a_buffer_is_fresh() {
-        let pool = Pool::new(100);
-        assert_eq!((Room::of(&pool).take(101).len(), Room::fresh().take(7).len(), pool.peak()), (101, 7, 0));
-        assert_eq!(Room::fresh().take(7).freeze(9).len(), 7);
+    fn what_does_not_fit_a_buffer_is_fresh_and_holds_its_permit_as_well() {
+        let (pool, budget) = (Pool::new(100), Budget::new(BudgetSettings::default()).unwrap());
+        let transfer = budget.begin();
+        let large = Room::of(&pool, wait_for(transfer.part_permit())).take(101);
+        assert_eq!((large.len(), pool.peak(), budget.in_use().parts), (101, 0, 1));
+        drop(large);
+        assert_eq!(budget.in_use().parts, 0);
+        assert_eq!((Room::fresh().take(7).len(), Room::fresh().take(7).freeze(9).len()), (7, 7));
     }
 }

@@ -15,7 +15,7 @@ use super::budget::{Budget, Permit, Transfer, worker_failed};
 use super::digest;
 use super::frame::FRAME_BYTES;
 use super::index::{Index, OpenedSegment, in_segment, segment_number};
-use super::pool::Buffer;
+use super::pool::{Buffer, Room};
 use super::seal::Identity;
 use super::segment::SealedSegments;
 use super::source::{ByteSource, SourceInfo};
@@ -319,13 +319,12 @@ impl ByteSource for ArtifactReader {
     }
 }
 
-/// Stored bytes of some frames, while they are under way or being decoded. The permit goes back
+/// Stored bytes of some frames, while they are under way or being decoded. Their room is free again
 /// when the last of these frames is.
 struct Run {
     segment: Arc<OpenedSegment>,
     stored: Range<u64>,
     bytes: Bytes,
-    _permit: Permit,
 }
 
 /// A run that was asked for.
@@ -336,7 +335,6 @@ struct Asked {
     /// Stored bytes of this run that no earlier run had; `None` when only a range is read.
     fresh: Option<Range<u64>>,
     is_last_of_segment: bool,
-    permit: Permit,
     bytes: Abandoned,
 }
 
@@ -371,7 +369,7 @@ impl Fetcher {
         let frame_bytes = FRAME_BYTES as u64;
         let first = self.range.start / frame_bytes;
         let end = self.range.end.div_ceil(frame_bytes).max(first);
-        let is_whole = self.range == (0..self.index.record.size);
+        let is_whole = self.is_whole();
         // An empty artifact still has a frame to be proven.
         let frames = if is_whole { 0..self.index.n_frames() } else { first..end };
         let mut next = frames.start;
@@ -381,20 +379,12 @@ impl Fetcher {
             let to =
                 usize::try_from(frames.end - segment.first_frame).unwrap_or(usize::MAX).min(segment.frames().len());
             let mut seen = 0;
-            for run in self.split(&segment, from..to) {
+            for (run, stored) in self.split(&segment, from..to) {
                 let is_last_of_segment = run.end == segment.frames().len();
-                let mut stored = stored_span(&segment, run.clone());
-                if is_whole {
-                    // The header comes with the first frames, the tail with the last ones.
-                    stored.start = if run.start == 0 { 0 } else { stored.start };
-                    stored.end = if is_last_of_segment { segment.stored_bytes } else { stored.end };
-                }
                 let fresh = is_whole.then_some(seen..stored.end);
                 seen = stored.end;
-                let permit = self.transfer.part_permit().await;
-                let bytes = self.fetch(segment.clone(), stored.clone());
-                let run =
-                    Asked { segment: segment.clone(), frames: run, stored, fresh, is_last_of_segment, permit, bytes };
+                let bytes = self.fetch(segment.clone(), stored.clone(), self.transfer.room().await);
+                let run = Asked { segment: segment.clone(), frames: run, stored, fresh, is_last_of_segment, bytes };
                 if asked.send(run).is_err() {
                     return Ok(());
                 }
@@ -404,24 +394,40 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Cuts frames into runs that leave a quarter of a part for what their connection holds.
-    fn split(&self, segment: &OpenedSegment, frames: Range<usize>) -> Vec<Range<usize>> {
-        let most = self.index.budget.settings().part_bytes as u64 / 4 * 3;
-        let mut runs: Vec<Range<usize>> = Vec::new();
+    fn is_whole(&self) -> bool {
+        self.range == (0..self.index.record.size)
+    }
+
+    /// Cuts frames into runs that are read at once, and says where each is stored. A run is a frame at least, and no
+    /// longer than [`Budget::run_bytes`] otherwise.
+    fn split(&self, segment: &OpenedSegment, frames: Range<usize>) -> Vec<(Range<usize>, Range<u64>)> {
+        let mut runs: Vec<(Range<usize>, Range<u64>)> = Vec::new();
         for i in frames {
-            match runs.last_mut() {
-                Some(run) if span_bytes(&stored_span(segment, run.start..i + 1)) <= most => run.end = i + 1,
-                _ => runs.push(i..i + 1),
+            if let Some((run, stored)) = runs.last_mut() {
+                let longer = self.stored(segment, run.start..i + 1);
+                if span_bytes(&longer) <= self.index.budget.run_bytes() {
+                    (run.end, *stored) = (i + 1, longer);
+                    continue;
+                }
             }
+            runs.push((i..i + 1, self.stored(segment, i..i + 1)));
         }
         runs
     }
 
-    fn fetch(&self, segment: Arc<OpenedSegment>, stored: Range<u64>) -> Abandoned {
+    /// Where frames are stored. Where all is read, the header comes with the first of them and the tail with the last.
+    fn stored(&self, segment: &OpenedSegment, frames: Range<usize>) -> Range<u64> {
+        let Range { start, end } = stored_span(segment, frames.clone());
+        let (is_first, is_last) = (frames.start == 0, frames.end == segment.frames().len());
+        let start = if self.is_whole() && is_first { 0 } else { start };
+        start..if self.is_whole() && is_last { segment.stored_bytes } else { end }
+    }
+
+    fn fetch(&self, segment: Arc<OpenedSegment>, stored: Range<u64>, room: Room) -> Abandoned {
         let index = self.index.clone();
         Abandoned(tokio::spawn(async move {
             let start = stored.start;
-            let read = segment.fetch(index.segments.as_ref(), stored, &index.budget.room()).await;
+            let read = segment.fetch(index.segments.as_ref(), stored, &room).await;
             read.map_err(|error| index.damaged(segment.number, start, error))
         }))
     }
@@ -429,7 +435,7 @@ impl Fetcher {
     async fn hand_over(&self, mut runs: mpsc::UnboundedReceiver<Asked>) -> Result<()> {
         while let Some(mut asked) = runs.recv().await {
             let bytes = (&mut asked.bytes.0).await.map_err(runtime_gone)??;
-            let run = Arc::new(Run { segment: asked.segment, stored: asked.stored, bytes, _permit: asked.permit });
+            let run = Arc::new(Run { segment: asked.segment, stored: asked.stored, bytes });
             if let Some(fresh) = &asked.fresh {
                 self.tell(stored_crc(&self.index.budget, run.clone(), fresh));
             }
@@ -503,10 +509,10 @@ async fn read_one_frame(index: &Arc<Index>, number: u64) -> Result<ProvenFrame> 
         let segment = index.segment(index.segment_of(number)).await?;
         let i = usize::try_from(number - segment.first_frame).unwrap_or(usize::MAX);
         let stored = stored_span(&segment, i..i + 1);
-        let part_permit = transfer.part_permit().await;
-        let bytes = segment.fetch(index.segments.as_ref(), stored.clone(), &index.budget.room()).await;
+        let room = transfer.room().await;
+        let bytes = segment.fetch(index.segments.as_ref(), stored.clone(), &room).await;
         let bytes = bytes.map_err(|error| index.damaged(segment.number, stored.start, error))?;
-        let run = Arc::new(Run { segment, stored, bytes, _permit: part_permit });
+        let run = Arc::new(Run { segment, stored, bytes });
         let permit = transfer.frame_permit().await;
         decode(index, run, i, permit).await.map_err(worker_failed)?
     };

@@ -1,16 +1,17 @@
 //! Artifacts being made: each on a task of its own, none visible before it is whole.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Point};
 use crate::id::{ArtifactName, BackupId, Label, ObjectKey};
 use crate::plugin::context::{ArchiveReader, ArchiveWriter, Artifacts, PutOptions, Transfer};
 use crate::progress::Progress;
-use crate::record::{ArtifactRecord, SegmentRecord};
+use crate::record::ArtifactRecord;
 use crate::run::{Job, Sealing};
 use crate::store::{Store, StoreSegments};
 use crate::stream::archive::{ArchiveEnd, ArchiveInput, PackOptions, index_name, pack};
+use crate::stream::budget::Transfer as Reading;
 use crate::stream::source::InMemory;
-use crate::stream::{Budget, Compression, Origin, Source, WriteOptions, write_artifact};
+use crate::stream::{Budget, Compression, Origin, Source, WriteOptions, check_segment, segment_number, write_artifact};
 use async_trait::async_trait;
 use futures_util::stream::{self, TryStreamExt};
 use std::collections::BTreeSet;
@@ -23,9 +24,6 @@ use tokio_util::task::TaskTracker;
 
 /// Questions to the store about what it holds, at the same time.
 const QUESTIONS_IN_FLIGHT: usize = 16;
-
-/// What is read back at once where a store knows no checksum, in bytes: some milliseconds of hashing.
-const READ_BACK_BYTES: u64 = 8 << 20;
 
 /// The artifacts of a backup that is being made.
 pub struct NewArtifacts {
@@ -110,54 +108,41 @@ impl NewArtifacts {
     /// knows no checksum is read back, unless it is a local one, which flushed every byte.
     pub async fn confirm(&self) -> Result<()> {
         let (stored, _) = self.close(false).await?;
-        let questions =
-            stored.iter().flat_map(|a| (1..).zip(&a.segments).map(move |(number, segment)| (a, number, segment)));
-        stream::iter(questions.map(Ok))
-            .try_for_each_concurrent(QUESTIONS_IN_FLIGHT, |(artifact, number, segment)| async move {
-                let segments = self.shared.segments(&artifact.name, artifact.encrypted)?;
-                let key = segments.key(number)?;
-                let info = self.shared.store.head(&key).await.map_err(|error| {
-                    error.while_doing(format!("the store acknowledged \"{key}\" and does not have it now"))
-                })?;
-                let differs = |what: &str, expected: String, got: String| {
-                    Error::damaged(format!(
-                        "{} acknowledged \"{key}\" and holds something else",
-                        self.shared.store.describe()
-                    ))
-                    .fact("expected", format!("{what} {expected}"))
-                    .fact("got", format!("{what} {got}"))
-                    .hint("run `strongroom store check`: this store cannot be relied upon")
-                };
-                if info.size != segment.stored_bytes {
-                    return Err(differs("size", segment.stored_bytes.to_string(), info.size.to_string()));
-                }
-                match info.crc64nvme.map(|crc| format!("{crc:016x}")) {
-                    Some(crc) if crc != segment.crc64nvme => Err(differs("CRC64NVME", segment.crc64nvme.clone(), crc)),
-                    Some(_) => Ok(()),
-                    None if self.shared.store.local_root().is_some() => Ok(()),
-                    None => self.read_back(&key, segment).await,
-                }
-            })
+        let transfer = &self.shared.budget.begin();
+        let questions = stored.iter().flat_map(|a| (0..a.segments.len()).map(move |i| Ok((a, i))));
+        stream::iter(questions)
+            .try_for_each_concurrent(QUESTIONS_IN_FLIGHT, |(artifact, i)| self.confirm_segment(artifact, i, transfer))
             .await
     }
 
-    /// Compares one segment with what was sent, for a store that knows no checksum.
-    async fn read_back(&self, key: &ObjectKey, segment: &SegmentRecord) -> Result<()> {
-        let mut hash = blake3::Hasher::new();
-        let mut at = 0;
-        while at < segment.stored_bytes {
-            let end = segment.stored_bytes.min(at + READ_BACK_BYTES);
-            hash.update(&self.shared.store.read(key, at..end).await?);
-            at = end;
+    /// The same of the `i`th segment of one artifact.
+    async fn confirm_segment(&self, artifact: &ArtifactRecord, i: usize, transfer: &Reading) -> Result<()> {
+        let (store, segment) = (&self.shared.store, &artifact.segments[i]);
+        let segments = self.shared.segments(&artifact.name, artifact.encrypted)?;
+        let key = segments.key(segment_number(i)?)?;
+        let info = store
+            .head(&key)
+            .await
+            .map_err(|error| error.while_doing(format!("the store acknowledged \"{key}\" and does not have it now")))?;
+        let other = || {
+            Error::damaged(format!("{} acknowledged \"{key}\" and holds something else", store.describe()))
+                .hint("run `strongroom store check`: this store cannot be relied upon")
+        };
+        let differs = |what: &str, expected: &str, got: &str| {
+            Err(other().fact("expected", format!("{what} {expected}")).fact("got", format!("{what} {got}")))
+        };
+        if info.size != segment.stored_bytes {
+            return differs("size", &segment.stored_bytes.to_string(), &info.size.to_string());
         }
-        let got = hash.finalize().to_hex();
-        if got.as_str() == segment.blake3 {
-            return Ok(());
+        match info.crc64nvme.map(|crc| format!("{crc:016x}")) {
+            Some(crc) if crc != segment.crc64nvme => differs("CRC64NVME", &segment.crc64nvme, &crc),
+            Some(_) => Ok(()),
+            None if store.local_root().is_some() => Ok(()),
+            None => match check_segment(artifact, i, &segments, transfer, &|_| {}).await {
+                Err(error) if error.kind() == Kind::Damaged => Err(other().because(error)),
+                checked => checked,
+            },
         }
-        Err(Error::damaged(format!("{} acknowledged \"{key}\" and holds something else", self.shared.store.describe()))
-            .fact("expected", format!("BLAKE3 {}", segment.blake3))
-            .fact("got", format!("BLAKE3 {got}"))
-            .hint("run `strongroom store check`: this store cannot be relied upon"))
     }
 
     /// Takes a name and a place in the record's order.

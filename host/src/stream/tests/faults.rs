@@ -491,3 +491,49 @@ fn reading_is_cancelled_promptly_while_the_store_hangs() {
         wait_until("all is given back", || kit.budget.in_use() == Peak { frame_buffers: 0, parts: 0 });
     }
 }
+
+/// Reading frames takes its time, in threads that nobody can stop, as those that read a file.
+struct SlowReads {
+    inner: MemorySegments,
+    reached: Arc<Notify>,
+    /// Closed when the threads may go on.
+    gate: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl SealedSegments for SlowReads {
+    async fn read(&self, number: u32, range: Range<u64>, room: &Room) -> Result<Bytes> {
+        let bytes = self.inner.read(number, range, &Room::fresh()).await?;
+        if bytes.len() < FRAME_BYTES {
+            return Ok(bytes);
+        }
+        let (room, reached, gate) = (room.clone(), self.reached.clone(), self.gate.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let copy = room.copy_of(&bytes);
+            reached.notify_one();
+            assert!(crate::stream::blocking::wait_for(gate.acquire()).is_err(), "it is closed");
+            copy
+        });
+        Ok(read.await.unwrap())
+    }
+}
+
+#[test]
+fn a_read_that_was_given_up_counts_until_its_buffer_is_free() {
+    let kit = Kit::new();
+    let (inner, record) = kit.store(&noise(4 * FRAME_BYTES, 25), options());
+    let (reached, gate, cancel) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)), CancellationToken::new());
+    let from = Arc::new(SlowReads { inner, reached: reached.clone(), gate: gate.clone() });
+    let stop = cancel.clone();
+    kit.runtime.spawn(async move {
+        reached.notified().await;
+        stop.cancel();
+    });
+    let opened = open_artifact(&record, from, None, &kit.budget, cancel);
+    let error = kit.runtime.block_on(opened).and_then(|mut reader| read_all(&mut reader)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Cancelled);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(kit.budget.in_use().parts > 0, "its thread still reads into it");
+    gate.close();
+    wait_until("all is given back", || kit.budget.in_use() == Peak { frame_buffers: 0, parts: 0 });
+}

@@ -171,10 +171,10 @@ fn an_artifact_is_read_back_into_buffers_that_are_used_again() {
     let (segments, record) = kit.store(&plain, options());
     let reading = Kit::with(kit.budget.settings());
     assert!(reading.read(&record, &segments, None).unwrap() == plain);
-    let peak = reading.budget.part_buffers_peak();
+    let peak = reading.budget.read_buffers_peak();
     assert!((1..=3).contains(&peak), "ten runs of frames were read into {peak} buffers of K + T = 3");
     reading.check(&record, &segments).unwrap();
-    assert!(reading.budget.part_buffers_peak() <= 3, "so are stored bytes that are only compared");
+    assert!(reading.budget.read_buffers_peak() <= 3, "so are stored bytes that are only compared");
 }
 
 #[test]

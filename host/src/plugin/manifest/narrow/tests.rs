@@ -188,9 +188,8 @@ fn changes_of_a_verification_stay_in_scratch_places_only_if_they_are_asked_for_s
     }
 }
 
-/// Requests of a pair are taken from all there are, each with every so many of those behind it: a number that shares no
-/// factor with how many there are, so that all their parts meet.
-const STRIDE: usize = 7;
+/// Of the pairs of requests that differ in several ways, every so many are tried.
+const STRIDE: usize = 17;
 
 /// Whatever is granted and asked for, what is left is no more than either.
 #[test]
@@ -208,7 +207,11 @@ fn what_is_left_is_never_more_than_the_grant_or_than_the_requests() {
     let granted: Vec<_> = grants.iter().map(|grant| allowed_in_bucket(vec![grant.clone()])).collect();
     let mut n_left = 0;
     for (n, (may, verbs, effect)) in all.iter().enumerate() {
-        for (other_may, other_verbs, other_effect) in all.iter().skip(n).step_by(STRIDE) {
+        for (m, (other_may, other_verbs, other_effect)) in all.iter().enumerate().skip(n) {
+            let n_different = [may != other_may, verbs != other_verbs, effect != other_effect];
+            if n_different.iter().filter(|is| **is).count() > 1 && (m - n) % STRIDE != 0 {
+                continue;
+            }
             let manifest =
                 buckets(&[(may, verbs, *effect, false, false), (other_may, other_verbs, *other_effect, true, false)]);
             for (grant, granted) in grants.iter().zip(&granted) {
