@@ -7,7 +7,7 @@
 
 use super::blocking::wait_for;
 use super::budget::{Transfer, worker_failed};
-use super::digest::{self, GrowingPiece, PieceDigest, Tree};
+use super::digest::{GrowingPart, PieceDigest, Tree};
 use super::frame::FRAME_BYTES;
 use super::level::{SharedLevel, WINDOW, Waits};
 use super::pool::Buffer;
@@ -372,7 +372,7 @@ impl<'a> OpenSegment<'a> {
 }
 
 fn seal_part(mut part: Part, key: Option<&PayloadKey>, offset: u64, is_only: bool) -> Result<SealedPart> {
-    let mut digest = GrowingPiece::begin(offset);
+    let mut digest = GrowingPart::begin(offset);
     for message in &part.messages {
         let Some(key) = key else { break };
         let end = message.at + message.len;
@@ -381,7 +381,6 @@ fn seal_part(mut part: Part, key: Option<&PayloadKey>, offset: u64, is_only: boo
         // Messages lie in the order of the part, and what is between them is sealed already.
         digest.grown_to(&part.buffer[..end + seal::TAG_BYTES]);
     }
-    let stored = &part.buffer[..part.filled];
-    let (crc64nvme, digest) = (digest::crc64nvme(stored), digest.finish(stored));
+    let (crc64nvme, digest) = digest.finish(&part.buffer[..part.filled]);
     Ok(SealedPart { body: part.buffer.freeze(part.filled), crc64nvme, digest, is_only })
 }

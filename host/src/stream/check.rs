@@ -3,7 +3,7 @@
 //! This module never decrypts and never decodes.
 
 use super::budget::{Budget, Transfer, worker_failed};
-use super::digest::{self, PieceDigest, Tree};
+use super::digest::{self, GrowingPart, PieceDigest, Tree};
 use super::index::{at, in_segment, read_exactly, segment_number};
 use super::segment::SealedSegments;
 use crate::error::{Error, Kind, Result};
@@ -96,17 +96,18 @@ pub(crate) async fn check_segment(
         let read = read_exactly(segments, number, start..size.min(start + run_bytes), &room).await;
         let bytes = read.map_err(|error| at(record, number, start, error))?;
         let len = bytes.len() as u64;
-        let digests =
-            transfer.budget().submit(move |_| (digest::crc64nvme(&bytes), pieces(start, &bytes, run_bytes / 3)));
-        let (crc, pieces) = digests.await.map_err(worker_failed)?;
+        let pieces = transfer.budget().submit(move |_| pieces(start, &bytes, run_bytes / 3));
+        let pieces = pieces.await.map_err(worker_failed)?;
         progress(len);
-        Ok::<_, Error>((crc, pieces, len))
+        Ok::<_, Error>(pieces)
     });
     let (mut tree, mut crc) = (Tree::default(), 0);
     let mut runs = runs.buffered(n_ahead);
-    while let Some((run_crc, pieces, len)) = runs.try_next().await? {
-        crc = digest::combine_crc64nvme(crc, run_crc, len);
-        pieces.iter().for_each(|piece| tree.push(piece));
+    while let Some(pieces) = runs.try_next().await? {
+        for (piece_crc, piece, len) in pieces {
+            crc = digest::combine_crc64nvme(crc, piece_crc, len);
+            tree.push(&piece);
+        }
     }
     let blake3 = tree.finish().map_or_else(String::new, |digest| digest.to_string());
     let crc = digest::show_crc(crc);
@@ -122,8 +123,12 @@ pub(crate) async fn check_segment(
     Err(in_segment(record, number, cause))
 }
 
-/// Digests of `bytes`, which begin at `start`, in pieces of as many bytes as a subtree has.
-fn pieces(start: u64, bytes: &[u8], piece_bytes: u64) -> Vec<PieceDigest> {
-    let len = usize::try_from(piece_bytes).unwrap_or(usize::MAX);
-    (start..).step_by(len).zip(bytes.chunks(len)).map(|(start, piece)| digest::piece(start, piece)).collect()
+/// Digests and lengths of `bytes`, which begin at `start`, in pieces of as many bytes as a subtree has.
+fn pieces(start: u64, bytes: &[u8], piece_bytes: u64) -> Vec<(u64, PieceDigest, u64)> {
+    let most = usize::try_from(piece_bytes).unwrap_or(usize::MAX);
+    let digests = (start..).step_by(most).zip(bytes.chunks(most)).map(|(start, piece)| {
+        let (crc, digest) = GrowingPart::begin(start).finish(piece);
+        (crc, digest, piece.len() as u64)
+    });
+    digests.collect()
 }

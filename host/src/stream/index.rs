@@ -391,7 +391,7 @@ fn stored_range_of(header_bytes: u64, stored_bytes: u64, range: &Range<u64>) -> 
 }
 
 /// `range` of a segment out of a piece of it that begins at `start`.
-fn slice<'a>(bytes: &'a [u8], start: u64, range: &Range<u64>) -> Result<&'a [u8]> {
+pub(super) fn slice<'a>(bytes: &'a [u8], start: u64, range: &Range<u64>) -> Result<&'a [u8]> {
     let place = |at: u64| at.checked_sub(start).and_then(|at| usize::try_from(at).ok());
     let found = place(range.start).zip(place(range.end)).and_then(|(from, to)| bytes.get(from..to));
     found.ok_or_else(|| Error::damaged("a part of the segment is not where it must be"))

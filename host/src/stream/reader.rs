@@ -14,7 +14,7 @@ use super::blocking::wait_for;
 use super::budget::{Budget, Permit, Transfer, worker_failed};
 use super::digest;
 use super::frame::FRAME_BYTES;
-use super::index::{Index, OpenedSegment, in_segment, segment_number};
+use super::index::{Index, OpenedSegment, in_segment, segment_number, slice};
 use super::pool::{Buffer, Room};
 use super::seal::Identity;
 use super::segment::SealedSegments;
@@ -91,23 +91,16 @@ struct Running {
 
 /// What the fetcher hands over, in order.
 enum Step {
-    Frame {
-        decoded: oneshot::Receiver<Result<ProvenFrame>>,
-    },
-    /// CRC of the next stored bytes of a segment, and how many they are.
-    Stored {
-        crc: oneshot::Receiver<u64>,
-        bytes: u64,
-    },
+    Frame(oneshot::Receiver<Result<ProvenFrame>>),
     /// All stored bytes of this segment were seen.
-    SegmentEnd {
-        i: usize,
-    },
+    SegmentEnd(usize),
 }
 
 struct ProvenFrame {
     buffer: Buffer,
     len: usize,
+    /// CRC64NVME of the stored bytes that came with it, and how many they are.
+    stored: (u64, u64),
 }
 
 impl ArtifactReader {
@@ -232,8 +225,11 @@ impl Running {
                 None if self.stop.is_cancelled() => return Err(Error::cancelled("reading was cancelled")),
                 None if self.offset >= range.end => return Ok(None),
                 None => return Err(Error::failed("reading stopped before the end of the artifact")),
-                Some(Step::Frame { decoded }) => {
-                    let frame = wait_for(decoded).map_err(worker_failed)??.into_bytes();
+                Some(Step::Frame(decoded)) => {
+                    let frame = wait_for(decoded).map_err(worker_failed)??;
+                    let (crc, bytes) = frame.stored;
+                    self.crc = (digest::combine_crc64nvme(self.crc.0, crc, bytes), self.crc.1 + bytes);
+                    let frame = frame.into_bytes();
                     let start = self.offset;
                     self.offset += frame.len() as u64;
                     self.youth.frame();
@@ -242,11 +238,7 @@ impl Running {
                         return Ok(Some(bytes));
                     }
                 }
-                Some(Step::Stored { crc, bytes }) => {
-                    let crc = wait_for(crc).map_err(worker_failed)?;
-                    self.crc = (digest::combine_crc64nvme(self.crc.0, crc, bytes), self.crc.1 + bytes);
-                }
-                Some(Step::SegmentEnd { i }) => {
+                Some(Step::SegmentEnd(i)) => {
                     let (crc, bytes) = std::mem::take(&mut self.crc);
                     check_stored_crc(index, i, crc, bytes)?;
                 }
@@ -436,15 +428,18 @@ impl Fetcher {
         while let Some(mut asked) = runs.recv().await {
             let bytes = (&mut asked.bytes.0).await.map_err(runtime_gone)??;
             let run = Arc::new(Run { segment: asked.segment, stored: asked.stored, bytes });
-            if let Some(fresh) = &asked.fresh {
-                self.tell(stored_crc(&self.index.budget, run.clone(), fresh));
-            }
-            for i in asked.frames {
+            let mut fresh = asked.fresh.clone();
+            for i in asked.frames.clone() {
                 let permit = self.transfer.frame_permit().await;
-                self.tell(Step::Frame { decoded: decode(&self.index, run.clone(), i, permit) });
+                let is_last = i + 1 == asked.frames.end;
+                let own = fresh.as_mut().map(|fresh| {
+                    let end = if is_last { fresh.end } else { stored_span(&run.segment, i..i + 1).end };
+                    std::mem::replace(&mut fresh.start, end)..end
+                });
+                self.tell(Step::Frame(decode(&self.index, run.clone(), i, own, permit)));
             }
             if asked.is_last_of_segment && asked.fresh.is_some() {
-                self.tell(Step::SegmentEnd { i: self.index.segment_of(run.segment.first_frame) });
+                self.tell(Step::SegmentEnd(self.index.segment_of(run.segment.first_frame)));
             }
         }
         Ok(())
@@ -469,14 +464,15 @@ fn stored_span(segment: &OpenedSegment, frames: Range<usize>) -> Range<u64> {
     }
 }
 
-fn stored_crc(budget: &Budget, run: Arc<Run>, fresh: &Range<u64>) -> Step {
-    let skip = usize::try_from(fresh.start.saturating_sub(run.stored.start)).unwrap_or(usize::MAX);
-    let crc = budget.submit(move |_| digest::crc64nvme(run.bytes.get(skip..).unwrap_or_default()));
-    Step::Stored { crc, bytes: span_bytes(fresh) }
-}
-
-/// A worker's job: open, decode and prove frame `i` of the run's segment.
-fn decode(index: &Arc<Index>, run: Arc<Run>, i: usize, permit: Permit) -> oneshot::Receiver<Result<ProvenFrame>> {
+/// A worker's job: open, decode and prove frame `i` of the run's segment. The checksum is that of the stored bytes
+/// `own`, most of which the frame has just brought into the cache.
+fn decode(
+    index: &Arc<Index>,
+    run: Arc<Run>,
+    i: usize,
+    own: Option<Range<u64>>,
+    permit: Permit,
+) -> oneshot::Receiver<Result<ProvenFrame>> {
     let index = index.clone();
     index.clone().budget.submit(move |bench| {
         let entry = run.segment.frames()[i];
@@ -485,19 +481,21 @@ fn decode(index: &Arc<Index>, run: Arc<Run>, i: usize, permit: Permit) -> onesho
         let len = entry.plain_bytes as usize;
         let prove = || {
             let zstd = run.segment.open(&run.bytes, run.stored.start, stored, &mut bench.scratch)?;
+            let own = own.as_ref().map(|own| slice(&run.bytes, run.stored.start, own)).transpose()?;
+            let crc = own.map(|own| (digest::crc64nvme(own), own.len() as u64)).unwrap_or_default();
             bench.decoder.decode(zstd, &mut buffer[..len])?;
             let number = run.segment.first_frame + i as u64;
             let digest = digest::piece(number * FRAME_BYTES as u64, &buffer[..len]);
             let is_alone = index.n_frames() == 1;
             let is_right = digest.chaining == entry.chaining && (!is_alone || digest.alone == index.blake3);
             if is_right || failpoint::is_broken(Breakage::IgnoreFrameDigest) {
-                return Ok(());
+                return Ok(crc);
             }
             Err(Error::damaged(format!("frame {number} does not have the digest that the record proves")))
         };
         let offset = run.segment.stored_offset(entry.start);
         match prove() {
-            Ok(()) => Ok(ProvenFrame { buffer, len }),
+            Ok(stored) => Ok(ProvenFrame { buffer, len, stored }),
             Err(error) => Err(index.damaged(run.segment.number, offset, error)),
         }
     })
@@ -514,7 +512,7 @@ async fn read_one_frame(index: &Arc<Index>, number: u64) -> Result<ProvenFrame> 
         let bytes = bytes.map_err(|error| index.damaged(segment.number, stored.start, error))?;
         let run = Arc::new(Run { segment, stored, bytes });
         let permit = transfer.frame_permit().await;
-        decode(index, run, i, permit).await.map_err(worker_failed)?
+        decode(index, run, i, None, permit).await.map_err(worker_failed)?
     };
     let cancelled = || Err(Error::cancelled("reading was cancelled"));
     index.cancel.run_until_cancelled(read).await.unwrap_or_else(cancelled)

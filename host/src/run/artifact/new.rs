@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::failpoint::{self, Point};
-use crate::id::{ArtifactName, BackupId, Label, ObjectKey};
+use crate::id::{ArtifactName, BackupId, Label};
 use crate::plugin::context::{ArchiveReader, ArchiveWriter, Artifacts, PutOptions, Transfer};
 use crate::progress::Progress;
 use crate::record::ArtifactRecord;
