@@ -9,8 +9,8 @@
 /// the page cache as they are needed, in neighbourhoods of 64 KiB.
 ///
 /// Called between the start of a run and its first byte, a few times while a long transfer is young, before and after
-/// it is completed, and around each renewal of a lease. Takes less than a millisecond. Does nothing where the kernel
-/// does not tell what is mapped.
+/// a segment of it is begun or completed, and around each renewal of a lease. Takes less than a millisecond. Does
+/// nothing where the kernel does not tell what is mapped.
 #[cfg(target_os = "linux")]
 pub fn forget_code() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
@@ -23,6 +23,21 @@ pub fn forget_code() {
 /// Nothing is known of the pages elsewhere.
 #[cfg(not(target_os = "linux"))]
 pub fn forget_code() {}
+
+/// Does what is seldom done in the middle of a transfer whose buffers may all be full: its code comes instead of other
+/// code that was needed seldom, and does not stay.
+///
+/// Forgets nothing in unit tests: thousands of renewals of a lease pass there in seconds, and each would take the code of
+/// all other tests away.
+pub async fn seldom<T>(work: impl Future<Output = T>) -> T {
+    if cfg!(test) {
+        return work.await;
+    }
+    forget_code();
+    let done = work.await;
+    forget_code();
+    done
+}
 
 /// Where the program's code and constants are mapped: what can be executed and not be written, and the
 /// beginning of its file. Other mappings that can only be read were written by relocations before.

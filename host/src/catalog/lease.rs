@@ -394,13 +394,8 @@ async fn renew(
             lease.state = State::Free;
         }
         lease.counter = lease.counter.wrapping_add(1);
-        // Seldom, and in the middle of a transfer whose buffers may all be full: its code and this one's need not be
-        // in memory at once.
-        forget_code();
         let sent = request.pace.now();
-        let renewed = store.put(&key, encode(&lease)?, seen.unchanged()).await;
-        forget_code();
-        match renewed {
+        match footprint::seldom(store.put(&key, encode(&lease)?, seen.unchanged())).await {
             Ok(info) => {
                 let written = Seen::of(info)?;
                 forget(&store, &key, &seen, &written).await;
@@ -440,13 +435,6 @@ async fn renew(
                 told.send_modify(|seen| seen.failed = Some(sent));
             }
         }
-    }
-}
-
-/// Not in tests: a day of renewals passes there in seconds, and all other tests would have their code taken away.
-fn forget_code() {
-    if !cfg!(test) {
-        footprint::forget_code();
     }
 }
 

@@ -326,7 +326,7 @@ impl Reader<'_> {
         match u64::from_str_radix(integer.as_str().trim_start_matches('+'), integer.radix()) {
             Ok(n) => self.within(path, value.span(), n, least, most, show),
             Err(_) => {
-                let label = format!("expected {} to {}, got {integer}", show(least), show(most));
+                let label = format!("expected {} to {}, got {}", show(least), show(most), escape(&integer.to_string()));
                 self.mistakes.add(value.span(), format!("{path} is out of range"), label);
                 None
             }
@@ -398,7 +398,7 @@ impl Reader<'_> {
             DeValue::Float(float) => {
                 let number = float.as_str().parse().ok().and_then(serde_json::Number::from_f64);
                 let Some(number) = number else {
-                    let label = format!("expected a finite number, got {float}");
+                    let label = format!("expected a finite number, got {}", escape(&float.to_string()));
                     self.mistakes.add(value.span(), format!("{path} cannot be handed to a plugin"), label);
                     return None;
                 };

@@ -4,7 +4,7 @@
 //! and the speed of the store:
 //!
 //! ```text
-//! about 21 MiB + 2 MiB x (3W + T) + part_bytes x (K + T)
+//! about 24 MiB + 2 MiB x (3W + T) + part_bytes x (K + T)
 //! ```
 //!
 //! At fixed levels above 3, and with a level that follows the queues, a worker's compressor takes more than the

@@ -131,10 +131,7 @@ impl Upload {
                 let segments = if size < BYTES_OF_A_LONG_TRANSFER {
                     self.complete().await?
                 } else {
-                    footprint::forget_code();
-                    let segments = self.complete().await?;
-                    footprint::forget_code();
-                    segments
+                    footprint::seldom(self.complete()).await?
                 };
                 return Ok((size, blake3, segments));
             }
@@ -182,7 +179,10 @@ impl Upload {
     /// and aborted.
     fn begin(&mut self, segment: u32) {
         let segments = self.segments.clone();
-        let begun = tokio::spawn(async move { segments.begin(segment).await });
+        let begun = tokio::spawn(async move {
+            // The first begins before there is anything to send.
+            if segment == 1 { segments.begin(segment).await } else { footprint::seldom(segments.begin(segment)).await }
+        });
         self.beginnings.push(Box::pin(async move {
             let stopped = |error| Err(Error::failed("the store stopped without an answer").because(error));
             (segment, begun.await.unwrap_or_else(stopped))
