@@ -216,9 +216,9 @@ fn peak_of_a_backup(size: u64) -> Peak {
 #[test]
 fn a_gibibyte_passes_through_with_memory_that_does_not_grow() {
     let peak = peak_of_a_backup(1 << 30);
-    // The published formula, in MiB, and 3 more. How soon it is reached depends on who is slower, and whatever stays of
+    // The published formula, in MiB, and 5 more. How soon it is reached depends on who is slower, and whatever stays of
     // each part goes beyond it. 100 GiB: `cargo xtask bench --only memory-long`.
     let n_workers = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) as u64;
-    let formula = 24 + 2 * (3 * n_workers + 1) + 8 * (4 + 1);
-    assert!(peak.own < formula + 3, "{peak:?} beyond {formula} MiB");
+    let formula = 21 + 2 * (3 * n_workers + 1) + 8 * (4 + 1);
+    assert!(peak.own < formula + 5, "{peak:?} beyond {formula} MiB");
 }

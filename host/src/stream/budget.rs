@@ -4,7 +4,7 @@
 //! and the speed of the store:
 //!
 //! ```text
-//! about 24 MiB + 2 MiB x (3W + T) + part_bytes x (K + T)
+//! about 21 MiB + 2 MiB x (3W + T) + part_bytes x (K + T)
 //! ```
 //!
 //! At fixed levels above 3, and with a level that follows the queues, a worker's compressor takes more than the
@@ -207,7 +207,8 @@ impl Budget {
         self.part_pool.take()
     }
 
-    /// How much is read back at a time, in bytes: three quarters of a buffer, each a power of two.
+    /// How much is read back at a time, in bytes: three quarters of a buffer. A quarter is a power of two, which is a
+    /// subtree of BLAKE3.
     pub(crate) fn run_bytes(&self) -> u64 {
         self.read_pool.buffer_bytes() as u64 / 4 * 3
     }

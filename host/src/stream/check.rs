@@ -96,6 +96,7 @@ pub(crate) async fn check_segment(
         let read = read_exactly(segments, number, start..size.min(start + run_bytes), &room).await;
         let bytes = read.map_err(|error| at(record, number, start, error))?;
         let len = bytes.len() as u64;
+        // A run is three quarters of a power of two, and each of them a subtree.
         let pieces = transfer.budget().submit(move |_| pieces(start, &bytes, run_bytes / 3));
         let pieces = pieces.await.map_err(worker_failed)?;
         progress(len);

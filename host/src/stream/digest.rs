@@ -86,13 +86,16 @@ impl GrowingPart {
 
     /// As [`GrowingPiece::grown_to`].
     pub fn grown_to(&mut self, bytes: &[u8]) {
-        let from = self.piece.n_hashed;
-        self.piece.grown_to(bytes);
-        self.add_to_crc(&bytes[from..self.piece.n_hashed]);
+        while let Some(grown) = bytes.get(..self.piece.n_hashed + WINDOW_BYTES) {
+            let from = self.piece.n_hashed;
+            self.piece.grown_to(grown);
+            self.add_to_crc(&grown[from..]);
+        }
     }
 
     /// As [`GrowingPiece::finish`], with the checksum before it.
     pub fn finish(mut self, bytes: &[u8]) -> (u64, PieceDigest) {
+        self.grown_to(bytes);
         self.add_to_crc(&bytes[self.piece.n_hashed..]);
         (self.crc, self.piece.finish(bytes))
     }
@@ -177,7 +180,7 @@ pub fn crc64nvme(bytes: &[u8]) -> u64 {
 /// CRC64NVME of two pieces one after the other, from those of the pieces.
 ///
 /// Bytes that follow multiply what a checksum stands for by x^8 each, modulo the polynomial. The library multiplies
-/// matrices for it, which takes most of a millisecond; products of two polynomials take less than one thousandth of that.
+/// matrices for it, which took 0.08 to 0.46 ms for 100 bytes to 8 MiB where products of two polynomials took 0.2 to 2.3 µs.
 pub fn combine_crc64nvme(first: u64, second: u64, second_bytes: u64) -> u64 {
     let set = |bit: &usize| second_bytes >> bit & 1 == 1;
     let powers = (0..64).filter(set).map(|bit| X_TO_POWERS[bit + 3]);
@@ -244,7 +247,11 @@ mod tests {
                 for offset in [0, 4 << 20] {
                     let mut growing = GrowingPiece::begin(offset);
                     (0..len).step_by(step).for_each(|n| growing.grown_to(&bytes[..n]));
-                    assert_eq!(growing.finish(&bytes[..len]), piece(offset, &bytes[..len]), "{len} by {step}");
+                    let whole = piece(offset, &bytes[..len]);
+                    assert_eq!(growing.finish(&bytes[..len]), whole, "{len} by {step}");
+                    let mut part = GrowingPart::begin(offset);
+                    (0..len).step_by(step).for_each(|n| part.grown_to(&bytes[..n]));
+                    assert_eq!(part.finish(&bytes[..len]), (crc64nvme(&bytes[..len]), whole), "{len} by {step}");
                 }
             }
         }

@@ -9,7 +9,7 @@ use crate::record::ArtifactRecord;
 use crate::run::{Job, Sealing};
 use crate::store::{Store, StoreSegments};
 use crate::stream::archive::{ArchiveEnd, ArchiveInput, PackOptions, index_name, pack};
-use crate::stream::budget::Transfer as Reading;
+use crate::stream::budget;
 use crate::stream::source::InMemory;
 use crate::stream::{Budget, Compression, Origin, Source, WriteOptions, check_segment, segment_number, write_artifact};
 use async_trait::async_trait;
@@ -116,7 +116,7 @@ impl NewArtifacts {
     }
 
     /// The same of the `i`th segment of one artifact.
-    async fn confirm_segment(&self, artifact: &ArtifactRecord, i: usize, transfer: &Reading) -> Result<()> {
+    async fn confirm_segment(&self, artifact: &ArtifactRecord, i: usize, transfer: &budget::Transfer) -> Result<()> {
         let (store, segment) = (&self.shared.store, &artifact.segments[i]);
         let segments = self.shared.segments(&artifact.name, artifact.encrypted)?;
         let key = segments.key(segment_number(i)?)?;

@@ -189,7 +189,7 @@ fn changes_of_a_verification_stay_in_scratch_places_only_if_they_are_asked_for_s
 }
 
 /// Of the pairs of requests that differ in several ways, every so many are tried.
-const STRIDE: usize = 17;
+const STRIDE: usize = 7;
 
 /// Whatever is granted and asked for, what is left is no more than either.
 #[test]
