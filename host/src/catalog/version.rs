@@ -22,8 +22,8 @@ use std::sync::Arc;
 /// recorded. Nobody can push it out of these by writing more.
 const MAX_CANDIDATES: usize = 64;
 
-/// What is read back at once where a store keeps no checksum, in bytes.
-const READ_BACK_BYTES: u64 = 8 << 20;
+/// What is read back at once where a store keeps no checksum, in bytes: as much as a frame.
+const READ_BACK_BYTES: u64 = 2 << 20;
 
 /// Where the objects of a backup are to be read.
 #[derive(Clone, Debug)]

@@ -13,8 +13,11 @@ use futures_util::stream::{StreamExt, TryStreamExt};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Which look finds the place in a segment.
-const WHERE: &str = "`verify --depth contents` reads its frames and says";
+/// Of a whole segment: where in it the damage is, only reading its frames tells.
+const DIFFERS: &str = "its bytes are not the recorded ones";
+
+/// Which look finds that place, in a backup.
+const WHERE: &str = ", where in it `verify --depth contents` reads its frames and says";
 
 /// Reads every stored byte of the artifact and compares sizes, BLAKE3 and CRC64NVME of each segment
 /// with the record.
@@ -59,9 +62,10 @@ pub(super) async fn check_all(
     }
     let mut error = Error::damaged(format!("artifact \"{}\" is not stored as it was recorded", record.name));
     for one in damage {
-        let facts = one.origin().facts().iter().map(|(label, value)| format!(", {label} {value}"));
-        error = error
-            .fact("segment", format!("{}: {}{}", one.message(), one.origin().message(), facts.collect::<String>()));
+        let what = one.origin().message();
+        let facts: String = one.origin().facts().iter().map(|(label, value)| format!(", {label} {value}")).collect();
+        let place = if what == DIFFERS { WHERE } else { "" };
+        error = error.fact("segment", format!("{}: {what}{facts}{place}", one.message()));
     }
     Err(error)
 }
@@ -116,11 +120,9 @@ pub(crate) async fn check_segment(
     if is_right || failpoint::is_broken(Breakage::IgnoreStoredDigest) {
         return Ok(());
     }
-    // The digests are of the whole segment: where in it the damage is, only reading its frames tells.
-    let cause = Error::damaged("its bytes are not the recorded ones")
+    let cause = Error::damaged(DIFFERS)
         .fact("expected", format!("BLAKE3 {} CRC64NVME {}", expected.blake3, expected.crc64nvme))
-        .fact("got", format!("BLAKE3 {blake3} CRC64NVME {crc}"))
-        .fact("where in it", WHERE);
+        .fact("got", format!("BLAKE3 {blake3} CRC64NVME {crc}"));
     Err(in_segment(record, number, cause))
 }
 

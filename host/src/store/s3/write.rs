@@ -11,8 +11,8 @@ use crate::id::ObjectKey;
 use crate::store::{Condition, ObjectInfo, Store, combine_crc64nvme, crc64nvme, len_of};
 use bytes::Bytes;
 
-/// Objects without a known checksum are read back in pieces of this size.
-const READ_BACK_BYTES: u64 = 8 * 1024 * 1024;
+/// Objects without a known checksum are read back in pieces of this size, that of a frame.
+const READ_BACK_BYTES: u64 = 2 << 20;
 
 /// What lies under a name, compared with what should.
 pub(super) enum Found {
