@@ -39,7 +39,7 @@ pub mod writer;
 mod tests;
 
 pub use budget::{Budget, BudgetSettings, MIN_PART_BYTES};
-pub(crate) use check::check_segment;
+pub(crate) use check::Look;
 pub use check::check_stored;
 pub use frame::Compression;
 pub(crate) use index::segment_number;

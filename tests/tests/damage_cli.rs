@@ -1,16 +1,17 @@
 //! Damage to what lies in a store, through the command line: seeded flips, cuts, swaps, old segments and
 //! deletions. Every one is found, and named by artifact, segment and place.
 //!
-//! The flips are [`FLIPS`] in number; `STRONGROOM_FLIPS` asks for more, and `STRONGROOM_SEED` for others.
+//! The flips are [`FLIPS`] in number; `cargo xtask soak damage-cli` makes more.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use strongroom_tests::Output;
+use strongroom_tests::dice::Dice;
 use strongroom_tests::relay::{Relay, Setup, sh};
+use xtask::soak::turns;
 
 /// Flips that a plain run does.
 const FLIPS: u64 = 100;
-const SEED: u64 = 20_261_121;
 /// The most bytes between the place that an error names and the flipped byte: a frame at rest and its tags.
 const MOST_BYTES_OFF: u64 = 2_105_344 + 33 * 16;
 /// The nonce in front of an age file's payload is proven by the first message behind it, which is what is named.
@@ -22,28 +23,6 @@ const THOROUGH: u64 = 5;
 const ARTIFACTS: &str = "artifacts = [\"a\", \"b\"]";
 const PRODUCE: &str = "head -c 6000000 /dev/urandom";
 const SMALL: &str = "part_bytes = \"1MiB\"\nparts_per_segment = 3";
-
-/// Numbers that look random and are the same in every run (SplitMix64).
-struct Seeded(u64);
-
-impl Seeded {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(n).unwrap()).unwrap()
-    }
-}
-
-fn from_env(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
-}
 
 /// A relay with backups, and what is told of its restores.
 struct Stored {
@@ -79,22 +58,30 @@ impl Stored {
     #[track_caller]
     fn check_stored(&self, id: &str, artifact: &str, number: u32, what: &str) -> Option<u64> {
         let output = self.relay.run(&["verify", "orders", id, "--depth", "stored", "--output", "json"]);
-        check_named(&output, artifact, number, what)
+        let (offset, evidence) = check_named(&output, artifact, number, what);
+        // The digest of a whole segment does not tell where in it the damage is, and says who does.
+        let is_missing = evidence.contains(" is missing");
+        assert_ne!(offset.is_some() || is_missing, evidence.contains("verify --depth contents"), "{what}: {evidence}");
+        offset
     }
 
     /// The other verbs find it as well, and no consumer sees an end of it.
     #[track_caller]
     fn check_thorough(&self, id: &str, artifact: &str, number: u32, what: &str) -> Option<u64> {
         let output = self.relay.run(&["verify", "orders", id, "--depth", "contents", "--output", "json"]);
-        let offset = check_named(&output, artifact, number, what);
+        let (offset, evidence) = check_named(&output, artifact, number, what);
+        assert!(!evidence.contains("verify --depth contents"), "{what}: that is what was done: {evidence}");
         let restored = self.relay.run(&["restore", "orders", id]);
         assert!(matches!(restored.code, Some(1 | 6)), "{what}: {restored:#?}");
         // The artifact before the damaged one is whole, and may be restored; the damaged one is not.
         let copied = std::fs::metadata(&self.copy).is_ok();
         assert!(!copied || artifact != "a", "{what}: a consumer saw an end of what is damaged");
         drop(std::fs::remove_file(&self.copy));
-        let named = format!("artifact \"{artifact}\"");
-        assert!(restored.stderr.contains(&named), "{what}: {restored:#?}");
+        let mut named = format!("artifact \"{artifact}\" segment {number:04}");
+        if let Some(offset) = offset {
+            named += &format!(" at stored offset {offset}");
+        }
+        assert!(restored.stderr.contains(&named), "{what}: {named} in {restored:#?}");
         offset
     }
 }
@@ -122,9 +109,10 @@ fn configure_unsealed(relay: &Relay, consume: &str) {
     std::fs::write(config, plain).unwrap();
 }
 
-/// A verification that failed for this artifact and segment and no other; returns the offset that it names.
+/// A verification that failed for this artifact and segment and no other; returns the offset that it names, and
+/// all that it says.
 #[track_caller]
-fn check_named(output: &Output, artifact: &str, number: u32, what: &str) -> Option<u64> {
+fn check_named(output: &Output, artifact: &str, number: u32, what: &str) -> (Option<u64>, String) {
     assert_eq!(output.code, Some(5), "{what}: {output:#?}");
     let found = output.json();
     let checks = found["checks"].as_array().unwrap();
@@ -137,10 +125,9 @@ fn check_named(output: &Output, artifact: &str, number: u32, what: &str) -> Opti
     let Some((_, rest)) = evidence.split_once(&named) else { panic!("{what}: {evidence}") };
     let offset =
         rest.strip_prefix(" at stored offset ").and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
-    // The digest of a whole segment does not tell where in it the damage is, and says who does.
-    let whole = rest.starts_with(": its bytes are not the recorded ones") && rest.contains("verify --depth contents");
-    assert!(offset.is_some() || whole || rest.starts_with(" is missing"), "{what}: {evidence}");
-    offset.and_then(|digits| digits.parse().ok())
+    let is_whole = rest.starts_with(": its bytes are not the recorded ones");
+    assert!(offset.is_some() || is_whole || rest.starts_with(" is missing"), "{what}: {evidence}");
+    (offset.and_then(|digits| digits.parse().ok()), evidence.to_owned())
 }
 
 /// The place that was named is that of a flip at `at`, or before it by no more than a frame and what belongs to it.
@@ -161,32 +148,36 @@ fn with_damage(path: &Path, damage: impl FnOnce(&mut Vec<u8>), check: impl FnOnc
     overwrite(path, &whole);
 }
 
+/// Of some byte of a file.
+fn place_in(path: &Path, dice: &mut Dice) -> usize {
+    usize::try_from(dice.below(std::fs::metadata(path).unwrap().len())).unwrap()
+}
+
 fn overwrite(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap();
 }
 
 #[test]
 fn a_hundred_seeded_flips_are_each_found_and_named() {
-    let (n_flips, seed) = (from_env("STRONGROOM_FLIPS", FLIPS), from_env("STRONGROOM_SEED", SEED));
     let stored = Stored::new();
     let id = stored.relay.backup();
     let segments = stored.segments(&id);
     assert!(segments.len() >= 6, "{segments:?}");
     let record = stored.record(&id);
-    let mut random = Seeded(seed);
-    for n in 0..n_flips {
+    let mut dice = Dice::seeded();
+    for n in turns(FLIPS, "flips of a stored backup") {
         // One in eight hits the record, the others a segment.
         let is_thorough = n % THOROUGH == 0;
-        let bit = 1_u8 << random.below(8);
-        if random.below(8) == 0 {
-            let at = random.below(usize::try_from(std::fs::metadata(&record).unwrap().len()).unwrap());
-            let what = format!("seed {seed}, flip {n}: bit {bit:#x} of byte {at} of the record");
+        let bit = 1_u8 << dice.below(8);
+        if dice.below(8) == 0 {
+            let at = place_in(&record, &mut dice);
+            let what = format!("flip {n}: bit {bit:#x} of byte {at} of the record");
             with_damage(&record, |bytes| bytes[at] ^= bit, || check_record_is_refused(&stored, &id, &what));
             continue;
         }
-        let (artifact, number, path) = &segments[random.below(segments.len())];
-        let at = random.below(usize::try_from(std::fs::metadata(path).unwrap().len()).unwrap());
-        let what = format!("seed {seed}, flip {n}: bit {bit:#x} of byte {at} of {artifact}.{number:04}");
+        let (artifact, number, path) = dice.pick(&segments);
+        let at = place_in(path, &mut dice);
+        let what = format!("flip {n}: bit {bit:#x} of byte {at} of {artifact}.{number:04}");
         let check = || {
             assert_eq!(stored.check_stored(&id, artifact, *number, &what), None, "{what}: it cannot know where");
             if is_thorough {

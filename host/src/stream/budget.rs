@@ -67,9 +67,9 @@ impl Default for BudgetSettings {
     }
 }
 
-/// What was in use at the same time at most, in buffers.
+/// What is in use at the same time, in buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peak {
+pub struct InUse {
     /// Buffers of one frame.
     pub frame_buffers: usize,
     /// Buffers of one part, and as much of what is read back.
@@ -145,13 +145,13 @@ impl Budget {
     }
 
     /// The most that was in use at the same time so far.
-    pub fn peak(&self) -> Peak {
-        Peak { frame_buffers: self.frame_pool.peak(), parts: self.parts.peak() }
+    pub fn peak(&self) -> InUse {
+        InUse { frame_buffers: self.frame_pool.peak(), parts: self.parts.peak() }
     }
 
     /// Buffers and permits in use now; both 0 when nothing is open.
-    pub fn in_use(&self) -> Peak {
-        Peak { frame_buffers: self.frame_pool.in_use(), parts: self.parts.in_use() }
+    pub fn in_use(&self) -> InUse {
+        InUse { frame_buffers: self.frame_pool.in_use(), parts: self.parts.in_use() }
     }
 
     /// The most buffers for what is read back that were in use at the same time so far.

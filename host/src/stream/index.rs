@@ -5,7 +5,7 @@
 //! thereby proven, at any offset, before a byte of it is handed on. This module never reads a frame.
 
 use super::budget::{Budget, worker_failed};
-use super::check::check_all;
+use super::check::Look;
 use super::digest::Tree;
 use super::frame::{FRAME_BYTES, MAX_FRAME_STORED_BYTES};
 use super::pool::Room;
@@ -167,14 +167,20 @@ impl Index {
     /// Chaining values prove all segments together or none of them. Which one is not as it was, the stored bytes
     /// tell, and where they are few they are read for it.
     async fn naming_the_segments(&self, error: Error) -> Error {
-        if self.record.stored_bytes() <= MAX_NAMED_BYTES {
-            let check = check_all(&self.record, self.segments.as_ref(), &self.budget, &|_| {});
-            return match check.await {
-                Err(found) => found.facts().iter().fold(error, |error, (label, fact)| error.fact(label, fact.clone())),
-                Ok(()) => error.fact("segments", "each of them is stored as it was recorded: the record is not true"),
-            };
+        if self.record.stored_bytes() > MAX_NAMED_BYTES {
+            return error.hint("`verify --depth stored` tells which segment was changed, swapped or put back");
         }
-        error.hint("`verify --depth stored` tells which segment was changed, swapped or put back")
+        let transfer = &self.budget.begin();
+        // Reading contents is what came here: nobody else tells the place.
+        let (record, segments) = (&self.record, self.segments.as_ref());
+        let look = Look { record, segments, transfer, progress: &|_| {}, place: None };
+        match look.all_segments().await {
+            Ok(()) => error.fact("segments", "each of them is stored as it was recorded: the record is not true"),
+            Err(found) if found.kind() == Kind::Damaged => {
+                found.facts().iter().fold(error, |error, (label, fact)| error.fact(label, fact.clone()))
+            }
+            Err(unread) => error.fact("segments", format!("which one was not found out: {unread}")),
+        }
     }
 
     pub(super) fn n_frames(&self) -> u64 {

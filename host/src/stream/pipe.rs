@@ -3,7 +3,7 @@
 //! Memory: [`PIPE_BYTES`] and one write. This module never lets an unfinished stream end well.
 
 use super::assemble::until_cancelled;
-use super::source::{ByteSource, Leash, Origin, Source};
+use super::source::{ByteSource, Leash, Origin, Source, take_from};
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -129,9 +129,7 @@ impl ByteSource for PipeReader {
                 None => return Ok(0),
             }
         }
-        let n = buf.len().min(self.current.len());
-        buf[..n].copy_from_slice(&self.current.split_to(n));
-        Ok(n)
+        Ok(take_from(&mut self.current, buf))
     }
 
     fn next_chunk(&mut self) -> Result<Option<Bytes>> {

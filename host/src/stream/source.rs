@@ -104,6 +104,13 @@ pub trait ByteSource: Send {
     }
 }
 
+/// Moves to `buf` what fits of the bytes that a source holds. The last of them lets their memory go.
+pub(super) fn take_from(held: &mut Bytes, buf: &mut [u8]) -> usize {
+    let n = buf.len().min(held.len());
+    buf[..n].copy_from_slice(&held.split_to(n));
+    n
+}
+
 /// Says whether the guest still holds an end of a stream in its own hands.
 ///
 /// A wait that only the guest could end would never end, since it is single-threaded: every wait
@@ -187,9 +194,7 @@ impl ByteSource for InMemory {
     }
 
     fn read(&mut self, buf: &mut [u8]) -> Result<usize> {
-        let n = buf.len().min(self.rest.len());
-        buf[..n].copy_from_slice(&self.rest.split_to(n));
-        Ok(n)
+        Ok(take_from(&mut self.rest, buf))
     }
 
     fn next_chunk(&mut self) -> Result<Option<Bytes>> {

@@ -5,7 +5,7 @@
 //! half that needs bytes fetches them for both.
 
 use super::assemble::until_cancelled;
-use super::source::{ByteSource, Leash, Source, SourceInfo};
+use super::source::{ByteSource, Leash, Source, SourceInfo, take_from};
 use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -195,9 +195,7 @@ impl ByteSource for TeeReader {
                 None => return Ok(0),
             }
         }
-        let n = buf.len().min(self.current.len());
-        buf[..n].copy_from_slice(&self.current.split_to(n));
-        Ok(n)
+        Ok(take_from(&mut self.current, buf))
     }
 
     fn next_chunk(&mut self) -> Result<Option<Bytes>> {

@@ -1,6 +1,6 @@
 //! The whole core, from a source to sealed segments and back, with everything that can go wrong.
 
-use super::budget::{MIN_PART_BYTES, Peak};
+use super::budget::{InUse, MIN_PART_BYTES};
 use super::frame::FRAME_BYTES;
 use super::memory::MemorySegments;
 use super::seal::Identity;

@@ -18,8 +18,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// From so many bytes on, code that sent them is given back before other code completes what was sent, and that one
-/// before the plugin goes on: all buffers are still there.
+/// A transfer of so many bytes or more gives back the code that sent it before it is completed, and the code that
+/// completed it before the plugin goes on: all its buffers are still in memory then.
 const BYTES_OF_A_LONG_TRANSFER: u64 = 32 << 20;
 
 /// What a whole upload comes to: size, digest and segments of the artifact.

@@ -11,7 +11,7 @@ use crate::store::{Store, StoreSegments};
 use crate::stream::archive::{ArchiveEnd, ArchiveInput, PackOptions, index_name, pack};
 use crate::stream::budget;
 use crate::stream::source::InMemory;
-use crate::stream::{Budget, Compression, Origin, Source, WriteOptions, check_segment, segment_number, write_artifact};
+use crate::stream::{Budget, Compression, Look, Origin, Source, WriteOptions, segment_number, write_artifact};
 use async_trait::async_trait;
 use futures_util::stream::{self, TryStreamExt};
 use std::collections::BTreeSet;
@@ -138,10 +138,14 @@ impl NewArtifacts {
             Some(crc) if crc != segment.crc64nvme => differs("CRC64NVME", &segment.crc64nvme, &crc),
             Some(_) => Ok(()),
             None if store.local_root().is_some() => Ok(()),
-            None => match check_segment(artifact, i, &segments, transfer, &|_| {}).await {
-                Err(error) if error.kind() == Kind::Damaged => Err(other().because(error)),
-                checked => checked,
-            },
+            None => {
+                // Of what is no backup yet nobody can tell the place.
+                let look = Look { record: artifact, segments: &segments, transfer, progress: &|_| {}, place: None };
+                match look.segment(i).await {
+                    Err(error) if error.kind() == Kind::Damaged => Err(other().because(error)),
+                    checked => checked,
+                }
+            }
         }
     }
 

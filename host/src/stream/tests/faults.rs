@@ -112,7 +112,7 @@ fn check_nothing_left(kit: &Kit, store: &Faulty, what: &str) {
     assert!(store.inner.visible().is_empty(), "{what}: something is visible");
     let n = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
     wait_until(what, || n(&store.plan.n_begun) == n(&store.plan.n_aborted));
-    wait_until(what, || kit.budget.in_use() == Peak { frame_buffers: 0, parts: 0 });
+    wait_until(what, || kit.budget.in_use() == InUse { frame_buffers: 0, parts: 0 });
 }
 
 fn n_calls_of_a_good_write(kit: &Kit, plain: &[u8]) -> usize {
@@ -326,7 +326,7 @@ fn a_stalled_store_holds_the_source_back_within_the_published_memory() {
     let write = kit.runtime.spawn(write);
     // Five parts of 256 KiB (K + 1) and five frames (2W + 1) are all that it can take in; after
     // that it waits, and stays there.
-    wait_until("the budget is used up", || kit.budget.in_use() == Peak { frame_buffers: 5, parts: 5 });
+    wait_until("the budget is used up", || kit.budget.in_use() == InUse { frame_buffers: 5, parts: 5 });
     assert!(read.load(Ordering::SeqCst) <= 7 * FRAME_BYTES as u64);
     cancel.cancel();
     assert_eq!(kit.runtime.block_on(write).unwrap().unwrap_err().kind(), Kind::Cancelled);
@@ -397,7 +397,7 @@ fn transfers_into_a_slow_and_into_a_fast_store_share_the_published_memory() {
         if is_slow {
             assert_eq!(peak.parts, 4 + TRANSFERS, "all of the budget is used when the store is slow");
         }
-        assert_eq!(kit.budget.in_use(), Peak { frame_buffers: 0, parts: 0 });
+        assert_eq!(kit.budget.in_use(), InUse { frame_buffers: 0, parts: 0 });
     }
 }
 
@@ -411,7 +411,7 @@ fn a_consumer_that_is_slow_or_stops_keeps_reading_within_the_budget() {
     assert!(reader.next_chunk().unwrap().is_some());
     wait_until("the pipeline is full", || kit.budget.in_use().frame_buffers == 5);
     drop(reader);
-    wait_until("all is given back", || kit.budget.in_use() == Peak { frame_buffers: 0, parts: 0 });
+    wait_until("all is given back", || kit.budget.in_use() == InUse { frame_buffers: 0, parts: 0 });
     let peak = kit.budget.peak();
     assert!(peak.frame_buffers <= 3 * 2 + 1 && peak.parts <= 4 + 1, "{peak:?}");
 }
@@ -488,7 +488,7 @@ fn reading_is_cancelled_promptly_while_the_store_hangs() {
         let opened = open_artifact(&record, Arc::new(from), None, &kit.budget, cancel);
         let error = kit.runtime.block_on(opened).and_then(|mut reader| read_all(&mut reader)).unwrap_err();
         assert_eq!(error.kind(), Kind::Cancelled, "call {at}: {error:?}");
-        wait_until("all is given back", || kit.budget.in_use() == Peak { frame_buffers: 0, parts: 0 });
+        wait_until("all is given back", || kit.budget.in_use() == InUse { frame_buffers: 0, parts: 0 });
     }
 }
 
@@ -537,5 +537,5 @@ fn a_read_that_was_given_up_counts_until_its_buffer_is_free() {
     let n_parts = kit.budget.in_use().parts;
     gate.close();
     assert!(n_parts > 0, "threads still read into them");
-    wait_until("all is given back", || kit.budget.in_use() == Peak { frame_buffers: 0, parts: 0 });
+    wait_until("all is given back", || kit.budget.in_use() == InUse { frame_buffers: 0, parts: 0 });
 }

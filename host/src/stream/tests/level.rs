@@ -78,7 +78,7 @@ fn check_gets_to(until: i32, part: Duration) {
     let back = kit.read(&record, &memory, None).unwrap();
     assert_eq!(back.len() as u64, record.size);
     assert!(back.chunks(FRAME_BYTES).all(|frame| frame == &text[..frame.len()]));
-    assert_eq!(kit.budget.in_use(), Peak { frame_buffers: 0, parts: 0 });
+    assert_eq!(kit.budget.in_use(), InUse { frame_buffers: 0, parts: 0 });
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn check_round_trip(kit: &Kit, plain: &[u8], options: WriteOptions, identity: Op
     assert!(decode_with_standard_parts(&visible.values().cloned().collect::<Vec<_>>(), identity) == plain, "{what}");
     assert!(kit.read(&record, &segments, identity).unwrap() == plain, "{what}");
     kit.check(&record, &segments).unwrap();
-    wait_until("everything given back", || kit.budget.in_use() == Peak { frame_buffers: 0, parts: 0 });
+    wait_until("everything given back", || kit.budget.in_use() == InUse { frame_buffers: 0, parts: 0 });
 }
 
 /// `for s in segments; do age -d "$s"; done | zstd -d`, with the libraries of these tools.
