@@ -43,6 +43,32 @@ pub enum Length {
     Minutes(u64),
 }
 
+impl Length {
+    /// The option that asks for it.
+    fn option(self) -> &'static str {
+        match self {
+            Self::Count(_) => "--count",
+            Self::Minutes(_) => "--minutes",
+        }
+    }
+}
+
+/// Which lengths a harness can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    Either,
+    /// A number of turns, and no time.
+    Count,
+    /// It always does the same.
+    Nothing,
+}
+
+impl Takes {
+    fn understands(self, length: Length) -> bool {
+        self == Self::Either || (self == Self::Count && matches!(length, Length::Count(_)))
+    }
+}
+
 /// A long harness.
 struct Harness {
     name: &'static str,
@@ -50,6 +76,8 @@ struct Harness {
     what: &'static str,
     /// How long it runs when nothing else is said.
     usual: Length,
+    /// What else can be said.
+    takes: Takes,
     how: How,
 }
 
@@ -81,54 +109,63 @@ const HARNESSES: &[Harness] = &[
         name: "damage",
         what: "every flip, cut, swap and deletion in stored segments is found and named, and no unproven byte comes out",
         usual: Length::Count(5_000),
+        takes: Takes::Either,
         how: How::Test { suite: "damage", filter: "" },
     },
     Harness {
         name: "properties",
         what: "what may come from outside is refused with a place or gives itself back, in bounded memory: random cases",
         usual: Length::Count(20_000),
+        takes: Takes::Either,
         how: How::Test { suite: "hostile", filter: "" },
     },
     Harness {
         name: "chaos",
         what: "a guest calls every function at random, with any handle: no panic, no hang, nothing left behind",
         usual: Length::Count(80),
+        takes: Takes::Either,
         how: How::Test { suite: "chaos", filter: "" },
     },
     Harness {
         name: "kill",
         what: "SIGKILL to backup, verify, restore and prune at named points and random times: only whole backups are visible, and the next run succeeds",
         usual: Length::Count(1_000),
+        takes: Takes::Count,
         how: How::Test { suite: "kill", filter: "killed_" },
     },
     Harness {
         name: "reproduce",
         what: "every plugin is the same bytes when it is built elsewhere: other paths, build folder, home and cargo folder",
         usual: Length::Count(1),
+        takes: Takes::Count,
         how: How::Own(reproduce::every_plugin),
     },
     Harness {
         name: "pod",
         what: "the connection to a command in a pod is cut at random places, on its way out, on its way in, and in a backup of PostgreSQL: never a success, and no cut input is taken for a whole one",
         usual: Length::Count(200),
+        takes: Takes::Either,
         how: How::Test { suite: "pod", filter: "_cut_" },
     },
     Harness {
         name: "pod-bytes",
         what: "more bytes than 32 bits can count go out of a pod into a backup, and out of that into a pod, unchanged",
         usual: Length::Count(1),
+        takes: Takes::Either,
         how: How::Test { suite: "pod", filter: "gigabytes" },
     },
     Harness {
         name: "promises",
         what: "every promise is broken on purpose, and the test that guards it fails; names behind it choose breakages",
         usual: Length::Count(0),
+        takes: Takes::Nothing,
         how: How::Own(promise::run),
     },
     Harness {
         name: "fuzz",
         what: "the same functions, looked for by coverage; names behind it choose targets",
         usual: Length::Minutes(3),
+        takes: Takes::Either,
         how: How::Own(fuzz::run),
     },
 ];
@@ -194,15 +231,36 @@ fn parse(arguments: &[String]) -> Result<Asked> {
     if asked.harnesses.is_empty() {
         asked.harnesses = HARNESSES.iter().map(|harness| (harness, Vec::new())).collect();
     }
+    if let Some(length) = asked.length {
+        asked.harnesses.iter().try_for_each(|(harness, _)| harness.refuse(length))?;
+    }
     Ok(asked)
+}
+
+impl Harness {
+    /// Fails for a length that it would ignore: its row would tell of a run that was not asked for.
+    fn refuse(&self, length: Length) -> Result<()> {
+        if self.takes.understands(length) {
+            return Ok(());
+        }
+        let expected = match self.takes {
+            Takes::Count => "it takes a number of turns: use --count N",
+            Takes::Either | Takes::Nothing => "it always does the same: run it without a length",
+        };
+        let others = HARNESSES.iter().filter(|harness| harness.takes.understands(length)).map(|harness| harness.name);
+        let (name, option, others) = (self.name, length.option(), others.collect::<Vec<_>>().join(", "));
+        bail!("harness \"{name}\" does not understand {option}; {expected}\nthose that do: {others}")
+    }
 }
 
 fn list() -> String {
     let mut text = "harnesses of soak:\n".to_owned();
     for harness in HARNESSES {
-        let usual = match harness.usual {
-            Length::Count(n) => format!("{n} turns"),
-            Length::Minutes(n) => format!("{n} minutes each"),
+        let usual = match (harness.takes, harness.usual) {
+            (Takes::Nothing, _) => "always the same".to_owned(),
+            (Takes::Count, Length::Count(n)) => format!("{n} turns; takes no --minutes"),
+            (_, Length::Count(n)) => format!("{n} turns"),
+            (_, Length::Minutes(n)) => format!("{n} minutes each"),
         };
         text.push_str(&format!("  {} ({usual})\n      {}\n", harness.name, harness.what));
     }
@@ -364,10 +422,18 @@ mod tests {
             (&["--count"], "--count needs a number"),
             (&["--count", "x"], "--count needs a number, got \"x\""),
             (&["--count", "1", "--minutes", "1"], "contradict"),
+            (
+                &["damage", "kill", "--minutes", "9"],
+                "\"kill\" does not understand --minutes; it takes a number of turns",
+            ),
+            (&["reproduce", "--minutes", "9"], "\"reproduce\" does not understand --minutes"),
+            (&["promises", "--count", "9"], "\"promises\" does not understand --count; it always does the same"),
+            (&["--minutes", "9"], "those that do: damage, properties, chaos, pod, pod-bytes, fuzz"),
         ] {
             let error = asked(wrong).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(why), "{wrong:?}: {error}");
         }
+        assert_eq!(asked(&["kill", "reproduce", "--count", "7"]).unwrap().length, Some(Length::Count(7)));
     }
 
     #[test]
