@@ -31,6 +31,8 @@ const SAID: &str = "soak: ";
 const PAGE: &str = "docs/reliability.md";
 /// The lines around the table.
 const MARKS: (&str, &str) = ("<!-- soak: written by cargo xtask soak -->", "<!-- soak: end -->");
+/// Stands behind a commit where the tree had changes that it does not have.
+const CHANGED: &str = "+";
 /// Head of the table.
 const HEAD: &str = "| harness | what it shows | result | how much | took | on | commit |\n| --- | --- | --- | --- | --- | --- | --- |\n";
 
@@ -179,6 +181,11 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
         print!("{}", list());
         return Ok(true);
     }
+    // Asked once, before the first row changes the page.
+    let commit = commit(workspace);
+    if commit.ends_with(CHANGED) {
+        println!("== WARNING: there are changes that no commit has, so each row will say {commit}: commit them first");
+    }
     let mut all_passed = true;
     for (harness, rest) in asked.harnesses {
         let length = asked.length.unwrap_or(harness.usual);
@@ -192,7 +199,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
         let took = minutes_and_seconds(begun.elapsed());
         let result = if outcome.passed { "passed" } else { "FAILED" };
         println!("== soak {}: {result}, {}, {took}", harness.name, outcome.done);
-        let row = row(workspace, harness, &outcome, &took)?;
+        let row = row(harness, &outcome, &took, &commit)?;
         write_row(&workspace.root.join(PAGE), harness.name, &row)?;
         all_passed &= outcome.passed;
     }
@@ -299,13 +306,25 @@ fn test(workspace: &Workspace, suite: &str, filter: &str, length: Length) -> Res
     Ok(Outcome { passed: succeeded && summary.failed == 0, done: done.join("; ") })
 }
 
-fn row(workspace: &Workspace, harness: &Harness, outcome: &Outcome, took: &str) -> Result<String> {
+/// The commit that is soaked, with [`CHANGED`] behind it if the tree is not what it says. The page of the results is
+/// written by soak itself and does not count.
+fn commit(workspace: &Workspace) -> String {
     let git = |arguments: &[&str]| command::run("git").args(arguments).dir(&workspace.root).read();
-    // A checkout without its history can be soaked too.
-    let commit = git(&["describe", "--always", "--dirty=+"]).unwrap_or_else(|_| "unknown".to_owned());
+    let but_the_page = format!(":(exclude){PAGE}");
+    let described = git(&["describe", "--always"]);
+    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", &but_the_page]);
+    match (described, changed) {
+        (Ok(commit), Ok(changed)) if changed.is_empty() => commit,
+        (Ok(commit), Ok(_)) => commit + CHANGED,
+        // A checkout without its history can be soaked too.
+        _ => "unknown".to_owned(),
+    }
+}
+
+fn row(harness: &Harness, outcome: &Outcome, took: &str, commit: &str) -> Result<String> {
     let on = command::run("date").args(["-u", "+%Y-%m-%d"]).read()?;
     let result = if outcome.passed { "passed" } else { "**failed**" };
-    let cells = [harness.name, harness.what, result, &outcome.done, took, &on, &commit];
+    let cells = [harness.name, harness.what, result, &outcome.done, took, &on, commit];
     let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "/").replace('\n', " ")).collect();
     Ok(format!("| {} |\n", cells.join(" | ")))
 }
@@ -434,6 +453,31 @@ mod tests {
             assert!(error.contains(why), "{wrong:?}: {error}");
         }
         assert_eq!(asked(&["kill", "reproduce", "--count", "7"]).unwrap().length, Some(Length::Count(7)));
+    }
+
+    #[test]
+    fn a_commit_says_whether_the_tree_is_another_and_not_whether_soak_wrote_its_page() {
+        let root = std::env::temp_dir().join(format!("strongroom-soak-{}", std::process::id()));
+        let workspace = Workspace { target: root.join("target"), root: root.clone() };
+        let git = |arguments: &[&str]| {
+            let who = ["-c", "user.name=x", "-c", "user.email=x@example.org"];
+            command::run("git").args(who).args(arguments).dir(&root).read().unwrap()
+        };
+        let write = |name: &str, text: &str| std::fs::write(root.join(name), text).unwrap();
+        std::fs::create_dir_all(root.join("docs")).unwrap();
+        assert_eq!(commit(&workspace), "unknown");
+        git(&["init", "--quiet"]);
+        write("code", "1");
+        write(PAGE, "1");
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message", "one"]);
+        let clean = git(&["rev-parse", "--short", "HEAD"]);
+        write(PAGE, "2");
+        write("note", "not tracked");
+        assert_eq!(commit(&workspace), clean);
+        write("code", "2");
+        assert_eq!(commit(&workspace), clean + CHANGED);
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]
