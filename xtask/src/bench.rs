@@ -55,6 +55,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
     let about = about(&host, &peers, &options)?;
     let arena = Arena {
         scratch,
+        build: workspace.target.join("bench"),
         peers,
         host,
         zstd_alone: workspace.release("zstd-alone"),
