@@ -1,16 +1,18 @@
 //! What comes from outside and is not trusted, as property tests: the functions of `strongroom_tests::hostile`
 //! with random instructions, and with those that a fuzzer once found something with.
 //!
-//! `cargo xtask soak properties` takes more turns, `cargo xtask soak fuzz` looks for new ones.
+//! `cargo xtask soak properties` takes more turns, `cargo xtask soak fuzz` looks for new ones. `STRONGROOM_SEED` repeats
+//! a run.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use strongroom_tests::hostile::{self, TARGETS, memory};
 use strongroom_tests::root;
-use xtask::soak::turns;
+use xtask::soak::{seed, turns};
 
 #[global_allocator]
 static ALLOCATOR: memory::Counting = memory::Counting;
@@ -18,6 +20,20 @@ static ALLOCATOR: memory::Counting = memory::Counting;
 /// Where instructions are kept that once broke a promise.
 fn found(name: &str) -> PathBuf {
     root().join("tests/fixtures/hostile").join(name)
+}
+
+/// Random instructions.
+fn instructions() -> impl Strategy<Value = Vec<u8>> {
+    let small = vec(prop_oneof![3 => any::<u8>(), 1 => 0_u8..8], 0..80);
+    prop_oneof![4 => small, 1 => vec(any::<u8>(), 0..400)]
+}
+
+/// Gives a target the same instructions for the same seed, and other ones than it gives to another target.
+fn runner(name: &str, seed: u64) -> TestRunner {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&fingerprint(name.as_bytes()).to_le_bytes());
+    TestRunner::new_with_rng(ProptestConfig::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &key))
 }
 
 /// Runs a target with what was found, and with random instructions.
@@ -28,13 +44,8 @@ fn check(name: &str, cases: u64) {
         let result = std::panic::catch_unwind(|| target.run(&instructions));
         assert!(result.is_ok(), "{} breaks it again: {}", path.display(), target.promise);
     }
-    // The same in every ordinary run, so that a failure is one of the change under test; new ones under soak.
-    let mut runner = match std::env::var_os(xtask::soak::COUNT).or(std::env::var_os(xtask::soak::MINUTES)) {
-        None => TestRunner::new_with_rng(ProptestConfig::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
-        Some(_) => TestRunner::default(),
-    };
-    let small = vec(prop_oneof![3 => any::<u8>(), 1 => 0_u8..8], 0..80);
-    let strategy = prop_oneof![4 => small, 1 => vec(any::<u8>(), 0..400)];
+    let mut runner = runner(name, seed());
+    let strategy = instructions();
     for _ in turns(cases, "cases") {
         let tree = strategy.new_tree(&mut runner).unwrap();
         let result = runner.run_one(tree, |instructions| {
@@ -128,6 +139,18 @@ fn a_tail_that_is_accepted_is_written_with_the_same_bytes() {
 #[test]
 fn what_a_verification_found_is_exactly_what_was_signed() {
     check("verified", 800);
+}
+
+#[test]
+fn a_seed_gives_a_target_the_same_instructions_again_and_no_others() {
+    let strategy = instructions();
+    let first = |name, seed| -> Vec<Vec<u8>> {
+        let mut runner = runner(name, seed);
+        (0..8).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
+    };
+    assert_eq!(first("frame", 7), first("frame", 7));
+    assert_ne!(first("frame", 7), first("frame", 8));
+    assert_ne!(first("frame", 7), first("tail", 7));
 }
 
 #[test]

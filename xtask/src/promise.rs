@@ -1,5 +1,5 @@
-//! `cargo xtask soak promises`: every promise of the README is broken on purpose, and the test that guards it
-//! must fail.
+//! `cargo xtask soak promises`: promises of `docs/reliability.md` are broken on purpose, and the tests that guard them
+//! must fail. Of the ten, 8 and 9 (what a plugin may do, and secrets) have no breakage.
 //!
 //! The breakages are in the host under test, as steps that `STRONGROOM_BREAK` takes away
 //! (`host/src/failpoint.rs`); a release has none of them. Each test is run whole first, and must pass.
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 /// One way of breaking a promise, and the test that notices.
 #[derive(Clone, Copy, Debug)]
 pub struct Breach {
-    /// The number of the promise in the README.
+    /// The number of the promise in `docs/reliability.md`.
     pub promise: u8,
     /// What is broken: a name of `strongroom::failpoint::Breakage`.
     pub breakage: &'static str,

@@ -31,6 +31,8 @@ const SAID: &str = "soak: ";
 const PAGE: &str = "docs/reliability.md";
 /// The lines around the table.
 const MARKS: (&str, &str) = ("<!-- soak: written by cargo xtask soak -->", "<!-- soak: end -->");
+/// Stands behind a commit where the tree had changes that it does not have.
+const CHANGED: &str = "+";
 /// Head of the table.
 const HEAD: &str = "| harness | what it shows | result | how much | took | on | commit |\n| --- | --- | --- | --- | --- | --- | --- |\n";
 
@@ -43,6 +45,32 @@ pub enum Length {
     Minutes(u64),
 }
 
+impl Length {
+    /// The option that asks for it.
+    fn option(self) -> &'static str {
+        match self {
+            Self::Count(_) => "--count",
+            Self::Minutes(_) => "--minutes",
+        }
+    }
+}
+
+/// Which lengths a harness can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    Either,
+    /// A number of turns, and no time.
+    Count,
+    /// It always does the same.
+    Nothing,
+}
+
+impl Takes {
+    fn understands(self, length: Length) -> bool {
+        self == Self::Either || (self == Self::Count && matches!(length, Length::Count(_)))
+    }
+}
+
 /// A long harness.
 struct Harness {
     name: &'static str,
@@ -50,6 +78,8 @@ struct Harness {
     what: &'static str,
     /// How long it runs when nothing else is said.
     usual: Length,
+    /// What else can be said.
+    takes: Takes,
     how: How,
 }
 
@@ -81,54 +111,63 @@ const HARNESSES: &[Harness] = &[
         name: "damage",
         what: "every flip, cut, swap and deletion in stored segments is found and named, and no unproven byte comes out",
         usual: Length::Count(5_000),
+        takes: Takes::Either,
         how: How::Test { suite: "damage", filter: "" },
     },
     Harness {
         name: "properties",
         what: "what may come from outside is refused with a place or gives itself back, in bounded memory: random cases",
         usual: Length::Count(20_000),
+        takes: Takes::Either,
         how: How::Test { suite: "hostile", filter: "" },
     },
     Harness {
         name: "chaos",
         what: "a guest calls every function at random, with any handle: no panic, no hang, nothing left behind",
         usual: Length::Count(80),
+        takes: Takes::Either,
         how: How::Test { suite: "chaos", filter: "" },
     },
     Harness {
         name: "kill",
         what: "SIGKILL to backup, verify, restore and prune at named points and random times: only whole backups are visible, and the next run succeeds",
         usual: Length::Count(1_000),
+        takes: Takes::Count,
         how: How::Test { suite: "kill", filter: "killed_" },
     },
     Harness {
         name: "reproduce",
         what: "every plugin is the same bytes when it is built elsewhere: other paths, build folder, home and cargo folder",
         usual: Length::Count(1),
+        takes: Takes::Count,
         how: How::Own(reproduce::every_plugin),
     },
     Harness {
         name: "pod",
         what: "the connection to a command in a pod is cut at random places, on its way out, on its way in, and in a backup of PostgreSQL: never a success, and no cut input is taken for a whole one",
         usual: Length::Count(200),
+        takes: Takes::Either,
         how: How::Test { suite: "pod", filter: "_cut_" },
     },
     Harness {
         name: "pod-bytes",
         what: "more bytes than 32 bits can count go out of a pod into a backup, and out of that into a pod, unchanged",
         usual: Length::Count(1),
+        takes: Takes::Either,
         how: How::Test { suite: "pod", filter: "gigabytes" },
     },
     Harness {
         name: "promises",
-        what: "every promise is broken on purpose, and the test that guards it fails; names behind it choose breakages",
+        what: "promises 1 to 7 and 10 are broken on purpose, and the tests that guard them fail; names behind it choose breakages",
         usual: Length::Count(0),
+        takes: Takes::Nothing,
         how: How::Own(promise::run),
     },
     Harness {
         name: "fuzz",
         what: "the same functions, looked for by coverage; names behind it choose targets",
         usual: Length::Minutes(3),
+        takes: Takes::Either,
         how: How::Own(fuzz::run),
     },
 ];
@@ -141,6 +180,11 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
     if asked.list {
         print!("{}", list());
         return Ok(true);
+    }
+    // Asked once, before the first row changes the page.
+    let commit = commit(workspace);
+    if commit.ends_with(CHANGED) {
+        println!("== WARNING: there are changes that no commit has, so each row will say {commit}: commit them first");
     }
     let mut all_passed = true;
     for (harness, rest) in asked.harnesses {
@@ -155,7 +199,7 @@ pub fn run(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
         let took = minutes_and_seconds(begun.elapsed());
         let result = if outcome.passed { "passed" } else { "FAILED" };
         println!("== soak {}: {result}, {}, {took}", harness.name, outcome.done);
-        let row = row(workspace, harness, &outcome, &took)?;
+        let row = row(harness, &outcome, &took, &commit)?;
         write_row(&workspace.root.join(PAGE), harness.name, &row)?;
         all_passed &= outcome.passed;
     }
@@ -194,15 +238,36 @@ fn parse(arguments: &[String]) -> Result<Asked> {
     if asked.harnesses.is_empty() {
         asked.harnesses = HARNESSES.iter().map(|harness| (harness, Vec::new())).collect();
     }
+    if let Some(length) = asked.length {
+        asked.harnesses.iter().try_for_each(|(harness, _)| harness.refuse(length))?;
+    }
     Ok(asked)
+}
+
+impl Harness {
+    /// Fails for a length that it would ignore: its row would tell of a run that was not asked for.
+    fn refuse(&self, length: Length) -> Result<()> {
+        if self.takes.understands(length) {
+            return Ok(());
+        }
+        let expected = match self.takes {
+            Takes::Count => "it takes a number of turns: use --count N",
+            Takes::Either | Takes::Nothing => "it always does the same: run it without a length",
+        };
+        let others = HARNESSES.iter().filter(|harness| harness.takes.understands(length)).map(|harness| harness.name);
+        let (name, option, others) = (self.name, length.option(), others.collect::<Vec<_>>().join(", "));
+        bail!("harness \"{name}\" does not understand {option}; {expected}\nthose that do: {others}")
+    }
 }
 
 fn list() -> String {
     let mut text = "harnesses of soak:\n".to_owned();
     for harness in HARNESSES {
-        let usual = match harness.usual {
-            Length::Count(n) => format!("{n} turns"),
-            Length::Minutes(n) => format!("{n} minutes each"),
+        let usual = match (harness.takes, harness.usual) {
+            (Takes::Nothing, _) => "always the same".to_owned(),
+            (Takes::Count, Length::Count(n)) => format!("{n} turns; takes no --minutes"),
+            (_, Length::Count(n)) => format!("{n} turns"),
+            (_, Length::Minutes(n)) => format!("{n} minutes each"),
         };
         text.push_str(&format!("  {} ({usual})\n      {}\n", harness.name, harness.what));
     }
@@ -241,13 +306,25 @@ fn test(workspace: &Workspace, suite: &str, filter: &str, length: Length) -> Res
     Ok(Outcome { passed: succeeded && summary.failed == 0, done: done.join("; ") })
 }
 
-fn row(workspace: &Workspace, harness: &Harness, outcome: &Outcome, took: &str) -> Result<String> {
+/// The commit that is soaked, with [`CHANGED`] behind it if the tree is not what it says. The page of the results is
+/// written by soak itself and does not count.
+fn commit(workspace: &Workspace) -> String {
     let git = |arguments: &[&str]| command::run("git").args(arguments).dir(&workspace.root).read();
-    // A checkout without its history can be soaked too.
-    let commit = git(&["describe", "--always", "--dirty=+"]).unwrap_or_else(|_| "unknown".to_owned());
+    let but_the_page = format!(":(exclude){PAGE}");
+    let described = git(&["describe", "--always"]);
+    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", &but_the_page]);
+    match (described, changed) {
+        (Ok(commit), Ok(changed)) if changed.is_empty() => commit,
+        (Ok(commit), Ok(_)) => commit + CHANGED,
+        // A checkout without its history can be soaked too.
+        _ => "unknown".to_owned(),
+    }
+}
+
+fn row(harness: &Harness, outcome: &Outcome, took: &str, commit: &str) -> Result<String> {
     let on = command::run("date").args(["-u", "+%Y-%m-%d"]).read()?;
     let result = if outcome.passed { "passed" } else { "**failed**" };
-    let cells = [harness.name, harness.what, result, &outcome.done, took, &on, &commit];
+    let cells = [harness.name, harness.what, result, &outcome.done, took, &on, commit];
     let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "/").replace('\n', " ")).collect();
     Ok(format!("| {} |\n", cells.join(" | ")))
 }
@@ -364,10 +441,43 @@ mod tests {
             (&["--count"], "--count needs a number"),
             (&["--count", "x"], "--count needs a number, got \"x\""),
             (&["--count", "1", "--minutes", "1"], "contradict"),
+            (
+                &["damage", "kill", "--minutes", "9"],
+                "\"kill\" does not understand --minutes; it takes a number of turns",
+            ),
+            (&["reproduce", "--minutes", "9"], "\"reproduce\" does not understand --minutes"),
+            (&["promises", "--count", "9"], "\"promises\" does not understand --count; it always does the same"),
+            (&["--minutes", "9"], "those that do: damage, properties, chaos, pod, pod-bytes, fuzz"),
         ] {
             let error = asked(wrong).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(why), "{wrong:?}: {error}");
         }
+        assert_eq!(asked(&["kill", "reproduce", "--count", "7"]).unwrap().length, Some(Length::Count(7)));
+    }
+
+    #[test]
+    fn a_commit_says_whether_the_tree_is_another_and_not_whether_soak_wrote_its_page() {
+        let root = std::env::temp_dir().join(format!("strongroom-soak-{}", std::process::id()));
+        let workspace = Workspace { target: root.join("target"), root: root.clone() };
+        let git = |arguments: &[&str]| {
+            let who = ["-c", "user.name=x", "-c", "user.email=x@example.org"];
+            command::run("git").args(who).args(arguments).dir(&root).read().unwrap()
+        };
+        let write = |name: &str, text: &str| std::fs::write(root.join(name), text).unwrap();
+        std::fs::create_dir_all(root.join("docs")).unwrap();
+        assert_eq!(commit(&workspace), "unknown");
+        git(&["init", "--quiet"]);
+        write("code", "1");
+        write(PAGE, "1");
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message", "one"]);
+        let clean = git(&["rev-parse", "--short", "HEAD"]);
+        write(PAGE, "2");
+        write("note", "not tracked");
+        assert_eq!(commit(&workspace), clean);
+        write("code", "2");
+        assert_eq!(commit(&workspace), clean + CHANGED);
+        std::fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

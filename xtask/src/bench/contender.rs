@@ -100,6 +100,8 @@ impl Contender {
 pub struct Arena {
     /// The folder of this run.
     pub scratch: Scratch,
+    /// A folder of the build, which is on a disk unless somebody builds in memory.
+    pub build: PathBuf,
     /// Programs of others.
     pub peers: Peers,
     /// The host.

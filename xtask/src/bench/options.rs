@@ -75,6 +75,12 @@ impl Options {
         }
         Ok(options)
     }
+
+    /// Whether no row and no input is left out that runs when nothing is said.
+    pub fn is_whole(&self) -> bool {
+        let mut usual = ROWS.iter().filter(|row| !row.is_long);
+        self.inputs.len() == Input::ALL.len() && usual.all(|row| self.rows.iter().any(|name| name == row.name))
+    }
 }
 
 fn input(name: &str) -> Result<Input> {
@@ -96,6 +102,15 @@ mod tests {
         let options = parse("").unwrap();
         assert!(options.rows.iter().any(|row| row == "s3") && !options.rows.iter().any(|row| row == "memory-long"));
         assert!(parse("--long").unwrap().rows.iter().any(|row| row == "memory-long"));
+    }
+
+    #[test]
+    fn a_run_is_whole_unless_a_row_or_an_input_is_left_out() {
+        for (line, is_whole) in
+            [("", true), ("--rounds 3 --check", true), ("--long", true), ("--only s3", false), ("--input mixed", false)]
+        {
+            assert_eq!(parse(line).unwrap().is_whole(), is_whole, "{line}");
+        }
     }
 
     #[test]

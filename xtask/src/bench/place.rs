@@ -2,7 +2,7 @@
 
 use super::peer::Peers;
 use super::scratch::{Scratch, bytes_beneath};
-use super::sink::{BUCKET, Keeps, Pace, Sink};
+use super::sink::{BUCKET, Failure, Keeps, Pace, Sink};
 use crate::command;
 use anyhow::{Context, Result, bail};
 use std::fs::File;
@@ -23,6 +23,10 @@ const START_WAIT: Duration = Duration::from_secs(60);
 const FAR: Duration = Duration::from_millis(50);
 /// Every so many-th write is answered with 503.
 const REFUSED: u64 = 10;
+/// One in a hundred writes is answered with 500 or 503.
+const FAILED: u64 = 100;
+/// Every so many-th part is cut, which also who sends few large ones meets.
+const RESET: u64 = 10;
 
 /// A place for backups.
 #[derive(Debug)]
@@ -46,6 +50,10 @@ pub enum Kind {
     Far,
     /// The same, with every tenth write refused.
     Refusing,
+    /// The same, with one in a hundred writes answered with an error of the server's own.
+    Failing,
+    /// The same, with every tenth part cut in its middle.
+    Resetting,
     /// The sink, keeping everything in memory.
     Keep,
     /// versitygw over a folder in memory.
@@ -62,6 +70,8 @@ impl Kind {
             Self::Drain | Self::Keep => "sink",
             Self::Far => "50 ms away",
             Self::Refusing => "refusing",
+            Self::Failing => "failing",
+            Self::Resetting => "resetting",
             Self::Versitygw => "versitygw",
             Self::Minio => "minio",
         }
@@ -72,14 +82,24 @@ impl Kind {
         Ok(match self {
             Self::Local => Place::Folder(scratch.empty("place")?),
             Self::Drain => Place::Sink(Sink::start(Keeps::Small)?),
-            Self::Far | Self::Refusing => {
-                let sink = Sink::start(Keeps::Small)?;
-                sink.set_pace(if self == Self::Far { Pace::Delay(FAR) } else { Pace::RefuseEvery(REFUSED) });
-                Place::Sink(sink)
-            }
+            Self::Far => Self::paced(Pace::Delay(FAR))?,
+            Self::Refusing => Self::paced(Pace::FailEvery(REFUSED, Failure::Refused))?,
+            Self::Failing => Self::paced(Pace::FailEvery(FAILED, Failure::Answered))?,
+            Self::Resetting => Self::paced(Pace::FailEvery(RESET, Failure::Reset))?,
             Self::Keep => Place::Sink(Sink::start(Keeps::Everything)?),
             Self::Versitygw | Self::Minio => Place::Server(Server::start(self, scratch, peers)?),
         })
+    }
+
+    fn paced(pace: Pace) -> Result<Place> {
+        let sink = Sink::start(Keeps::Small)?;
+        sink.set_pace(pace);
+        Ok(Place::Sink(sink))
+    }
+
+    /// Whether a contender may fail there, which is then a result.
+    pub fn is_harsh(self) -> bool {
+        matches!(self, Self::Failing | Self::Resetting)
     }
 }
 

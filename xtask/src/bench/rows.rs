@@ -32,7 +32,7 @@ pub const ROWS: &[Row] = &[
     Row { name: "s3", what: "Backup to S3 (the sink)", is_long: false, run: stream::s3 },
     Row { name: "local", what: "Backup to a local store in memory", is_long: false, run: stream::local },
     Row { name: "servers", what: "Backup to real servers on the same cores", is_long: false, run: stream::servers },
-    Row { name: "far", what: "Backup to a sink that is far away, or refuses", is_long: false, run: stream::far },
+    Row { name: "far", what: "Backup to a sink that is far away, refuses or fails", is_long: false, run: stream::far },
     Row { name: "restore", what: "Restore", is_long: false, run: stream::restore },
     Row { name: "start", what: "Start-up", is_long: false, run: start::run },
     Row { name: "many", what: "Many small things", is_long: false, run: many::run },
@@ -91,7 +91,8 @@ impl Bench {
         std::io::Write::flush(&mut out).with_context(|| format!("could not make {}", path.display()))
     }
 
-    /// Lets everybody run in turn, round after round, and adds a cell for each.
+    /// Lets everybody run in turn, round after round, and adds a cell for each. Who fails in a harsh place has no cell
+    /// but a finding of how often; Strongroom must not.
     fn interleave<'a>(
         &mut self,
         entries: &[(Kind, Entry<'a>)],
@@ -100,16 +101,19 @@ impl Bench {
     ) -> Result<()> {
         let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); entries.len()];
         for _ in 0..rounds {
-            for ((_, entry), samples) in entries.iter().zip(&mut samples) {
-                let name = entry.contender.name();
-                let measured = pipeline(entry, &self.arena)?.run().with_context(|| name.to_owned())?;
-                if measured.moved_bytes != entry.bytes {
-                    bail!("{name} moved {} bytes instead of {}", measured.moved_bytes, entry.bytes);
+            for ((kind, entry), samples) in entries.iter().zip(&mut samples) {
+                let may_fail = kind.is_harsh() && entry.contender != Contender::Strongroom;
+                match self.once(entry, &pipeline(entry, &self.arena)?) {
+                    Err(error) if may_fail => println!("  FAILED: {error:#}"),
+                    sample => samples.push(sample?),
                 }
-                samples.push(sample(&measured, entry.stored_bytes(&self.arena)?));
             }
         }
         for ((kind, entry), samples) in entries.iter().zip(&samples) {
+            if samples.len() < rounds {
+                self.find_failures(*kind, entry, rounds - samples.len(), rounds)?;
+                continue;
+            }
             let level = entry.contender.has_level().then_some(entry.level);
             let who = (entry.input, level, entry.contender);
             let cell = Cell::of(self.row, kind.name(), who, entry.bytes, samples);
@@ -122,11 +126,38 @@ impl Bench {
         Ok(())
     }
 
+    fn once(&self, entry: &Entry<'_>, pipeline: &Pipeline) -> Result<Sample> {
+        let name = entry.contender.name();
+        let measured = pipeline.run().with_context(|| name.to_owned())?;
+        if measured.moved_bytes != entry.bytes {
+            bail!("{name} moved {} bytes instead of {}", measured.moved_bytes, entry.bytes);
+        }
+        Ok(sample(&measured, entry.stored_bytes(&self.arena)?))
+    }
+
+    fn find_failures(&mut self, kind: Kind, entry: &Entry<'_>, failed: usize, rounds: usize) -> Result<()> {
+        let (place, input, who) = (kind.name(), entry.input.name(), entry.contender.name());
+        let id = format!("{place}/{input}/{}/failed/{who}", entry.level);
+        let what = format!("{place}, {input}, level {}: failed backups of {who}", entry.level);
+        let failed = f64::from(u32::try_from(failed)?);
+        self.find(&id, what, failed, &format!("of {rounds}"), Better::Lower, None);
+        Ok(())
+    }
+
     /// Adds a finding of the present row.
     fn find(&mut self, id: &str, what: String, value: f64, unit: &str, better: Better, goal: Option<f64>) {
         let finding = Finding { id: format!("{}/{id}", self.row), what, value, unit: unit.to_owned(), better, goal };
         println!("  {}", super::report::finding(&finding));
         self.table.findings.push(finding);
+    }
+
+    /// Those that have a cell in a place, at the usual level.
+    fn who_succeeded(&self, kind: Kind, input: Input, who: &[Contender]) -> Vec<Contender> {
+        let has_cell = |contender: &Contender| {
+            let level = contender.has_level().then_some(DEFAULT_LEVEL);
+            self.table.cell(self.row, kind.name(), input, level, *contender).is_ok()
+        };
+        who.iter().copied().filter(has_cell).collect()
     }
 
     /// Adds how many times faster Strongroom is than the fastest of the others in a place.

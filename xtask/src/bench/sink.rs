@@ -10,7 +10,7 @@ mod object;
 mod pace;
 mod route;
 
-pub use pace::Pace;
+pub use pace::{Failure, Pace};
 
 use anyhow::{Context, Result};
 use object::Objects;

@@ -17,8 +17,6 @@ const FILE_BYTES: usize = 4 << 10;
 const FILES_GOAL: f64 = 20_000.0;
 /// Files of one folder.
 const FOLDER_FILES: u64 = 1000;
-/// Each of these takes seconds, so that few are enough.
-const ROUNDS: usize = 3;
 
 pub(super) fn run(bench: &mut Bench) -> Result<()> {
     for (kind, goal) in
@@ -47,7 +45,7 @@ pub(super) fn run(bench: &mut Bench) -> Result<()> {
 fn seconds(bench: &Bench, place: &Place, job: &Job) -> Result<f64> {
     bench.arena.host.configure(place, DEFAULT_LEVEL, job)?;
     let mut seconds = Vec::new();
-    for _ in 0..bench.options.rounds.min(ROUNDS) {
+    for _ in 0..bench.options.rounds {
         let process = bench.arena.host.process(&["backup", JOB]);
         let output = bench.arena.scratch.path("output");
         let line = Pipeline::new(vec![process], output, bench.arena.host.log().to_path_buf());

@@ -102,15 +102,18 @@ pub(super) fn local(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Backup to a store with latency, and to one that says that it is asked too much.
+/// Backup to a store with latency, to one that says that it is asked too much, and to those that fail.
 pub(super) fn far(bench: &mut Bench) -> Result<()> {
     let input = Input::Mixed;
     bench.input(input)?;
-    for kind in [Kind::Far, Kind::Refusing] {
+    for kind in [Kind::Far, Kind::Refusing, Kind::Failing, Kind::Resetting] {
         let place = bench.start(kind)?;
         let all = entries(bench, (kind, &place), input, DEFAULT_LEVEL, &[Strongroom, S5cmd, Rclone]);
         bench.interleave(&all, bench.options.rounds.min(FEW_ROUNDS), Entry::backup)?;
-        bench.compare("pipeline", (kind, input, DEFAULT_LEVEL), &[S5cmd, Rclone], "the best pipeline", None)?;
+        let others = bench.who_succeeded(kind, input, &[S5cmd, Rclone]);
+        if !others.is_empty() {
+            bench.compare("pipeline", (kind, input, DEFAULT_LEVEL), &others, "the best pipeline", None)?;
+        }
     }
     Ok(())
 }

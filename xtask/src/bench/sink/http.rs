@@ -33,7 +33,7 @@ impl Request {
     }
 
     /// Bytes of the body on the wire.
-    fn content_length(&self) -> io::Result<u64> {
+    pub(super) fn content_length(&self) -> io::Result<u64> {
         let is_put = matches!(self.method.as_str(), "PUT" | "POST");
         match self.header("content-length") {
             Some(text) => text.parse().map_err(|_| malformed("Content-Length is not a number")),
@@ -144,9 +144,9 @@ impl Connection {
         Ok(Some(request))
     }
 
-    /// Takes a request's body and throws it away.
-    pub(super) fn drain(&mut self, request: &Request, gate: &Gate) -> io::Result<()> {
-        let mut left = request.content_length()?;
+    /// Takes so many bytes of a request's body and throws them away.
+    pub(super) fn drain(&mut self, bytes: u64, gate: &Gate) -> io::Result<()> {
+        let mut left = bytes;
         while left > 0 {
             let n = u64::try_from(self.reader.fill_buf()?.len()).unwrap_or(u64::MAX).min(left);
             if n == 0 {
@@ -260,6 +260,7 @@ fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         412 => "Precondition Failed",
         416 => "Range Not Satisfiable",
+        500 => "Internal Server Error",
         501 => "Not Implemented",
         503 => "Slow Down",
         _ => "Error",

@@ -1,4 +1,4 @@
-//! What is not perfect about a server: that it is slow, stands still, is far away or refuses.
+//! What is not perfect about a server: that it is slow, stands still, is far away, refuses or fails.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,9 +16,32 @@ pub enum Pace {
     StallAfter(u64, Duration),
     /// Every answer this much later, as one from far away is.
     Delay(Duration),
-    /// Every so many-th write is taken and then answered with 503 `SlowDown`.
-    RefuseEvery(u64),
+    /// Every so many-th write fails.
+    FailEvery(u64, Failure),
 }
+
+/// How a write fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It is taken and then answered with 503 `SlowDown`.
+    Refused,
+    /// It is taken and then answered with 500 `InternalError` and 503 `SlowDown` in turn.
+    Answered,
+    /// Its connection is reset in the middle of its body. Only parts of uploads are counted, and fail.
+    Reset,
+}
+
+/// What becomes of one write that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Status and code of the answer.
+    Answer(u16, &'static str),
+    /// Half of its body is taken.
+    Cut,
+}
+
+const SLOW_DOWN: Fault = Fault::Answer(503, "SlowDown");
+const INTERNAL_ERROR: Fault = Fault::Answer(500, "InternalError");
 
 /// What every connection passes with each slice of a body.
 #[derive(Debug, Default)]
@@ -62,14 +85,24 @@ impl Gate {
         }
     }
 
-    /// Counts a write and says whether it is to be refused.
-    pub(super) fn refuses(&self) -> bool {
+    /// Counts a write, which may be a part of an upload, and says how it is to fail, if it is.
+    pub(super) fn fault(&self, is_part: bool) -> Option<Fault> {
         if !self.holds.load(Ordering::Acquire) {
-            return false;
+            return None;
         }
         let mut state = self.lock();
+        let Pace::FailEvery(n, failure) = state.pace else { return None };
+        if failure == Failure::Reset && !is_part {
+            return None;
+        }
         state.writes += 1;
-        matches!(state.pace, Pace::RefuseEvery(n) if state.writes.is_multiple_of(n.max(1)))
+        let (nth, rest) = (state.writes / n.max(1), state.writes % n.max(1));
+        (rest == 0).then_some(match failure {
+            Failure::Refused => SLOW_DOWN,
+            Failure::Answered if nth % 2 == 0 => SLOW_DOWN,
+            Failure::Answered => INTERNAL_ERROR,
+            Failure::Reset => Fault::Cut,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -81,7 +114,7 @@ impl Gate {
         let mut state = self.lock();
         state.bytes += n;
         match state.pace {
-            Pace::Free | Pace::Delay(_) | Pace::RefuseEvery(_) => Duration::ZERO,
+            Pace::Free | Pace::Delay(_) | Pace::FailEvery(..) => Duration::ZERO,
             Pace::BytesPerSecond(rate) => {
                 let began = *state.at.get_or_insert(now);
                 let due = began + Duration::from_micros(state.bytes.saturating_mul(1_000_000) / rate.max(1));
@@ -118,10 +151,19 @@ mod tests {
     }
 
     #[test]
-    fn a_refusing_server_refuses_every_so_many_th_write() {
+    fn every_so_many_th_write_fails_and_of_those_that_are_reset_only_parts_count() {
         let gate = Gate::default();
-        assert!(!gate.refuses());
-        gate.set(Pace::RefuseEvery(3));
-        assert_eq!([(); 6].map(|()| gate.refuses()), [false, false, true, false, false, true]);
+        let cut = Fault::Cut;
+        for (failure, of_any, of_parts) in [
+            (Failure::Refused, [None, Some(SLOW_DOWN)], [None, Some(SLOW_DOWN)]),
+            (Failure::Answered, [None, Some(INTERNAL_ERROR)], [None, Some(SLOW_DOWN)]),
+            (Failure::Reset, [None, None], [None, Some(cut)]),
+        ] {
+            gate.set(Pace::Free);
+            assert_eq!(gate.fault(true), None);
+            gate.set(Pace::FailEvery(2, failure));
+            assert_eq!([(); 2].map(|()| gate.fault(false)), of_any, "{failure:?}");
+            assert_eq!([(); 2].map(|()| gate.fault(true)), of_parts, "{failure:?}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::http::{Connection, Request, Response};
 use super::object::{Body, Object};
+use super::pace::Fault;
 use super::{BUCKET, Keeps, SMALL_BYTES, Shared};
 use std::collections::BTreeSet;
 use std::io;
@@ -16,10 +17,17 @@ const CRC: &str = "x-amz-checksum-crc64nvme";
 pub(super) fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut connection = Connection::new(stream)?;
     while let Some(request) = connection.next()? {
+        let fault = if request.method == "PUT" { shared.gate.fault(is_part(&request)) } else { None };
+        if fault == Some(Fault::Cut) {
+            // Closed with bytes that nobody reads, a connection is reset.
+            return connection.drain(request.content_length()? / 2, &shared.gate);
+        }
         let body = take(&mut connection, &request, shared)?;
         shared.gate.wait();
-        let is_refused = request.method == "PUT" && shared.gate.refuses();
-        let answered = if is_refused { error(503, "SlowDown") } else { answer(&request, body, shared) };
+        let answered = match fault {
+            Some(Fault::Answer(status, code)) => error(status, code),
+            _ => answer(&request, body, shared),
+        };
         let response = answered
             .for_method(&request.method)
             .with("Date", http_date(SystemTime::now()))
@@ -30,15 +38,18 @@ pub(super) fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
+fn is_part(request: &Request) -> bool {
+    request.query("partNumber").is_some()
+}
+
 /// Takes the body, and keeps it where it will be asked for again.
 fn take(connection: &mut Connection, request: &Request, shared: &Shared) -> io::Result<(Body, u64)> {
     let bytes = request.body_bytes()?;
-    let is_part = request.query("partNumber").is_some();
-    if shared.keeps == Keeps::Everything || (bytes <= SMALL_BYTES && !is_part) {
+    if shared.keeps == Keeps::Everything || (bytes <= SMALL_BYTES && !is_part(request)) {
         let kept = connection.keep(request, &shared.gate)?;
         return Ok((Body::Kept(vec![Arc::new(kept)]), bytes));
     }
-    connection.drain(request, &shared.gate)?;
+    connection.drain(request.content_length()?, &shared.gate)?;
     Ok((Body::Dropped, bytes))
 }
 
