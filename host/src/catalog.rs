@@ -215,7 +215,8 @@ impl Catalog {
     }
 
     /// Runs of `job` that left something and no backup, oldest first: folders without a record that
-    /// no prune emptied of it, and uploads that were begun.
+    /// no prune emptied of it, and uploads that a backup began. What a verification or a prune of a
+    /// backup began is of one that was made.
     pub async fn interrupted(&self, job: &Label, survey: &Survey) -> Result<Vec<BackupId>> {
         let mut left = BTreeSet::new();
         for id in &survey.without_record {
@@ -224,7 +225,11 @@ impl Catalog {
             }
         }
         for upload in self.store.pending_uploads(&format!("{job}/")).await? {
-            let id = upload.key.split('/').nth(1).and_then(|name| name.parse::<BackupId>().ok());
+            let mut names = upload.key.split('/').skip(1);
+            let id = names.next().and_then(|name| name.parse::<BackupId>().ok());
+            if names.next().is_some_and(|folder| folder == layout::VERIFIED || folder == layout::REMOVED) {
+                continue;
+            }
             left.extend(id.filter(|id| survey.backups.iter().all(|listed| listed.id != *id)));
         }
         Ok(left.into_iter().collect())

@@ -33,12 +33,16 @@ pub enum Act {
     Acknowledge,
     /// Resets the connection after this many bytes of the request's body.
     ResetInRequest(usize),
-    /// Sends this many bytes of the response's body and resets.
+    /// Sends at most this many bytes of the response's body, never all of them, and closes the connection.
     TruncateResponse(usize),
+    /// The same, and resets the connection.
+    ResetInResponse(usize),
     /// Reads the request and then does nothing for this long.
     Stall(Duration),
     /// Passes the request on, and then does nothing for this long instead of answering.
     HoldAnswer(Duration),
+    /// Passes the request on, holds its answer for this long, and then passes that on whole.
+    LateAnswer(Duration),
     /// Passes the request on and answers with a `Date` that is this much later: for whoever asks the server for
     /// the time, everything in it is that much older.
     Later(Duration),
@@ -54,6 +58,11 @@ pub enum Act {
     /// answers.
     OldDate,
 }
+
+/// What a client of ours says of an answer that was cut by [`Act::TruncateResponse`].
+pub const SAYS_CLOSED: &str = "end of file before message length reached";
+/// What it says of one that was cut by [`Act::ResetInResponse`].
+pub const SAYS_RESET: &str = "Connection reset by peer";
 
 /// Headers that a gateway drops which knows no checksums.
 pub const CHECKSUMS: [&str; 5] = [
@@ -370,6 +379,10 @@ impl Shared {
                     tokio::time::sleep(wait).await;
                     return Ok(());
                 }
+                Some(Act::LateAnswer(wait)) => {
+                    tokio::time::sleep(wait).await;
+                    send(&mut client, &response, &method).await?;
+                }
                 Some(Act::Later(by)) => {
                     for (_, value) in response.headers.iter_mut().filter(|(name, _)| name.eq_ignore_ascii_case("date"))
                     {
@@ -399,11 +412,10 @@ impl Shared {
                     }
                     send(&mut client, &response, &method).await?;
                 }
-                Some(Act::TruncateResponse(n)) => {
-                    client.write_all(&response.head()).await?;
-                    client.write_all(&response.body[..n.min(response.body.len())]).await?;
-                    client.flush().await?;
-                    return Ok(());
+                Some(Act::TruncateResponse(n)) => return send_beginning(&mut client, &response, n).await,
+                Some(Act::ResetInResponse(n)) => {
+                    send_beginning(&mut client, &response, n).await?;
+                    return reset(client);
                 }
                 _ => send(&mut client, &response, &method).await?,
             }
@@ -510,6 +522,14 @@ async fn send(client: &mut Wire, message: &Message, method: &str) -> Result<()> 
     if method != "HEAD" {
         client.write_all(&message.body).await?;
     }
+    client.flush().await?;
+    Ok(())
+}
+
+/// An answer whose body is cut after `n` bytes, or before its last one.
+async fn send_beginning(client: &mut Wire, message: &Message, n: usize) -> Result<()> {
+    client.write_all(&message.head()).await?;
+    client.write_all(&message.body[..n.min(message.body.len().saturating_sub(1))]).await?;
     client.flush().await?;
     Ok(())
 }

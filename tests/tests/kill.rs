@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use strongroom::failpoint::Point;
 use strongroom::store::Store;
+use strongroom::store::local::LocalStore;
 use strongroom::store::s3::{S3Spec, S3Store};
 use strongroom_tests::behind::Seen;
 use strongroom_tests::dice::Dice;
@@ -462,22 +463,46 @@ impl World {
         let next = if deed == Deed::FailedBackup { Deed::Backup } else { deed };
         if next != Deed::Restore {
             self.prepare(next);
+            let left = self.interrupted();
             let output = self.relay.run(next.args());
             assert_eq!(output.code, Some(0), "the run after {}: {output:?}", self.story);
-            self.check_told(deed, when, &output);
+            if next.adds() {
+                let leaves = matches!(when, When::At(point, _) if deed.adds() && LEAVES.contains(point));
+                assert!(!leaves || !left.is_empty(), "nothing was left after {}", self.story);
+                self.check_told(&left, &output);
+            }
             self.look(next.adds(), if next.adds() { 1 } else { 0 });
         }
     }
 
-    /// After a backup that left something, the next one says so and that it begins anew.
-    fn check_told(&self, deed: Deed, when: &When, next: &Output) {
-        let left = ["segment.complete", "artifact.stored", "backup.confirmed", "record.writing"];
-        if let When::At(point, _) = when
-            && deed.adds()
-            && left.contains(point)
-        {
-            assert!(next.stderr.contains("did not end and left no backup"), "after {}: {next:?}", self.story);
-            assert!(next.stderr.contains("this one begins anew"), "after {}: {next:?}", self.story);
+    /// Runs of which an object or a begun upload lies in the store, and no backup: what the next one should tell.
+    fn interrupted(&self) -> BTreeSet<String> {
+        let seen = match &self.shape.bucket {
+            Some(bucket) => bucket.seen(&world_of(&self.relay)),
+            None => {
+                let store: Arc<dyn Store> = Arc::new(LocalStore::open(&self.relay.store()).unwrap());
+                tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(Seen::of(&store))
+            }
+        };
+        let id = |key: &String| key.split('/').nth(1).expect("an id").to_owned();
+        let keys: Vec<_> = seen.orphans.into_iter().chain(seen.pending).filter(|key| is_of_a_run(key)).collect();
+        // Of a backup that a prune removed the data stays for a day.
+        let removed: BTreeSet<_> = keys.iter().filter(|key| key.contains("/removed/")).map(id).collect();
+        let of_backups = keys.iter().filter(|key| !key.contains("/verified/") && !key.contains("/removed/"));
+        of_backups.map(id).filter(|id| !removed.contains(id) && !seen.recorded.contains(id)).collect()
+    }
+
+    /// A backup says which runs before it left something and no backup, and says nothing when there are none.
+    fn check_told(&self, left: &BTreeSet<String>, next: &Output) {
+        let runs = if left.len() == 1 { "1 earlier run".to_owned() } else { format!("{} earlier runs", left.len()) };
+        let says = left.last().map(|newest| {
+            format!(
+                "{runs} of job \"orders\" did not end and left no backup, the newest {newest}: this one begins anew"
+            )
+        });
+        match says {
+            Some(says) => assert!(next.stderr.contains(&says), "{left:?} after {}: {next:?}", self.story),
+            None => assert!(!next.stderr.contains("did not end"), "after {}: {next:?}", self.story),
         }
     }
 
@@ -544,6 +569,10 @@ impl World {
 const FIRST: &[Point] =
     &[Point::KeyFlushed, Point::KeyNamed, Point::CacheWritten, Point::CacheNamed, Point::LocalFlushed];
 
+/// Points at which a backup has something in the store for sure, and no record. A first part may be in memory only.
+const LEAVES: &[&str] =
+    &["s3.begun", "s3.part", "segment.complete", "artifact.stored", "backup.confirmed", "record.writing"];
+
 /// Kills in worlds of these shapes until there were `kills` of them, `wanted` points first.
 fn kill_until(shapes: &[Shape], deeds: &[Deed], wanted: &BTreeSet<&'static str>, kills: usize) {
     let mut dice = Dice::seeded();
@@ -576,6 +605,11 @@ fn kill_until(shapes: &[Shape], deeds: &[Deed], wanted: &BTreeSet<&'static str>,
     println!(
         "soak: {done} kills in {worlds} worlds, {named} of them at named points, {swept} files or objects left and found by their age"
     );
+}
+
+/// Whether a key is of a run of the job, and not of its lease or the plugin.
+fn is_of_a_run(key: &str) -> bool {
+    key.starts_with("orders/") && key.matches('/').count() > 1
 }
 
 /// The prefix of a world in a bucket.

@@ -352,24 +352,26 @@ async fn store_check_warns_where_versions_are_not_listed_and_where_leases_would_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_latest_backup_is_never_an_older_one_without_a_word() {
-    let (server, relay) = start(Server::Versitygw).await;
-    let setup = setup_at(server.port(), LOCKING);
-    relay.configure(&Setup { produce: sh("seq 1 1000"), store: LOCK.into(), ..setup });
-    let first = relay.backup();
-    // Ids have whole seconds, and the order of two within one is not that of their names.
-    let mut second = relay.backup();
-    while second.split('-').next() == first.split('-').next() {
-        second = relay.backup();
+    for kind in [Server::Versitygw, Server::Minio] {
+        let (server, relay) = start(kind).await;
+        let setup = setup_at(server.port(), LOCKING);
+        relay.configure(&Setup { produce: sh("seq 1 1000"), store: LOCK.into(), ..setup });
+        let first = relay.backup();
+        // Ids have whole seconds, and the order of two within one is not that of their names.
+        let mut second = relay.backup();
+        while second.split('-').next() == first.split('-').next() {
+            second = relay.backup();
+        }
+        tamper(&server, &format!("orders/{second}/"), Deed::Delete).await;
+        let shown = relay.run(&["show", "orders", "latest", "--output", "json"]);
+        shown.check_code(0).check_stderr(&second).check_stderr("--hidden");
+        assert_ne!(shown.json()["record"]["id"], second.as_str());
+        relay.run(&["verify", "orders", &second]).check_code(0);
+        for id in relay.listed() {
+            tamper(&server, &format!("orders/{id}/"), Deed::Delete).await;
+        }
+        relay.run(&["restore", "orders", "latest"]).check_error(1, &["names were deleted", "list orders --hidden"]);
     }
-    tamper(&server, &format!("orders/{second}/"), Deed::Delete).await;
-    let shown = relay.run(&["show", "orders", "latest", "--output", "json"]);
-    shown.check_code(0).check_stderr(&second).check_stderr("--hidden");
-    assert_ne!(shown.json()["record"]["id"], second.as_str());
-    relay.run(&["verify", "orders", &second]).check_code(0);
-    for id in relay.listed() {
-        tamper(&server, &format!("orders/{id}/"), Deed::Delete).await;
-    }
-    relay.run(&["restore", "orders", "latest"]).check_error(1, &["names were deleted", "list orders --hidden"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

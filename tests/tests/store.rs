@@ -19,7 +19,7 @@ use strongroom::store::retry::{RetryPolicy, RetryStore};
 use strongroom::store::s3::{S3Spec, S3Store};
 use strongroom::store::{Condition, ObjectInfo, Store, StoreSpec, crc64nvme};
 use strongroom_tests::free_port;
-use strongroom_tests::proxy::{Act, CHECKSUMS, Proxy, Rule};
+use strongroom_tests::proxy::{Act, CHECKSUMS, Proxy, Rule, SAYS_CLOSED, SAYS_RESET};
 use strongroom_tests::s3::{self, ACCESS_KEY, S3Server, SECRET_KEY, Server};
 
 /// Enough attempts for every fault here, without the patience that real networks need.
@@ -415,15 +415,18 @@ async fn a_server_that_acknowledges_and_drops_is_found() {
 
 #[tokio::test]
 async fn a_read_that_ends_early_is_tried_again_and_never_short() {
-    let cut = |times| Rule::first(times, "GET", "/a", Act::TruncateResponse(1000));
-    let faulty = Faulty::start(Server::Versitygw, vec![cut(2)]).await.unwrap();
+    let faulty = Faulty::start(Server::Versitygw, Vec::new()).await.unwrap();
     faulty.direct.put(&key("a"), sample(1, 100_000), Condition::Absent).await.unwrap();
-    assert_eq!(faulty.store.read(&key("a"), 0..100_000).await.unwrap(), sample(1, 100_000));
-    assert_eq!(faulty.proxy.touched(), 2);
-    let faulty = Faulty::start(Server::Versitygw, vec![cut(u32::MAX)]).await.unwrap();
-    faulty.direct.put(&key("a"), sample(1, 100_000), Condition::Absent).await.unwrap();
-    let error = faulty.store.read(&key("a"), 0..100_000).await.unwrap_err();
-    check_error(&error, Kind::Unavailable, &["1000 of 100000 bytes"]);
+    let ends = [(Act::TruncateResponse(1000), SAYS_CLOSED), (Act::ResetInResponse(1000), SAYS_RESET)];
+    for (act, says) in ends {
+        let cut = |times| Rule::first(times, "GET", "/a", act.clone());
+        faulty.proxy.set_rules(vec![cut(2)]);
+        assert_eq!(faulty.store.read(&key("a"), 0..100_000).await.unwrap(), sample(1, 100_000));
+        assert_eq!(faulty.proxy.touched(), 2);
+        faulty.proxy.set_rules(vec![cut(u32::MAX)]);
+        let error = faulty.store.read(&key("a"), 0..100_000).await.unwrap_err();
+        check_error(&error, Kind::Unavailable, &["1000 of 100000 bytes", says]);
+    }
 }
 
 #[tokio::test]

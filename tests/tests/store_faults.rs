@@ -3,9 +3,9 @@
 //!
 //! One server, one proxy and one sandbox for each test; the proxy does one thing after the other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use strongroom_tests::behind::{Behind, Seen, TWO_PARTS, relay_with, setup_at};
-use strongroom_tests::proxy::{Act, Rule};
+use strongroom_tests::proxy::{Act, Rule, SAYS_CLOSED, SAYS_RESET};
 use strongroom_tests::relay::{Setup, sh};
 use strongroom_tests::s3::{self, SECRET_KEY, Server};
 use strongroom_tests::{Output, free_port};
@@ -118,7 +118,8 @@ async fn a_fault_that_passes_is_ridden_out_by_a_backup() {
         first(1, RECORD, Act::Stall(FOR_EVER)),
         first(1, ("GET", "list-type=2"), Act::Stall(FOR_EVER)),
         // What is read back is cut.
-        first(1, ("GET", "record.json"), Act::TruncateResponse(100)),
+        first(1, READ_RECORD, Act::TruncateResponse(100)),
+        first(1, READ_RECORD, Act::ResetInResponse(100)),
     ];
     for rule in parts {
         seen = check_survives(&behind, Shape::Parts, &seen, rule).await;
@@ -294,13 +295,14 @@ fn a_name_that_does_not_resolve_is_named_by_every_verb() {
 
 // Reading what is there.
 
-/// A backup of two segments' worth of parts, and a consumer that keeps only what ended well.
+/// A backup of two parts, of which one is kept, and a consumer that keeps only what ended well.
 async fn with_a_backup() -> (Behind, String) {
     let behind = Behind::start(Server::Versitygw, IN_A_HURRY).await;
     let copy = behind.relay.sandbox.path("copy");
     let setup = setup_at(behind.proxy.port(), s3::BUCKET);
     let consume = sh(&format!("cat > {0}.tmp && mv {0}.tmp {0}", copy.display()));
-    behind.relay.configure(&Setup { consume, store: IN_A_HURRY.into(), ..setup });
+    let settings = "[job.orders.keep]\nlast = 1".into();
+    behind.relay.configure(&Setup { consume, settings, store: IN_A_HURRY.into(), ..setup });
     let id = behind.relay.backup();
     (behind, id)
 }
@@ -308,6 +310,8 @@ async fn with_a_backup() -> (Behind, String) {
 const LISTING: (&str, &str) = ("GET", "list-type=2");
 const READ_RECORD: (&str, &str) = ("GET", "record.json");
 const READ_DATA: (&str, &str) = ("GET", "/data/");
+
+const BROKE: &str = "broke in the middle of the answer";
 
 /// What reads a backup: `list` reads no data.
 fn readers(id: &str) -> [Vec<String>; 4] {
@@ -324,8 +328,9 @@ fn readers(id: &str) -> [Vec<String>; 4] {
 async fn a_fault_that_passes_is_ridden_out_by_whoever_reads() {
     let (behind, id) = with_a_backup().await;
     let copy = behind.relay.sandbox.path("copy");
-    let acts = [busy(500), busy(503), Act::LoseAnswer, Act::Drop, Act::TruncateResponse(1000), Act::Stall(FOR_EVER)];
-    for act in acts {
+    let cuts = [Act::TruncateResponse(1000), Act::ResetInResponse(1000)];
+    let others = [busy(500), busy(503), Act::LoseAnswer, Act::Drop, Act::Stall(FOR_EVER)];
+    for act in others.into_iter().chain(cuts) {
         for of in [LISTING, READ_RECORD, READ_DATA] {
             for args in readers(&id) {
                 if of == READ_DATA && args[0] == "list" || of == LISTING && args[0] != "list" {
@@ -356,7 +361,8 @@ async fn a_fault_that_stays_ends_a_reader_with_its_cause_and_is_not_taken_for_da
     let expired = Act::Answer(400, "ExpiredToken", "the provided token has expired");
     let cases = [
         Stops(always(READ_DATA, busy(503)), 1, &["SlowDown", "attempts"]),
-        Stops(always(READ_DATA, Act::TruncateResponse(1000)), 1, &["broke in the middle of the answer", "attempts"]),
+        Stops(always(READ_DATA, Act::TruncateResponse(1000)), 1, &[BROKE, SAYS_CLOSED, "attempts"]),
+        Stops(always(READ_DATA, Act::ResetInResponse(1000)), 1, &[BROKE, SAYS_RESET, "attempts"]),
         Stops(always(READ_DATA, Act::Stall(FOR_EVER)), 1, &["no progress for 1.0 s"]),
         Stops(Rule { after: 1, ..always(READ_DATA, expired.clone()) }, 4, &["ExpiredToken", "get new credentials"]),
         Stops(always(READ_RECORD, Act::OldDate), 4, &["RequestTimeTooSkewed", "set the clock"]),
@@ -376,7 +382,28 @@ async fn a_fault_that_stays_ends_a_reader_with_its_cause_and_is_not_taken_for_da
     behind.proxy.set_rules(Vec::new());
     let shown = behind.relay.run(&["show", "orders", &id, "--output", "json"]).check_code(0).json();
     assert_eq!(shown["verified"], serde_json::json!([]));
-    // Bytes that change on their way are damage, and named.
+}
+
+/// What a prune would decide about one backup, and why.
+fn planned(behind: &Behind, id: &str) -> (bool, String) {
+    let plan = behind.relay.run(&["prune", "orders", "--dry-run", "--output", "json"]).check_code(0).json();
+    let backup = plan["backups"].as_array().unwrap().iter().find(|backup| backup["id"] == id).expect("the backup");
+    (backup["keep"].as_bool().unwrap(), backup["reasons"].to_string())
+}
+
+/// The verifications of a backup that are kept: how deep each was, and whether it passed.
+fn verifications(behind: &Behind, id: &str) -> Vec<(String, bool)> {
+    let shown = behind.relay.run(&["show", "orders", id, "--output", "json"]).check_code(0).json();
+    let of = |one: &serde_json::Value| (one["depth"].as_str().unwrap().to_owned(), one["passed"].as_bool().unwrap());
+    shown["verified"].as_array().unwrap().iter().map(of).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_change_on_their_way_are_damage_until_a_later_reading_says_otherwise() {
+    let (behind, older) = with_a_backup().await;
+    let copy = behind.relay.sandbox.path("copy");
+    let id = behind.relay.backup();
+    assert!(!planned(&behind, &older).0, "one of the two is kept");
     for args in readers(&id).iter().skip(1) {
         behind.set(always(READ_DATA, Act::FlipResponse));
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -386,4 +413,68 @@ async fn a_fault_that_stays_ends_a_reader_with_its_cause_and_is_not_taken_for_da
         assert!(said.contains("\"out\"") && said.contains("0001"), "{args:?}\n{said}");
         assert!(!copy.exists(), "a consumer saw an end of what was damaged");
     }
+    behind.proxy.set_rules(Vec::new());
+    // Each verification that failed is written down, and one such backup displaces none that is good.
+    let mut verified = vec![("stored".to_owned(), false), ("contents".to_owned(), false)];
+    assert_eq!(verifications(&behind, &id), verified);
+    let (is_kept, why) = planned(&behind, &id);
+    assert!(is_kept && why.contains("its last verification failed") && !why.contains("the last good one"), "{why}");
+    let (is_kept, why) = planned(&behind, &older);
+    assert!(is_kept && why.contains("the last good one"), "{why}");
+    // The bytes at rest were never changed: one good verification, of whatever depth, makes it what it was.
+    behind.relay.run(&["verify", "orders", &id, "--depth", "stored"]).check_code(0);
+    verified.push(("stored".to_owned(), true));
+    assert_eq!(verifications(&behind, &id), verified);
+    let (is_kept, why) = planned(&behind, &id);
+    assert!(is_kept && why.contains("the last good one"), "{why}");
+    assert!(why.contains("the last one verified by its stored bytes") && !why.contains("failed"), "{why}");
+    assert!(!planned(&behind, &older).0);
+}
+
+/// Half of the time that a request may stand still.
+const LATE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_half_a_minute_late_is_waited_for_and_never_asked_for_again() {
+    let behind = Behind::start(Server::Versitygw, "").await;
+    let copy = behind.relay.sandbox.path("copy");
+    let setup = setup_at(behind.proxy.port(), s3::BUCKET);
+    behind.relay.configure(&Setup { consume: sh(&format!("cat > {}", copy.display())), ..setup });
+    let older = behind.relay.backup();
+    let run = |args: &[&str]| {
+        let n_before = behind.proxy.requests().len();
+        let began = Instant::now();
+        let output = behind.relay.run(&[args, &["-vv"]].concat());
+        output.check_code(0);
+        for retry in ["trying again", "in trouble", "recovered"] {
+            assert!(!output.stderr.contains(retry), "{retry}: {output:#?}");
+        }
+        (output, began.elapsed(), behind.proxy.requests().split_off(n_before))
+    };
+    let count = |requests: &[String], of: (&str, &str)| {
+        requests.iter().filter(|request| request.starts_with(of.0) && request.contains(of.1)).count()
+    };
+    let restore = ["restore", "orders", &older];
+    let n_reads = count(&run(&restore).2, READ_DATA);
+    assert!(n_reads > 0);
+    std::fs::remove_file(&copy).unwrap();
+
+    // Both at once: half a minute is long enough for one test.
+    let late = |of| first(1, of, Act::LateAnswer(LATE));
+    behind.proxy.set_rules(vec![late(PART), late(READ_DATA)]);
+    let (made, restored) = std::thread::scope(|scope| {
+        let restoring = scope.spawn(|| run(&restore));
+        (run(&["backup", "orders", "--output", "json"]), restoring.join().unwrap())
+    });
+    assert_eq!(behind.proxy.touched(), 2);
+    assert!(made.1 >= LATE && restored.1 >= LATE, "{:?}, {:?}", made.1, restored.1);
+    for part in ["partNumber=1&", "partNumber=2&"] {
+        assert_eq!(count(&made.2, ("PUT", part)), 1, "{:#?}", made.2);
+    }
+    assert_eq!(count(&restored.2, READ_DATA), n_reads, "{:#?}", restored.2);
+    assert_eq!(std::fs::metadata(&copy).unwrap().len(), 9_000_000);
+    behind.proxy.set_rules(Vec::new());
+    let id = made.0.json()["id"].as_str().unwrap().to_owned();
+    behind.relay.run(&["verify", "orders", &id]).check_code(0);
+    behind.seen().await.check_tidy("two late answers");
 }

@@ -6,6 +6,12 @@ use crate::id::{ArtifactName, BackupId, Label, ObjectKey};
 /// The folder that holds plugins; no job can have this name.
 pub const PLUGINS: &str = "plugins";
 
+/// The folder of a backup that holds what verifications found.
+pub const VERIFIED: &str = "verified";
+
+/// The folder of a backup that holds the notes of its removal.
+pub const REMOVED: &str = "removed";
+
 /// `<job>/<id>/record.json`
 pub fn record(job: &Label, id: &BackupId) -> Result<ObjectKey> {
     ObjectKey::parse(&format!("{job}/{id}/record.json"))
@@ -18,12 +24,12 @@ pub fn artifact(job: &Label, id: &BackupId, name: &ArtifactName) -> Result<Objec
 
 /// `<job>/<id>/verified/`
 pub fn verified(job: &Label, id: &BackupId) -> String {
-    format!("{job}/{id}/verified/")
+    format!("{job}/{id}/{VERIFIED}/")
 }
 
 /// `<job>/<id>/removed/`
 pub fn removed(job: &Label, id: &BackupId) -> String {
-    format!("{job}/{id}/removed/")
+    format!("{job}/{id}/{REMOVED}/")
 }
 
 /// `<job>/lease.json`

@@ -173,6 +173,18 @@ async fn what_a_failed_run_left_is_removed_and_a_backup_never_is() {
 }
 
 #[tokio::test]
+async fn only_uploads_of_a_backup_are_of_one_that_did_not_end() {
+    let w = world();
+    let mut uploads = Vec::new();
+    for (second, name) in [(1, "data/a.0001.zst"), (2, "record.json"), (3, "verified/1.json"), (4, "removed/1.json")] {
+        let key = ObjectKey::parse(&format!("orders/{}/{name}", id(second))).unwrap();
+        uploads.push(w.store.begin_upload(&key).await.unwrap());
+    }
+    let survey = w.catalog.survey(&label("orders")).await.unwrap();
+    assert_eq!(w.catalog.interrupted(&label("orders"), &survey).await.unwrap(), [id(1), id(2)]);
+}
+
+#[tokio::test]
 async fn verifications_are_kept_once_each_and_only_trusted_ones_count() {
     let w = world();
     w.catalog.commit(&record("orders", 1, Outcome::Complete), &w.key).await.unwrap();
