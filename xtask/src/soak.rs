@@ -115,6 +115,13 @@ const HARNESSES: &[Harness] = &[
         how: How::Test { suite: "damage", filter: "" },
     },
     Harness {
+        name: "damage-cli",
+        what: "every bit flipped at random in a stored backup is found and named through the command line",
+        usual: Length::Count(1_000),
+        takes: Takes::Either,
+        how: How::Test { suite: "damage_cli", filter: "flips" },
+    },
+    Harness {
         name: "properties",
         what: "what may come from outside is refused with a place or gives itself back, in bounded memory: random cases",
         usual: Length::Count(20_000),
