@@ -6,10 +6,12 @@
 //! What a transfer does again for each part maps 12 MiB, most of it neighbours, and 6 where the code was cut.
 //! Nothing here touches memory that anybody still uses.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(target_os = "linux")]
 use std::{
     ops::Range,
-    sync::{LazyLock, Once},
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 /// Where the program's code and constants are: they do not move.
@@ -25,7 +27,7 @@ static CODE: LazyLock<Vec<Range<usize>>> = LazyLock::new(|| {
 const PIECE_BYTES: usize = 16 << 10;
 
 /// Unmaps the pages of the program's own code and constants. Those that are used again come back from
-/// the page cache as they are needed, in neighbourhoods of 64 KiB, or pieces of 16 KiB after [`cut_code`].
+/// the page cache as they are needed, in neighbourhoods of 64 KiB, or pieces of 16 KiB while it is [`Cut`].
 ///
 /// Called between the start of a run and its first byte, a few times while a long transfer is young, before and after
 /// a segment of it is begun or completed, and around each renewal of a lease. Takes less than a millisecond. Does
@@ -37,23 +39,47 @@ pub fn forget_code() {
     }
 }
 
-/// Cuts the program's code and constants into mappings of 16 KiB, once for this process.
+/// How many transfers need the code to be cut.
+#[cfg(target_os = "linux")]
+static CUTS: Mutex<usize> = Mutex::new(0);
+
+/// While one of these is there, the program's code and constants are cut into mappings of 16 KiB.
 ///
 /// A fault maps the neighbours of a page as well, up to 64 KiB or a whole folio of the page cache, but never beyond the
 /// end of a mapping. Neighbouring mappings stay apart while they differ in something: every second one of these is left
-/// out of a core dump, which holds nothing but the first page of a program's file anyway. Takes some 5 ms, and 0.8 MiB of
-/// the kernel's memory for what it knows of 3,600 mappings.
+/// out of a core dump, which holds nothing but the first page of a program's file anyway. Some 3,600 mappings cost 5 ms
+/// to make, 0.8 MiB of the kernel's memory, and 1 to 3 ms for each program that is started, so they are joined again.
+#[derive(Debug)]
+struct Cut(());
+
 #[cfg(target_os = "linux")]
-fn cut_code() {
-    static CUT: Once = Once::new();
-    CUT.call_once(|| {
-        for code in CODE.iter() {
-            let starts = (code.start + PIECE_BYTES..code.end).step_by(2 * PIECE_BYTES);
-            let mut pieces = starts.map(|start| start..code.end.min(start + PIECE_BYTES));
-            // A kernel that refuses one of them refuses all.
-            pieces.all(|piece| advise(&piece, libc::MADV_DONTDUMP));
+impl Cut {
+    fn begin() -> Self {
+        let mut n = CUTS.lock().unwrap_or_else(PoisonError::into_inner);
+        if *n == 0 {
+            for code in CODE.iter() {
+                let starts = (code.start + PIECE_BYTES..code.end).step_by(2 * PIECE_BYTES);
+                let mut pieces = starts.map(|start| start..code.end.min(start + PIECE_BYTES));
+                // A kernel that refuses one of them refuses all.
+                pieces.all(|piece| advise(&piece, libc::MADV_DONTDUMP));
+            }
         }
-    });
+        *n += 1;
+        Self(())
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Cut {
+    fn drop(&mut self) {
+        let mut n = CUTS.lock().unwrap_or_else(PoisonError::into_inner);
+        *n -= 1;
+        if *n == 0 {
+            for code in CODE.iter() {
+                advise(code, libc::MADV_DODUMP);
+            }
+        }
+    }
 }
 
 /// Nothing is known of the pages elsewhere.
@@ -62,7 +88,11 @@ pub fn forget_code() {}
 
 /// The same.
 #[cfg(not(target_os = "linux"))]
-fn cut_code() {}
+impl Cut {
+    fn begin() -> Self {
+        Self(())
+    }
+}
 
 /// Does what is seldom done in the middle of a transfer whose buffers may all be full: its code comes instead of other
 /// code that was needed seldom, and does not stay.
@@ -125,29 +155,40 @@ pub fn forget_free_memory() {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn forget_free_memory() {}
 
-/// A transfer of this many frames is a long one: code is cut, and what nobody uses any more is given back, here and at
-/// each doubling: often while its buffers fill and each of its connections is opened.
+/// A transfer of this many frames is a long one. Each so many more, while its buffers fill and each of its connections
+/// is opened, the code that nobody uses any more is given back; later at each doubling.
 const FRAMES_BEFORE_FORGETTING: u64 = 8;
+/// By then everything that a transfer needs has run.
+const FRAMES_OF_YOUTH: u64 = 64;
+/// From here on, 1 GiB, what code is cut for is no longer a matter of a moment: segments end, leases are renewed.
+const FRAMES_BEFORE_CUTTING: u64 = 512;
 
-/// Forgets code while a transfer is young, frame by frame.
+/// Keeps the code of a transfer small, from frame to frame: often while it is young, and all of it when it is old, until
+/// this is dropped.
 #[derive(Debug, Default)]
-pub struct Youth {
-    n_frames: u64,
+pub struct Age {
+    n_frames: AtomicU64,
+    cut: OnceLock<Cut>,
 }
 
-impl Youth {
+impl Age {
     /// One more frame was read or handed out.
-    pub fn frame(&mut self) {
-        self.n_frames += 1;
-        if is_time_to_forget(self.n_frames) {
-            cut_code();
+    pub fn frame(&self) {
+        let n_frames = self.n_frames.fetch_add(1, Ordering::Relaxed) + 1;
+        if n_frames == FRAMES_BEFORE_CUTTING {
+            self.cut.get_or_init(Cut::begin);
+        }
+        if is_time_to_forget(n_frames) {
             forget_code();
         }
     }
 }
 
 fn is_time_to_forget(n_frames: u64) -> bool {
-    n_frames >= FRAMES_BEFORE_FORGETTING && n_frames.is_power_of_two()
+    match n_frames {
+        ..=FRAMES_OF_YOUTH => n_frames.is_multiple_of(FRAMES_BEFORE_FORGETTING),
+        _ => n_frames.is_power_of_two(),
+    }
 }
 
 /// Lets threads share as many heaps as there are cores, instead of the eight for each core that glibc makes. Threads
@@ -192,7 +233,7 @@ mod tests {
     #[test]
     fn code_is_forgotten_often_while_a_transfer_is_young_and_seldom_later() {
         let times: Vec<u64> = (1..=1024).filter(|n| is_time_to_forget(*n)).collect();
-        assert_eq!(times, [8, 16, 32, 64, 128, 256, 512, 1024]);
+        assert_eq!(times, [8, 16, 24, 32, 40, 48, 56, 64, 128, 256, 512, 1024]);
     }
 
     /// KiB of the program's own code that are mapped.
@@ -239,14 +280,26 @@ mod tests {
             assert_eq!(thread.join().unwrap().len(), 1000);
         }
         // The same where it was cut: no mapping of it is larger than a piece, and none is lost.
-        cut_code();
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        let pieces = code_of(&maps, &std::env::current_exe().unwrap().to_string_lossy());
+        let mapped = || {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            code_of(&maps, &std::env::current_exe().unwrap().to_string_lossy())
+        };
         let largest = CODE.iter().map(Range::len).max().unwrap();
+        let (long, longer) = (Age::default(), Age::default());
+        (1..FRAMES_BEFORE_CUTTING).for_each(|_| long.frame());
+        assert_eq!(mapped(), *CODE);
+        long.frame();
+        (0..FRAMES_BEFORE_CUTTING).for_each(|_| longer.frame());
+        let pieces = mapped();
         assert!(pieces.iter().all(|piece| piece.len() <= PIECE_BYTES), "{pieces:x?}");
         assert!(pieces.iter().map(Range::len).sum::<usize>() >= largest, "{pieces:x?}");
         populate();
         forget_code();
         assert!(resident() < before / 2, "{before} KiB were mapped, and {} KiB are", resident());
+        // Joined when the last of them ends.
+        drop(long);
+        assert_eq!(mapped(), pieces);
+        drop(longer);
+        assert_eq!(mapped(), *CODE);
     }
 }

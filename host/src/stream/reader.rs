@@ -21,7 +21,7 @@ use super::segment::SealedSegments;
 use super::source::{ByteSource, SourceInfo, take_from};
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Breakage};
-use crate::footprint::Youth;
+use crate::footprint::Age;
 use crate::record::ArtifactRecord;
 use bytes::{Bytes, BytesMut};
 use std::ops::Range;
@@ -84,7 +84,7 @@ struct Running {
     offset: u64,
     /// CRC64NVME of the segment so far, as stored, and how many bytes that is.
     crc: (u64, u64),
-    youth: Youth,
+    age: Age,
     stop: CancellationToken,
     _stopped_when_dropped: DropGuard,
 }
@@ -185,7 +185,7 @@ impl ArtifactReader {
             steps,
             offset,
             crc: (0, 0),
-            youth: Youth::default(),
+            age: Age::default(),
             stop: stop.clone(),
             _stopped_when_dropped: stop.drop_guard(),
         }
@@ -232,7 +232,7 @@ impl Running {
                     let frame = frame.into_bytes();
                     let start = self.offset;
                     self.offset += frame.len() as u64;
-                    self.youth.frame();
+                    self.age.frame();
                     let bytes = trim(&frame, start, range);
                     if !bytes.is_empty() {
                         return Ok(Some(bytes));

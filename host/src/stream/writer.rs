@@ -19,7 +19,7 @@ use super::segment::Segments;
 use super::source::{ByteSource, Source};
 use super::upload::Upload;
 use crate::error::{Error, Result};
-use crate::footprint::Youth;
+use crate::footprint::Age;
 use crate::id::ArtifactName;
 use crate::record::SegmentRecord;
 use std::sync::Arc;
@@ -114,7 +114,10 @@ pub async fn write_artifact(
     let (frames, ordered) = mpsc::unbounded_channel();
     let (events, uploads) = mpsc::unbounded_channel();
 
-    let reader = Reader { transfer: transfer.clone(), compression: options.compression, frames, cancel: stop.clone() };
+    // Until all of it is stored.
+    let age = Arc::new(Age::default());
+    let (compression, cancel) = (options.compression, stop.clone());
+    let reader = Reader { transfer: transfer.clone(), compression, frames, cancel, age: age.clone() };
     spawn_thread("stream-reader", move || reader.run(source, &progress))?;
     let follower = (options.compression == Compression::Auto).then(Follower::default);
     let recipients = options.recipients.clone();
@@ -123,7 +126,7 @@ pub async fn write_artifact(
 
     let upload = Upload::new(segments, options.abort_patience, stop);
     let stored = tokio::spawn(upload.run(uploads)).await;
-    drop(guard);
+    drop((guard, age));
     let (size, blake3, segments) = stored
         .unwrap_or_else(|error| Err(Error::failed("the upload stopped without an answer").because(error)))
         .map_err(|error| match error.kind() {
@@ -144,6 +147,7 @@ struct Reader {
     compression: Compression,
     frames: mpsc::UnboundedSender<Ordered>,
     cancel: CancellationToken,
+    age: Arc<Age>,
 }
 
 impl Reader {
@@ -158,7 +162,7 @@ impl Reader {
 
     fn read_all(&self, source: &mut dyn ByteSource, progress: &dyn Fn(u64)) -> Result<()> {
         let info = source.open()?;
-        let (mut offset, mut youth) = (0, Youth::default());
+        let mut offset = 0;
         loop {
             let permit = until_cancelled(&self.cancel, self.transfer.frame_permit())?;
             let mut plain = self.transfer.budget().frame_buffer().with(permit);
@@ -173,7 +177,7 @@ impl Reader {
             if filled < FRAME_BYTES {
                 break;
             }
-            youth.frame();
+            self.age.frame();
         }
         match info.len {
             Some(len) if len != offset => Err(Error::failed("the source did not have the length that it said")
