@@ -27,7 +27,7 @@ static CODE: LazyLock<Vec<Range<usize>>> = LazyLock::new(|| {
 const PIECE_BYTES: usize = 16 << 10;
 
 /// Unmaps the pages of the program's own code and constants. Those that are used again come back from
-/// the page cache as they are needed, in neighbourhoods of 64 KiB, or pieces of 16 KiB while it is [`Cut`].
+/// the page cache as they are needed, in neighbourhoods of 64 KiB, or pieces of 16 KiB beyond a GiB.
 ///
 /// Called between the start of a run and its first byte, a few times while a long transfer is young, before and after
 /// a segment of it is begun or completed, and around each renewal of a lease. Takes less than a millisecond. Does
