@@ -454,7 +454,7 @@ mod tests {
             ),
             (&["reproduce", "--minutes", "9"], "\"reproduce\" does not understand --minutes"),
             (&["promises", "--count", "9"], "\"promises\" does not understand --count; it always does the same"),
-            (&["--minutes", "9"], "those that do: damage, properties, chaos, pod, pod-bytes, fuzz"),
+            (&["--minutes", "9"], "those that do: damage, damage-cli, properties, chaos, pod, pod-bytes, fuzz"),
         ] {
             let error = asked(wrong).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(why), "{wrong:?}: {error}");
