@@ -152,7 +152,7 @@ async fn a_store_that_acknowledges_and_drops_is_found_before_the_record_is_writt
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_gateway_without_checksums_keeps_is_read_back_before_the_record_is_written() {
     let strip = || Rule::always("", "", Act::Strip(&CHECKSUMS));
-    // The upload compares what it completed, in ten pieces of 2 MiB, and the run what there is before it writes the record.
+    // The upload compares what it completed, in ten pieces, and the run what there is before it writes the record.
     let other = |after| Rule { after, ..Rule::always("GET", "/data/", Act::FlipResponse) };
     check_fails_behind([other(0), strip()], 1, &["data/out.0001", "is not what was sent"]).await;
     let says = ["data/out.0001", "acknowledged", "holds something else", "CRC64NVME", "store check"];
