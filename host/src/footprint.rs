@@ -3,7 +3,7 @@
 //! Reading a configuration, preparing TLS, loading a plugin and opening a connection touches code all over the
 //! program, and the kernel maps the pages around each place along with it: some 24 MiB before the first byte, and
 //! 15 more until a store has taken the first part, which a long transfer would carry from there to its last byte.
-//! What a transfer does again for each part maps 12 MiB, most of it neighbours, and 6 where the code was cut.
+//! What a transfer does again for each part maps 12 MiB, most of it neighbours, and 7 to 8 where the code was cut.
 //! Nothing here touches memory that anybody still uses.
 
 use std::sync::OnceLock;
@@ -127,6 +127,7 @@ fn code_of(maps: &str, program: &str) -> Vec<Range<usize>> {
     maps.lines().filter_map(range).collect()
 }
 
+/// Returns whether the kernel did so.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "no safe interface takes pages of the program's own code")]
 fn advise(code: &Range<usize>, advice: libc::c_int) -> bool {

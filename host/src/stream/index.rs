@@ -30,6 +30,9 @@ const KEPT_SEGMENTS: usize = 4;
 /// far below the time after which a call without progress is given up.
 const MAX_NAMED_BYTES: u64 = 256 << 20;
 
+/// What is said where they were not read for it.
+const WHO_NAMES_THEM: &str = "`verify --depth stored` tells which segment was changed, swapped or put back";
+
 /// A segment of which the tail was parsed.
 pub(super) struct OpenedSegment {
     pub(super) number: u32,
@@ -168,7 +171,7 @@ impl Index {
     /// tell, and where they are few they are read for it.
     async fn naming_the_segments(&self, error: Error) -> Error {
         if self.record.stored_bytes() > MAX_NAMED_BYTES {
-            return error.hint("`verify --depth stored` tells which segment was changed, swapped or put back");
+            return error.hint(WHO_NAMES_THEM);
         }
         let transfer = &self.budget.begin();
         // Reading contents is what came here: nobody else tells the place.
@@ -179,7 +182,10 @@ impl Index {
             Err(found) if found.kind() == Kind::Damaged => {
                 found.facts().iter().fold(error, |error, (label, fact)| error.fact(label, fact.clone()))
             }
-            Err(unread) => error.fact("segments", format!("which one was not found out: {unread}")),
+            Err(unread) => {
+                let why = format!("which one was not found out: {unread}: {}", unread.origin().message());
+                error.fact("segments", why).hint(WHO_NAMES_THEM)
+            }
         }
     }
 

@@ -35,8 +35,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// record's digest, so that every frame is proven before it leaves.
 ///
 /// `record` must come from a record whose signature was checked. Memory: four tails at hand (150 KiB each for ordinary
-/// data, 2.5 MiB at most), while they are proven K more, and while reading what [`super::budget`] says. Errors: `Denied` without a fitting identity,
-/// `Damaged` for anything that is not as recorded, and those of the store.
+/// data, 2.5 MiB at most), while they are proven K more, and while reading what [`super::budget`] says. Errors:
+/// `Denied` without a fitting identity, `Damaged` for anything that is not as recorded, and those of the store.
 pub async fn open_artifact(
     record: &ArtifactRecord,
     segments: Arc<dyn SealedSegments>,

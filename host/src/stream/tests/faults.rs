@@ -443,6 +443,25 @@ impl SealedSegments for FaultyReads {
 }
 
 #[test]
+fn a_store_that_fails_while_segments_are_named_is_told_and_hides_no_damage() {
+    let kit = Kit::new();
+    let (segments, record) = kit.store(&noise(4 * FRAME_BYTES, 7), options());
+    let good = segments.visible();
+    assert_eq!(good.len(), 2);
+    segments.put(1, Some(good[&2].clone()));
+    segments.put(2, Some(good[&1].clone()));
+    // Two reads are of the tails, which do not belong together; the third looks for the segment.
+    let (n_calls, reached) = (AtomicUsize::new(0), Arc::default());
+    let from = FaultyReads { inner: segments, at: 3, hang: false, n_calls, reached };
+    let opened = open_artifact(&record, Arc::new(from), None, &kit.budget, CancellationToken::new());
+    let error = kit.runtime.block_on(opened).map(drop).unwrap_err();
+    assert_eq!(error.kind(), Kind::Damaged);
+    let said = format!("{error:?}");
+    assert!(said.contains("which one was not found out") && said.contains("on purpose"), "{said}");
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("--depth stored")), "{said}");
+}
+
+#[test]
 fn a_store_that_fails_while_reading_is_told_from_damage_and_a_short_answer_is_damage() {
     let kit = Kit::new();
     let plain = noise(5 * FRAME_BYTES, 28);
