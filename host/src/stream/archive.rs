@@ -7,7 +7,7 @@
 //!
 //! Paths are text as [`crate::keytext`] writes it; in the tar they are the bytes that they stand for.
 //!
-//! Memory while packing: [`WINDOW`] x [`SMALL_BYTES`] = 16 MiB of bodies read ahead, 32 bytes for each
+//! Memory while packing: [`ENTRIES_AHEAD`] x [`SMALL_BYTES`] = 16 MiB of bodies read ahead, 32 bytes for each
 //! path that was added (duplicates are refused), and the index beyond 256 KiB in an unnamed file under a key
 //! that only this process holds. While reading: 16 MiB of small bodies not yet consumed;
 //! [`IndexedArchive`] 32 bytes for each entry besides.
@@ -32,7 +32,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// What is added to an archive's name for the artifact that holds its index.
 pub const INDEX_SUFFIX: &str = ".index";
 /// Entries that are queued, opened ahead of their turn, or taken and not yet in the tar.
-pub const WINDOW: usize = 128;
+pub const ENTRIES_AHEAD: usize = 128;
 /// Bodies up to this size are read whole ahead of their turn; larger ones stream in their turn.
 pub const SMALL_BYTES: u64 = 128 * 1024;
 /// Longest path of an entry, in bytes of its text: 4 times the longest path of a local bucket.

@@ -9,11 +9,12 @@ use super::blocking::wait_for;
 use super::budget::{Transfer, worker_failed};
 use super::digest::{GrowingPart, PieceDigest, Tree};
 use super::frame::FRAME_BYTES;
-use super::level::{SharedLevel, WINDOW, Waits};
+use super::level::{FRAMES_PER_DECISION, SharedLevel, Waits};
 use super::pool::Buffer;
 use super::seal::{self, CHUNK_BYTES, PayloadKey, Recipients, SEALED_CHUNK_BYTES};
 use super::tail::{MAX_FRAMES_PER_SEGMENT, Tail};
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Breakage};
 use bytes::Bytes;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -111,7 +112,7 @@ impl Follower {
     /// One more frame has passed.
     fn passed(&self, level: &SharedLevel) {
         self.n_frames.set(self.n_frames.get() + 1);
-        if self.n_frames.get() == WINDOW {
+        if self.n_frames.get() == FRAMES_PER_DECISION {
             level.follow(self.waits.take());
             self.n_frames.set(0);
         }
@@ -333,7 +334,8 @@ impl<'a> OpenSegment<'a> {
     fn need_part(&mut self) -> Result<()> {
         if self.part.is_none() {
             let permit = self.to.wait(For::Part, self.to.transfer.part_permit())?;
-            let buffer = self.to.transfer.budget().part_buffer().with(permit);
+            let buffer = self.to.transfer.budget().part_buffer();
+            let buffer = if failpoint::is_broken(Breakage::ReleaseParts) { buffer } else { buffer.with(permit) };
             self.part = Some(Part { buffer, filled: 0, messages: Vec::new() });
         }
         Ok(())

@@ -24,7 +24,7 @@ pub const CONTEXT_BYTES: usize = 6 << 20;
 
 /// Frames between two decisions: 16 MiB of plaintext, about what is on its way at once, so that the last change
 /// has shown before the next one.
-pub(super) const WINDOW: u32 = 8;
+pub(super) const FRAMES_PER_DECISION: u32 = 8;
 
 /// What the thread that puts frames in order waited for, while a window of them passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

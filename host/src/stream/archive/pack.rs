@@ -7,6 +7,7 @@ use super::queue::{Queue, Taken};
 use super::spool::{Spool, SpoolSource};
 use super::{Entry, INDEX_SUFFIX, SMALL_BYTES, check_path, locked, merged, tar};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Breakage};
 use crate::stream::{ByteSource, Origin, Source};
 use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
@@ -154,7 +155,7 @@ pub fn pack(options: PackOptions) -> Result<(ArchiveInput, ArchiveTar, ArchiveEn
 }
 
 impl ArchiveInput {
-    /// Queues an entry; waits while [`super::WINDOW`] are on their way. The body's own attributes are kept, those
+    /// Queues an entry; waits while [`super::ENTRIES_AHEAD`] are on their way. The body's own attributes are kept, those
     /// given here win over them.
     ///
     /// Errors: `Invalid` (a path that no entry can have, a body whose length is never known, a body
@@ -334,6 +335,9 @@ impl ArchiveTar {
             Opened::Unread(line) => self.record(&line),
             Opened::Ready { blocks, body_at, mut line } => {
                 line.offset = Some(self.position + offset(body_at)?);
+                if failpoint::is_broken(Breakage::KeepEntries) {
+                    std::mem::forget(blocks.clone());
+                }
                 self.put(blocks)?;
                 self.entries += 1;
                 self.record(&line)

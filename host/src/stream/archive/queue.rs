@@ -9,10 +9,10 @@
 //! - the tar takes everything that is ready, and opens the next entry itself when nobody has begun it;
 //! - whoever waits for room is woken when half of the room is free.
 //!
-//! At most [`WINDOW`] entries are in the queue or taken and not used up, so what is read ahead is
+//! At most [`ENTRIES_AHEAD`] entries are in the queue or taken and not used up, so what is read ahead is
 //! bounded however the tar stalls, and no opener waits for memory that a later entry holds.
 
-use super::{WINDOW, locked};
+use super::{ENTRIES_AHEAD, locked};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -115,9 +115,9 @@ impl<J: Send + 'static, R: Send + 'static> Queue<J, R> {
         })
     }
 
-    /// Adds an entry; waits while [`WINDOW`] are on their way. Given up half-way, nothing was added.
+    /// Adds an entry; waits while [`ENTRIES_AHEAD`] are on their way. Given up half-way, nothing was added.
     pub(super) async fn push(&self, job: J) -> Result<(), Gone> {
-        let mut most = WINDOW;
+        let mut most = ENTRIES_AHEAD;
         loop {
             {
                 let mut state = locked(&self.state);
@@ -131,7 +131,7 @@ impl<J: Send + 'static, R: Send + 'static> Queue<J, R> {
                 }
                 state.input_waits = true;
             }
-            most = WINDOW / 2 + 1;
+            most = ENTRIES_AHEAD / 2 + 1;
             self.room.notified().await;
         }
     }
@@ -274,7 +274,7 @@ impl<J: Send + 'static, R: Send + 'static> Queue<J, R> {
         state.n_taken = 0;
         loop {
             let mut ready = VecDeque::new();
-            while ready.len() < WINDOW / 2 && matches!(state.places.front(), Some(Place::Opened(_))) {
+            while ready.len() < ENTRIES_AHEAD / 2 && matches!(state.places.front(), Some(Place::Opened(_))) {
                 if let Some(Place::Opened(opened)) = state.places.pop_front() {
                     ready.push_back(opened);
                     state.first += 1;
@@ -282,7 +282,7 @@ impl<J: Send + 'static, R: Send + 'static> Queue<J, R> {
                 }
             }
             state.n_taken = ready.len();
-            if state.input_waits && state.places.len() + state.n_taken <= WINDOW / 2 {
+            if state.input_waits && state.places.len() + state.n_taken <= ENTRIES_AHEAD / 2 {
                 state.input_waits = false;
                 self.room.notify_one();
             }
@@ -380,17 +380,17 @@ mod tests {
     #[test]
     fn no_more_than_the_window_is_on_its_way_and_half_of_it_is_free_before_more_is_taken() {
         let queue = numbers(1);
-        let window = u32::try_from(WINDOW).unwrap();
+        let window = u32::try_from(ENTRIES_AHEAD).unwrap();
         for n in 100..100 + window {
             queue.push(n).now_or_never().unwrap().unwrap();
         }
         let mut more = Box::pin(queue.push(7));
         assert!(more.as_mut().now_or_never().is_none());
         let mut taken = 0;
-        while taken < WINDOW / 2 {
+        while taken < ENTRIES_AHEAD / 2 {
             let Taken::Entries(ready) = queue.take(true) else { panic!("there are entries") };
             taken += ready.len();
-            assert!(more.as_mut().now_or_never().is_none() || taken > WINDOW / 2, "{taken}");
+            assert!(more.as_mut().now_or_never().is_none() || taken > ENTRIES_AHEAD / 2, "{taken}");
         }
         while more.as_mut().now_or_never().is_none() {
             assert!(matches!(queue.take(true), Taken::Entries(_)), "room comes before the end");
@@ -449,7 +449,7 @@ mod tests {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
 
         let queue = numbers(1);
-        for n in 100..100 + u32::try_from(WINDOW).unwrap() {
+        for n in 100..100 + u32::try_from(ENTRIES_AHEAD).unwrap() {
             wait_for(queue.push(n)).unwrap();
         }
         let waiting = Arc::clone(&queue);
