@@ -35,7 +35,7 @@ impl Documents {
 
     /// Makes two empty trees, identity and configuration, and approves the plugin by its digest.
     pub fn with(setup: &Setup) -> Self {
-        static WARM: Warm = Warm::new();
+        static WARM: Warm = Warm::new("bucket");
         let documents = Self::cold(setup);
         WARM.give(&documents.sandbox, || {
             let documents = Self::cold(&Setup::default());

@@ -41,7 +41,7 @@ impl Estate {
     /// The same with clusters as TOML lines of `[cluster.LABEL]`.
     pub fn at(clusters: &[(&str, String)], settings: &str, options: &str) -> Self {
         let estate = Self::cold(clusters, settings, options);
-        static WARM: Warm = Warm::new();
+        static WARM: Warm = Warm::new("kubernetes");
         WARM.give(&estate.sandbox, || {
             // A cluster that answers nothing: the plugin is compiled to find that out.
             let nowhere = "api = \"https://127.0.0.1:1\"\ntoken = { file = \"token\" }".to_owned();

@@ -27,7 +27,7 @@ pub struct Meter {
 impl Meter {
     /// One job `orders` that measures nothing by itself, with the prefix `meter_` granted.
     pub fn new() -> Self {
-        static WARM: Warm = Warm::new();
+        static WARM: Warm = Warm::new("guests/meter");
         let meter = Self::cold();
         WARM.give(&meter.sandbox, || {
             let meter = Self::cold();

@@ -264,20 +264,20 @@ async fn read_head(wire: &mut Wire) -> Result<Option<Message>> {
 /// The body, of which at most `limit` bytes are read.
 async fn read_body(wire: &mut Wire, head: &Message, limit: usize) -> Result<Vec<u8>> {
     let chunked = head.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked"));
-    let mut body = Vec::new();
     if !chunked {
         let len: usize = head.header("content-length").unwrap_or("0").parse()?;
-        body.resize(len.min(limit), 0);
+        let mut body = vec![0; len.min(limit)];
         wire.read_exact(&mut body).await?;
         return Ok(body);
     }
+    let mut body = Vec::new();
     loop {
         let mut line = String::new();
         wire.read_line(&mut line).await?;
         let len = usize::from_str_radix(line.trim(), 16)?;
-        let at = body.len();
-        body.resize(at + len, 0);
-        wire.read_exact(&mut body[at..]).await?;
+        if wire.take(len as u64).read_to_end(&mut body).await? != len {
+            bail!("a body ended in the middle of a chunk of {len} bytes");
+        }
         let mut end = String::new();
         wire.read_line(&mut end).await?;
         if len == 0 {

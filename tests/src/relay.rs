@@ -56,7 +56,7 @@ pub struct Relay {
 impl Relay {
     /// Writes identity and configuration; the store is the folder `store` of the sandbox.
     pub fn new(setup: Setup) -> Self {
-        static WARM: Warm = Warm::new();
+        static WARM: Warm = Warm::new("guests/relay");
         let relay = Self::cold(setup);
         WARM.give(&relay.sandbox, || {
             let relay = Self::cold(Setup::default());

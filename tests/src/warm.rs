@@ -1,8 +1,10 @@
-//! Plugins, compiled once for all sandboxes of a process: each would spend a second on it.
+//! Plugins, compiled once for all sandboxes: each would spend a second on it.
 
 use crate::Sandbox;
 use crate::relay::private;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Where a sandbox keeps what it has compiled, and the key that says that it was compiled there.
@@ -10,37 +12,65 @@ const COMPILED: &str = "home/.cache/strongroom/compiled";
 const KEY: &str = "home/.local/state/strongroom/compiled.key";
 
 /// What one sandbox has compiled, for others: one of these for each plugin.
-#[derive(Debug, Default)]
-pub struct Warm(OnceLock<Files>);
+#[derive(Debug)]
+pub struct Warm {
+    name: &'static str,
+    files: OnceLock<Files>,
+}
 
 /// Files of a sandbox by their paths in it.
 type Files = Vec<(String, Vec<u8>)>;
 
 impl Warm {
-    /// Nothing yet.
-    pub const fn new() -> Self {
-        Self(OnceLock::new())
+    /// Nothing yet, of this plugin.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, files: OnceLock::new() }
     }
 
-    /// Gives `sandbox` what the one has compiled that `compile` returns; it is asked for only once.
+    /// Gives `sandbox` what the one has compiled that `compile` returns; it is asked for only once, by one of the
+    /// processes that `cargo xtask test` runs.
     pub fn give(&self, sandbox: &Sandbox, compile: impl FnOnce() -> Sandbox) {
-        for (name, content) in self.0.get_or_init(|| compiled(&compile())) {
+        let files = self.files.get_or_init(|| match std::env::var_os(xtask::stage::WARM) {
+            Some(folder) => shared(&PathBuf::from(folder).join(self.name), compile),
+            None => files(&compile().path("")),
+        });
+        for (name, content) in files {
             private(&sandbox.write(name, content));
         }
         // As the host makes them.
         for folder in [COMPILED, "home/.cache/strongroom", "home/.local/state/strongroom"] {
-            let own = std::fs::Permissions::from_mode(0o700);
-            std::fs::set_permissions(sandbox.path(folder), own).expect("a folder of the sandbox");
+            let own = fs::Permissions::from_mode(0o700);
+            fs::set_permissions(sandbox.path(folder), own).expect("a folder of the sandbox");
         }
     }
 }
 
-fn compiled(sandbox: &Sandbox) -> Files {
+/// What lies in `folder`, or is compiled now and laid there: one process compiles while others wait.
+fn shared(folder: &Path, compile: impl FnOnce() -> Sandbox) -> Files {
+    let whole = folder.join("whole");
+    fs::create_dir_all(folder).expect("a folder of the test run");
+    let lock = File::create(folder.join("lock")).expect("a lock in a folder of the test run");
+    // Held until it is closed.
+    lock.lock().expect("the lock of a plugin that is compiled");
+    if !whole.is_dir() {
+        let part = folder.join("part");
+        for (name, content) in files(&compile().path("")) {
+            let path = part.join(name);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder of the test run");
+            fs::write(path, content).expect("a file of the test run");
+        }
+        fs::rename(part, &whole).expect("a name for what was compiled");
+    }
+    files(&whole)
+}
+
+/// What was compiled in a sandbox or laid down like one.
+fn files(root: &Path) -> Files {
     let read = |name: String| {
-        let content = std::fs::read(sandbox.path(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let content = fs::read(root.join(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         (name, content)
     };
-    let compiled = std::fs::read_dir(sandbox.path(COMPILED)).expect("a plugin was compiled");
+    let compiled = fs::read_dir(root.join(COMPILED)).expect("a plugin was compiled");
     let names = compiled.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
     let mut files: Files = names.map(|name| read(format!("{COMPILED}/{name}"))).collect();
     files.push(read(KEY.to_owned()));

@@ -13,6 +13,9 @@ use crate::quickstart;
 use crate::summary::Summary;
 use crate::workspace::{Workspace, folders};
 use anyhow::{Context, Result, bail};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// A part of `cargo xtask test`.
@@ -139,7 +142,7 @@ pub fn plugins(workspace: &Workspace) -> Result<()> {
 pub fn build_plugin(workspace: &Workspace, krate: &str, name: &str) -> Result<()> {
     let output = workspace.plugins().join(format!("{name}.wasm"));
     let parent = output.parent().context("a plugin has a folder")?;
-    std::fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))?;
+    fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))?;
     command::run(workspace.host())
         .args(["plugin", "build", krate, "--out"])
         .arg(&output)
@@ -172,6 +175,22 @@ pub fn target(target: &str) -> Result<()> {
 /// servers and processes half of their time.
 const PROGRAMS_AT_ONCE: usize = 3;
 
+/// The variable that names a folder of one test run, in which what one test program has compiled lies for the others.
+pub const WARM: &str = "STRONGROOM_TEST_WARM";
+
+/// An empty folder for [`WARM`].
+fn warm(workspace: &Workspace) -> Result<PathBuf> {
+    let folder = workspace.target.join("tmp/warm");
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("could not remove {}", folder.display()));
+        }
+        _ => {}
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+    Ok(folder)
+}
+
 /// Builds every test program.
 pub fn test_programs(workspace: &Workspace) -> Result<Vec<Program>> {
     let building = ["test", "--locked", "--workspace", "--no-run", "--message-format=json-render-diagnostics"];
@@ -194,6 +213,7 @@ fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> 
             ("STRONGROOM_BIN", workspace.host().into()),
             ("STRONGROOM_PLUGINS", workspace.plugins().into()),
             (cache::VARIABLE, Cache::locate()?.root().into()),
+            (WARM, warm(workspace)?.into()),
             // A snapshot that differs fails; nothing is rewritten beneath a test.
             ("INSTA_UPDATE", "no".into()),
         ],

@@ -83,7 +83,7 @@ impl Job {
     }
 
     fn unapproved(into: Into) -> Self {
-        static WARM: Warm = Warm::new();
+        static WARM: Warm = Warm::new("postgres");
         let job = Self::cold(into);
         WARM.give(&job.sandbox, || {
             // A server that is nowhere: the plugin is compiled to find that out.
