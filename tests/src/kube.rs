@@ -16,7 +16,7 @@ mod pki;
 pub mod rig;
 pub mod user;
 
-use crate::{cached, free_port, wait_until};
+use crate::{BRIEF_GO, cached, free_port, wait_until};
 use anyhow::{Context, Result, bail};
 use keeper::Keeper;
 pub use keeper::{Paused, Server};
@@ -299,7 +299,7 @@ impl Cluster {
     /// kubectl with a kubeconfig, not started yet.
     pub fn kubectl_command(&self, kubeconfig: &Path) -> Result<Command> {
         let mut command = Command::new(cached("kube/kubectl")?);
-        command.env_clear().env("HOME", self.dir.join("home")).env("KUBECONFIG", kubeconfig);
+        command.env_clear().env("HOME", self.dir.join("home")).env("KUBECONFIG", kubeconfig).envs(BRIEF_GO);
         Ok(command)
     }
 

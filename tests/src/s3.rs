@@ -3,7 +3,7 @@
 //! Programs come from a cache outside the tree. One that is missing is a failure that names the
 //! command that makes it, never a skipped test.
 
-use crate::{cached, free_port};
+use crate::{SERVING_GO, cached, free_port};
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -91,8 +91,7 @@ impl S3Server {
             .env("MINIO_ROOT_PASSWORD", SECRET_KEY)
             .env("MINIO_BROWSER", "off")
             .env("MINIO_UPDATE", "off")
-            // Some hundred MiB at most, whatever the machine has.
-            .env("GOMEMLIMIT", "512MiB")
+            .envs(SERVING_GO)
             .stdin(Stdio::null())
             .stdout(File::create(scratch.path().join("stdout"))?)
             .stderr(File::create(scratch.path().join("stderr"))?);

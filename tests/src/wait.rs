@@ -12,6 +12,7 @@ pub fn wait_until<T>(what: &str, deadline: Duration, mut ready: impl FnMut() -> 
     let mut pause = Duration::from_millis(1);
     let mut last = None;
     loop {
+        let asked = Instant::now();
         match ready() {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => {}
@@ -24,7 +25,8 @@ pub fn wait_until<T>(what: &str, deadline: Duration, mut ready: impl FnMut() -> 
                 None => bail!(message),
             };
         }
-        std::thread::sleep(pause);
+        // A question that starts a program, as kubectl does, would keep a core busy that others wait for.
+        std::thread::sleep(pause.max(asked.elapsed() * 2));
         pause = (pause * 2).min(Duration::from_millis(50));
     }
 }

@@ -12,6 +12,7 @@ mod never_allowed;
 mod observed;
 
 use super::build::{BuildOptions, Built, build as build_plugin};
+use super::compiler::Compiler;
 use super::context::RunContext;
 use super::limits::Limits;
 use super::verb::{BackupReport, BackupRequest};
@@ -27,7 +28,7 @@ use memory::{Drawer, Notes, Shelf};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tokio_util::sync::CancellationToken;
 
 /// The guest's crate.
@@ -52,6 +53,26 @@ fn rogue() -> &'static [u8] {
         let dir = tempfile::tempdir().unwrap();
         std::fs::read(build_rogue(&dir.path().join("rogue.wasm")).path).unwrap()
     })
+}
+
+/// A cache of compiled components that is there as long as some test uses it: those that overlap compile the guest once.
+struct Compiled {
+    cache: Cache,
+    _dir: tempfile::TempDir,
+}
+
+impl Compiled {
+    fn get() -> Arc<Self> {
+        static NOW: Mutex<Weak<Compiled>> = Mutex::new(Weak::new());
+        let mut now = NOW.lock().unwrap_or_else(PoisonError::into_inner);
+        now.upgrade().unwrap_or_else(|| {
+            let dir = tempfile::tempdir().unwrap();
+            let cache = Cache::open(&dir.path().join("cache"), &dir.path().join("state"), Compiler::Here).unwrap();
+            let made = Arc::new(Self { cache, _dir: dir });
+            *now = Arc::downgrade(&made);
+            made
+        })
+    }
 }
 
 fn when(verbs: &[Verb], effect: Effect) -> When {
@@ -113,6 +134,7 @@ pub(super) fn all_grants() -> Grants {
 
 /// One run of the guest, with everything in memory.
 struct Bench {
+    compiled: Arc<Compiled>,
     grants: Grants,
     limits: Limits,
     verb: Verb,
@@ -126,6 +148,7 @@ impl Bench {
     fn new() -> Self {
         let limits = Limits::default();
         Self {
+            compiled: Compiled::get(),
             grants: all_grants(),
             verb: Verb::Backup,
             shelf: Arc::new(Shelf::new(limits.open_transfers)),
@@ -172,7 +195,7 @@ impl Bench {
 
     async fn load(&self) -> Plugin {
         let sha256 = super::component::digest(rogue());
-        Plugin::load("rogue", rogue().to_vec(), &sha256, &self.grants, &Cache::none().within(&self.limits))
+        Plugin::load("rogue", rogue().to_vec(), &sha256, &self.grants, &self.compiled.cache.within(&self.limits))
             .await
             .unwrap_or_else(|e| panic!("{e:?}"))
     }

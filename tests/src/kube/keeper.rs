@@ -4,6 +4,7 @@
 //! a shell script holds the other end of a pipe, and when that closes (also because the test was killed)
 //! it ends the servers in order, then what the node's pods have left, and removes the directory.
 
+use crate::SERVING_GO;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
@@ -98,7 +99,7 @@ impl Keeper {
         let log = File::create(self.log_file(server))?;
         // A key press in the terminal is not for servers.
         command.process_group(0).current_dir(&self.dir).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
-        command.env("HOME", &self.dir).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.env("HOME", &self.dir).envs(SERVING_GO).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("could not start {}", server.name()))?;
         std::fs::write(self.dir.join(format!("{}.pid", server.name())), child.id().to_string())?;
         self.servers.get_mut().unwrap_or_else(PoisonError::into_inner).push((server, child));

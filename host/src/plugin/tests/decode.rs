@@ -1,6 +1,6 @@
 //! Components that must not be loaded, each with the reason why.
 
-use super::{Grants, all_grants, rogue, rogue_dir};
+use super::{Compiled, Grants, all_grants, rogue, rogue_dir};
 use crate::error::{Kind, Result};
 use crate::plugin::component::{Component, digest, embed_manifest};
 use crate::plugin::manifest::SECTION;
@@ -62,9 +62,9 @@ fn only(interface: &str) -> Grants {
 /// Whatever was checked before: what is not granted is not there to be called.
 #[test]
 fn the_linker_holds_the_granted_interfaces_and_no_other() {
-    let (component, cache) = (Component::decode(rogue()).unwrap(), Cache::none());
-    let engine = &cache.engine().unwrap();
-    let compiled = cache.component(engine, &component.sha256, rogue()).unwrap();
+    let (component, shared) = (Component::decode(rogue()).unwrap(), Compiled::get());
+    let engine = &shared.cache.engine().unwrap();
+    let compiled = shared.cache.component(engine, &component.sha256, rogue()).unwrap();
     let linked = |grants: &Grants| {
         let linker = crate::plugin::linker::for_plugin(engine, &component, grants).unwrap();
         linker.instantiate_pre(&compiled).map(drop).map_err(|error| format!("{error:#}"))
@@ -274,7 +274,7 @@ fn every_feature_of_webassembly_that_is_left_out_is_refused() {
 }
 
 async fn load(sha256: &str, grants: &Grants) -> Result<Plugin> {
-    Plugin::load("rogue", rogue().to_vec(), sha256, grants, &Cache::none()).await
+    Plugin::load("rogue", rogue().to_vec(), sha256, grants, &Compiled::get().cache).await
 }
 
 #[tokio::test]

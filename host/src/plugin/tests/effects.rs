@@ -3,13 +3,13 @@
 
 use super::decode::{bare, manifest};
 use super::flow::made;
-use super::{Bench, all_grants, exec, in_full};
+use super::{Bench, Compiled, all_grants, exec, in_full};
 use crate::error::{Error, Kind};
 use crate::plugin::capability::{CAPABILITIES, Risk};
 use crate::plugin::component::{digest, embed_manifest};
 use crate::plugin::guard::lock;
 use crate::plugin::verb::{BackupRequest, Depth, DiagnoseRequest, RestoreRequest, VerifyRequest};
-use crate::plugin::{Cache, Denial, Plugin};
+use crate::plugin::{Denial, Plugin};
 use crate::policy::exec::{ExecGrant, StdinGrant};
 use crate::policy::slot::Template;
 use crate::policy::storage::{BucketGrant, BucketVerb};
@@ -150,8 +150,8 @@ async fn attempt(plugin: &Plugin, deed: &str, occasion: Occasion, mark: &Path) -
 async fn a_hostile_plugin_changes_nothing_in_a_backup_a_diagnosis_a_verification_or_a_plan() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = greedy();
-    let sha256 = digest(&bytes);
-    let plugin = Plugin::load("rogue", bytes, &sha256, &everything(dir.path()), &Cache::none())
+    let (sha256, compiled) = (digest(&bytes), Compiled::get());
+    let plugin = Plugin::load("rogue", bytes, &sha256, &everything(dir.path()), &compiled.cache)
         .await
         .unwrap_or_else(|e| panic!("{}", in_full(&e)));
     let (mut n_tried, mut changed_by, mut marks) = (0, BTreeSet::new(), Vec::new());
@@ -196,8 +196,8 @@ async fn a_hostile_plugin_changes_nothing_in_a_backup_a_diagnosis_a_verification
 async fn parts_of_a_configuration_that_give_power_are_written_on_no_occasion() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = greedy();
-    let sha256 = digest(&bytes);
-    let plugin = Plugin::load("rogue", bytes, &sha256, &everything(dir.path()), &Cache::none()).await.unwrap();
+    let (sha256, compiled) = (digest(&bytes), Compiled::get());
+    let plugin = Plugin::load("rogue", bytes, &sha256, &everything(dir.path()), &compiled.cache).await.unwrap();
     let occasion = Occasion { verb: Verb::Restore, plan_only: false };
     let policy = attempt(&plugin, "bucket-write-policy", occasion, &dir.path().join("mark")).await;
     assert_eq!((policy.denials[0].function, policy.changed), ("storage.bucket.write-config", false));
