@@ -192,7 +192,7 @@ named! {
         KeepParts = "keep-parts",
         /// A part gives its permit back as soon as it has a buffer, and not when it is stored.
         ReleaseParts = "release-parts",
-        /// The entries that an archive has packed stay in memory for ever.
+        /// The small entries that an archive has packed stay in memory for ever.
         KeepEntries = "keep-entries",
         /// The closing frames of segments have other numbers than those that were released.
         OtherTail = "other-tail",

@@ -3,7 +3,6 @@
 //! Storage, state and image lie in a scratch directory and go with it; nothing of the machine's own
 //! podman is seen or touched.
 
-use crate::BRIEF_GO;
 use anyhow::{Context, Result, bail, ensure};
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -85,7 +84,7 @@ impl Container {
     }
 
     fn run(&self, program: &Path, args: &[&str]) -> Result<()> {
-        let output = Command::new(program).args(args).envs(BRIEF_GO).stdin(Stdio::null()).output();
+        let output = Command::new(program).args(args).stdin(Stdio::null()).output();
         let output = output.with_context(|| format!("could not run {program:?}"))?;
         if !output.status.success() {
             bail!("{program:?} {args:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -4,7 +4,11 @@ use anyhow::{Context, Result, bail};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-/// Asks `ready` until it returns something, or fails with `what` after `deadline`.
+/// Longest pause between two questions, however dear they are.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Asks `ready` until it returns something, or fails with `what` after `deadline`. What takes long to answer is asked
+/// seldom: one that starts a program, as kubectl does, would keep a core busy that others wait for.
 ///
 /// Only for what cannot be awaited: a server that answers, a file that appears.
 pub fn wait_until<T>(what: &str, deadline: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
@@ -25,8 +29,8 @@ pub fn wait_until<T>(what: &str, deadline: Duration, mut ready: impl FnMut() -> 
                 None => bail!(message),
             };
         }
-        // A question that starts a program, as kubectl does, would keep a core busy that others wait for.
-        std::thread::sleep(pause.max(asked.elapsed() * 2));
+        let left = deadline.saturating_sub(begun.elapsed());
+        std::thread::sleep(pause.max(asked.elapsed() * 2).min(LONGEST_PAUSE).min(left));
         pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
@@ -52,5 +56,18 @@ mod tests {
         assert_eq!(got.unwrap(), "ready");
         let error = wait_until::<()>("the server", Duration::ZERO, || bail!("refused")).unwrap_err();
         assert_eq!(format!("{error:#}"), "the server: not within 0ns: refused");
+    }
+
+    #[test]
+    fn a_slow_question_is_asked_seldom() {
+        let mut n_asked = 0;
+        let ask = || {
+            n_asked += 1;
+            std::thread::sleep(Duration::from_millis(40));
+            Ok(None::<()>)
+        };
+        // At once, twice its time later, and at the deadline; five times if it were asked again and again.
+        wait_until("never", Duration::from_millis(200), ask).unwrap_err();
+        assert!(n_asked <= 3, "{n_asked}");
     }
 }

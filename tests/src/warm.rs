@@ -32,7 +32,7 @@ impl Warm {
     pub fn give(&self, sandbox: &Sandbox, compile: impl FnOnce() -> Sandbox) {
         let files = self.files.get_or_init(|| match std::env::var_os(xtask::stage::WARM) {
             Some(folder) => shared(&PathBuf::from(folder).join(self.name), compile),
-            None => files(&compile().path("")),
+            None => compiled_in(&compile().path("")),
         });
         for (name, content) in files {
             private(&sandbox.write(name, content));
@@ -54,25 +54,27 @@ fn shared(folder: &Path, compile: impl FnOnce() -> Sandbox) -> Files {
     lock.lock().expect("the lock of a plugin that is compiled");
     if !whole.is_dir() {
         let part = folder.join("part");
-        for (name, content) in files(&compile().path("")) {
+        for (name, content) in compiled_in(&compile().path("")) {
             let path = part.join(name);
             fs::create_dir_all(path.parent().expect("a folder")).expect("a folder of the test run");
             fs::write(path, content).expect("a file of the test run");
         }
         fs::rename(part, &whole).expect("a name for what was compiled");
     }
-    files(&whole)
+    compiled_in(&whole)
 }
 
 /// What was compiled in a sandbox or laid down like one.
-fn files(root: &Path) -> Files {
+fn compiled_in(root: &Path) -> Files {
     let read = |name: String| {
         let content = fs::read(root.join(&name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         (name, content)
     };
     let compiled = fs::read_dir(root.join(COMPILED)).expect("a plugin was compiled");
     let names = compiled.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
-    let mut files: Files = names.map(|name| read(format!("{COMPILED}/{name}"))).collect();
+    let is_whole = |name: &String| !name.starts_with('.');
+    let mut files: Files = names.filter(is_whole).map(|name| read(format!("{COMPILED}/{name}"))).collect();
+    assert!(!files.is_empty(), "nothing was compiled in {}", root.display());
     files.push(read(KEY.to_owned()));
     files
 }

@@ -14,7 +14,6 @@ use crate::summary::Summary;
 use crate::workspace::{Workspace, folders};
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -178,17 +177,23 @@ const PROGRAMS_AT_ONCE: usize = 3;
 /// The variable that names a folder of one test run, in which what one test program has compiled lies for the others.
 pub const WARM: &str = "STRONGROOM_TEST_WARM";
 
-/// An empty folder for [`WARM`].
-fn warm(workspace: &Workspace) -> Result<PathBuf> {
-    let folder = workspace.target.join("tmp/warm");
-    match fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("could not remove {}", folder.display()));
-        }
-        _ => {}
+/// The folder that [`WARM`] names; it goes with the run.
+struct Warm(PathBuf);
+
+impl Warm {
+    fn make(workspace: &Workspace) -> Result<Self> {
+        let folder = workspace.target.join(format!("tmp/warm-{}", std::process::id()));
+        fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+        Ok(Self(folder))
     }
-    fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
-    Ok(folder)
+}
+
+impl Drop for Warm {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("could not remove {}: {error}", self.0.display());
+        }
+    }
 }
 
 /// Builds every test program.
@@ -202,6 +207,7 @@ fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> 
     let n_threads = std::thread::available_parallelism()?.get();
     let threads = format!("--test-threads={n_threads}");
     let filters: Vec<String> = filters.iter().copied().cloned().collect();
+    let warm = Warm::make(workspace)?;
     let documented = ["test", "--locked", "--workspace", "--no-fail-fast", "--doc", "--", &threads];
     let documented: Vec<_> = documented.into_iter().chain(filters.iter().map(String::as_str)).collect();
     let documented = cargo(workspace, &documented);
@@ -213,7 +219,7 @@ fn tests(workspace: &Workspace, filters: &[&String]) -> Result<(bool, Summary)> 
             ("STRONGROOM_BIN", workspace.host().into()),
             ("STRONGROOM_PLUGINS", workspace.plugins().into()),
             (cache::VARIABLE, Cache::locate()?.root().into()),
-            (WARM, warm(workspace)?.into()),
+            (WARM, warm.0.as_os_str().into()),
             // A snapshot that differs fails; nothing is rewritten beneath a test.
             ("INSTA_UPDATE", "no".into()),
         ],

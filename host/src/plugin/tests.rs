@@ -55,7 +55,8 @@ fn rogue() -> &'static [u8] {
     })
 }
 
-/// A cache of compiled components that is there as long as some test uses it: those that overlap compile the guest once.
+/// A cache with the compiled guest, which is there as long as some test uses it: it is compiled once for tests that
+/// overlap.
 struct Compiled {
     cache: Cache,
     _dir: tempfile::TempDir,
@@ -68,6 +69,8 @@ impl Compiled {
         now.upgrade().unwrap_or_else(|| {
             let dir = tempfile::tempdir().unwrap();
             let cache = Cache::open(&dir.path().join("cache"), &dir.path().join("state"), Compiler::Here).unwrap();
+            let engine = cache.engine().unwrap();
+            cache.component(&engine, &super::component::digest(rogue()), rogue()).unwrap();
             let made = Arc::new(Self { cache, _dir: dir });
             *now = Arc::downgrade(&made);
             made

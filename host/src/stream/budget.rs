@@ -154,6 +154,12 @@ impl Budget {
         InUse { frame_buffers: self.frame_pool.in_use(), parts: self.parts.in_use() }
     }
 
+    /// The most buffers of parts that were in use at the same time so far, whoever held permits.
+    #[cfg(test)]
+    pub(crate) fn part_buffers_peak(&self) -> usize {
+        self.part_pool.peak()
+    }
+
     /// The most buffers for what is read back that were in use at the same time so far.
     #[cfg(test)]
     pub(crate) fn read_buffers_peak(&self) -> usize {

@@ -4,7 +4,6 @@
 //! a shell script holds the other end of a pipe, and when that closes (also because the test was killed)
 //! it ends the servers in order, then what the node's pods have left, and removes the directory.
 
-use crate::SERVING_GO;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
@@ -69,12 +68,14 @@ impl Server {
 pub struct Keeper {
     dir: PathBuf,
     script: Child,
+    /// What every server but the node gets: what the node has, its pods have too.
+    environment: Vec<(String, String)>,
     servers: Mutex<Vec<(Server, Child)>>,
 }
 
 impl Keeper {
-    /// Makes a directory whose content this will keep.
-    pub(super) fn start() -> Result<(Self, PathBuf)> {
+    /// Makes a directory whose content this will keep. Servers get `environment`, but not the node.
+    pub(super) fn start(environment: &[(&str, &str)]) -> Result<(Self, PathBuf)> {
         // Everybody may enter: containers may run as other users.
         let dir = tempfile::Builder::new().prefix("strongroom-kube-").tempdir()?.keep();
         std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -91,7 +92,8 @@ impl Keeper {
             .stderr(Stdio::null())
             .spawn()
             .context("could not start /bin/sh")?;
-        Ok((Self { dir: dir.clone(), script, servers: Mutex::default() }, dir))
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Ok((Self { dir: dir.clone(), script, environment, servers: Mutex::default() }, dir))
     }
 
     /// Starts a server, which has the directory somewhere on its command line.
@@ -99,7 +101,10 @@ impl Keeper {
         let log = File::create(self.log_file(server))?;
         // A key press in the terminal is not for servers.
         command.process_group(0).current_dir(&self.dir).env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin");
-        command.env("HOME", &self.dir).envs(SERVING_GO).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.env("HOME", &self.dir).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        if server != Server::Podlet {
+            command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        }
         let child = command.spawn().with_context(|| format!("could not start {}", server.name()))?;
         std::fs::write(self.dir.join(format!("{}.pid", server.name())), child.id().to_string())?;
         self.servers.get_mut().unwrap_or_else(PoisonError::into_inner).push((server, child));

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use strongroom_tests::estate::Estate;
 use strongroom_tests::kube::Cluster;
-use strongroom_tests::{cached, wait_until};
+use strongroom_tests::{BRIEF_GO, cached, wait_until};
 
 /// What these tests make in the cluster of the estate.
 pub(super) const NAMESPACES: [&str; 2] = ["gitops", "drift-of-two"];
@@ -40,7 +40,7 @@ fn list(items: &[Value]) -> Value {
 /// `kustomize build` as Argo CD calls it: nothing outside of the repository is read but a base.
 fn build(folder: &Path) -> String {
     let mut command = std::process::Command::new(cached("kube/kustomize").unwrap());
-    let output = command.arg("build").arg(folder).env_clear().stdin(Stdio::null()).output().unwrap();
+    let output = command.arg("build").arg(folder).env_clear().envs(BRIEF_GO).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -67,7 +67,7 @@ fn range(first: &str, objects: &str) -> Result<std::ops::Range<u64>> {
 
 /// A cluster with its controllers and a pod in which commands can be run, until standard input ends.
 fn cluster() -> Result<()> {
-    let cluster = Cluster::start_with(&[AS_SHIPPED])?;
+    let cluster = Cluster::start_with(&[AS_SHIPPED], &[])?;
     let namespace = cluster.namespace("exec")?;
     let spec = json!({"containers": [{"name": "main", "image": "tool:1"}]});
     cluster.pod(&namespace, "worker", &json!({"app": "worker"}), &spec)?;

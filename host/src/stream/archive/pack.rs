@@ -155,8 +155,8 @@ pub fn pack(options: PackOptions) -> Result<(ArchiveInput, ArchiveTar, ArchiveEn
 }
 
 impl ArchiveInput {
-    /// Queues an entry; waits while [`super::ENTRIES_AHEAD`] are on their way. The body's own attributes are kept, those
-    /// given here win over them.
+    /// Queues an entry; waits while [`super::ENTRIES_AHEAD`] are on their way. The body's own attributes are kept,
+    /// those given here win over them.
     ///
     /// Errors: `Invalid` (a path that no entry can have, a body whose length is never known, a body
     /// that the guest would have to end), `Conflict` (the path was added before), and what made the

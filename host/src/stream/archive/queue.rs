@@ -378,10 +378,10 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_window_is_on_its_way_and_half_of_it_is_free_before_more_is_taken() {
+    fn no_more_entries_are_ahead_than_may_be_and_half_of_the_places_are_free_before_more_are_taken() {
         let queue = numbers(1);
-        let window = u32::try_from(ENTRIES_AHEAD).unwrap();
-        for n in 100..100 + window {
+        let n_ahead = u32::try_from(ENTRIES_AHEAD).unwrap();
+        for n in 100..100 + n_ahead {
             queue.push(n).now_or_never().unwrap().unwrap();
         }
         let mut more = Box::pin(queue.push(7));
