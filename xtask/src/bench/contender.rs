@@ -35,11 +35,13 @@ pub enum Contender {
     KopiaZstd,
     /// zstd on frames of 2 MiB and nothing else: no backup, but the floor of every pipeline's CPU.
     ZstdAlone,
+    /// The same, hashed, sealed, hashed and sent: the floor of every backup of this format.
+    WorkAlone,
 }
 
 impl Contender {
     /// Every contender.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Strongroom,
         Self::S5cmd,
         Self::Rclone,
@@ -48,6 +50,7 @@ impl Contender {
         Self::Kopia,
         Self::KopiaZstd,
         Self::ZstdAlone,
+        Self::WorkAlone,
     ];
 
     /// Its name in tables.
@@ -61,6 +64,7 @@ impl Contender {
             Self::Kopia => "kopia",
             Self::KopiaZstd => "kopia zstd-fastest",
             Self::ZstdAlone => "zstd alone",
+            Self::WorkAlone => "zstd, hashes, seal, send",
         }
     }
 
@@ -91,6 +95,7 @@ impl Contender {
             Self::Kopia => "kopia",
             Self::KopiaZstd => "kopia-zstd",
             Self::ZstdAlone => "nothing",
+            Self::WorkAlone => "work-alone",
         }
     }
 }
@@ -140,9 +145,13 @@ impl Entry<'_> {
                 arena.host.configure(self.place, self.level, &Job::Stream { file, bytes })?;
                 vec![arena.host.process(&["backup", JOB, "--output", "json"])]
             }
-            Contender::ZstdAlone => {
+            Contender::ZstdAlone | Contender::WorkAlone => {
                 let threads = std::thread::available_parallelism()?.to_string();
-                vec![producer, Process::new(&arena.zstd_alone).args([level, threads])]
+                let mut arguments = vec![level, threads];
+                if self.contender == Contender::WorkAlone {
+                    arguments.push(self.endpoint()?.trim_start_matches("http://").to_owned());
+                }
+                vec![producer, Process::new(&arena.zstd_alone).args(arguments)]
             }
             Contender::S5cmd | Contender::Rclone | Contender::File => {
                 let mut line = vec![
@@ -198,7 +207,7 @@ impl Entry<'_> {
                 let root = listed[0]["rootEntry"]["obj"].as_str().context("kopia lists no snapshot")?;
                 vec![self.kopia(arena)?.args(["show", &format!("{root}/{NAME}")]), consumer]
             }
-            Contender::ZstdAlone => bail!("zstd alone stores nothing"),
+            Contender::ZstdAlone | Contender::WorkAlone => bail!("{} stores nothing", self.contender.name()),
         };
         Ok(self.pipeline(arena, processes, None))
     }
@@ -210,7 +219,7 @@ impl Entry<'_> {
 
     /// Bytes that it stored.
     pub fn stored_bytes(&self, arena: &Arena) -> Result<u64> {
-        if self.contender == Contender::ZstdAlone {
+        if matches!(self.contender, Contender::ZstdAlone | Contender::WorkAlone) {
             let said = std::fs::read_to_string(arena.scratch.path("output"))?;
             return said.trim().parse().context("zstd-alone says how many bytes are left");
         }

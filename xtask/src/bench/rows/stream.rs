@@ -5,7 +5,7 @@ use crate::bench::contender::{Contender, Entry};
 use crate::bench::input::Input;
 use crate::bench::place::{Kind, Place};
 use crate::bench::table::{Better, RATIO};
-use Contender::{File, Kopia, KopiaZstd, Rclone, Restic, S5cmd, Strongroom, ZstdAlone};
+use Contender::{File, Kopia, KopiaZstd, Rclone, Restic, S5cmd, Strongroom, WorkAlone, ZstdAlone};
 use anyhow::Result;
 
 /// Levels that are compared, each with how many times faster than the best pipeline a backup to S3 must be.
@@ -50,7 +50,8 @@ pub(super) fn s3(bench: &mut Bench) -> Result<()> {
         bench.input(input)?;
         let mut all = Vec::new();
         for (level, _) in LEVELS {
-            all.extend(entries(bench, (Kind::Drain, &place), input, level, &[Strongroom, S5cmd, Rclone, ZstdAlone]));
+            let who = [Strongroom, S5cmd, Rclone, ZstdAlone, WorkAlone];
+            all.extend(entries(bench, (Kind::Drain, &place), input, level, &who));
         }
         all.extend(entries(bench, (Kind::Drain, &place), input, DEFAULT_LEVEL, &[Restic, Kopia, KopiaZstd]));
         bench.interleave(&all, rounds(bench, input), Entry::backup)?;
@@ -73,18 +74,21 @@ fn against_repositories(bench: &mut Bench, kind: Kind, input: Input) -> Result<(
     bench.compare("kopia-zstd", at, &[KopiaZstd], "kopia with zstd-fastest", None)
 }
 
-/// The client's CPU beside that of zstd alone.
+/// The client's CPU beside that of zstd alone, and of what no backup of this format can leave out.
 fn cpu(bench: &mut Bench, input: Input, level: u32) -> Result<()> {
     let of = |contender| {
         let cell = bench.table.cell("s3", Kind::Drain.name(), input, Some(level), contender);
         cell.map(|cell| cell.cpu_s_per_gib)
     };
-    let (own, alone) = (of(Strongroom)?, of(ZstdAlone)?);
+    let (own, alone, work) = (of(Strongroom)?, of(ZstdAlone)?, of(WorkAlone)?);
     let id = format!("sink/{}/{level}", input.name());
     let what = format!("sink, {}, level {level}: client CPU", input.name());
     let most = CPU_FACTOR * alone + CPU_MORE;
     bench.find(&format!("{id}/cpu"), what.clone(), own, "CPU-s/GiB", Better::Lower, goal(input, most));
-    bench.find(&format!("{id}/cpu-ratio"), format!("{what} / zstd alone"), own / alone, RATIO, Better::Lower, None);
+    for (name, than, ratio) in [("cpu-ratio", ZstdAlone, own / alone), ("cpu-work", WorkAlone, own / work)] {
+        let what = format!("{what} / {}", than.name());
+        bench.find(&format!("{id}/{name}"), what, ratio, RATIO, Better::Lower, None);
+    }
     Ok(())
 }
 
