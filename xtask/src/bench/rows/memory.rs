@@ -34,17 +34,23 @@ pub(super) fn short(bench: &mut Bench) -> Result<()> {
     read_back(bench)
 }
 
-/// A restore of 1 GiB. Who reads holds the frame that it was given last beside what the formula counts.
+/// Restores of 1 GiB. Who reads holds the frame that it was given last beside what the formula counts.
 fn read_back(bench: &mut Bench) -> Result<()> {
     let input = Input::Mixed;
-    let most = formula_mib(std::thread::available_parallelism()?.get()) + 2;
+    let most = f64::from(u16::try_from(formula_mib(std::thread::available_parallelism()?.get()) + 2)?);
     let place = bench.start(Kind::Keep)?;
+    let Place::Sink(sink) = &place else { bail!("the sink is a sink") };
     let entry = Entry { contender: Contender::Strongroom, place: &place, input, bytes: GIB, level: DEFAULT_LEVEL };
     entry.backup(&bench.arena)?.run()?;
-    let measured = entry.restore(&bench.arena)?.watched_closely().run()?;
-    let peak = told(&measured);
-    let what = "a restore from S3, 1 GiB: peak memory of the host".to_owned();
-    bench.find("restore", what, peak, "MiB", Better::Lower, Some(f64::from(u16::try_from(most)?)));
+    for (name, pace) in [("fast", Pace::Free), ("slow", SLOW), ("stalled", STALLED)] {
+        let line = entry.restore(&bench.arena)?.watched_closely();
+        sink.set_pace(pace);
+        let measured = line.run()?;
+        sink.set_pace(Pace::Free);
+        let what = format!("a restore from a {name} S3 store, 1 GiB: peak memory of the host");
+        let peak = told(&measured);
+        bench.find(&format!("restore-{name}"), what, peak, "MiB", Better::Lower, Some(most));
+    }
     Ok(())
 }
 

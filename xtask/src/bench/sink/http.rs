@@ -182,8 +182,8 @@ impl Connection {
         Ok(body)
     }
 
-    /// Sends an answer.
-    pub(super) fn send(&mut self, response: &Response) -> io::Result<()> {
+    /// Sends an answer, its body no faster than the gate lets it through.
+    pub(super) fn send(&mut self, response: &Response, gate: &Gate) -> io::Result<()> {
         let bytes =
             response.stated_bytes.map_or_else(|| response.body_bytes().to_string(), |stated| stated.to_string());
         let mut head = format!("HTTP/1.1 {} {}\r\n", response.status, reason(response.status));
@@ -196,7 +196,10 @@ impl Connection {
         head.push_str("\r\n");
         self.writer.write_all(head.as_bytes())?;
         for slice in &response.body {
-            self.writer.write_all(slice.bytes())?;
+            for bytes in slice.bytes().chunks(gate.slice_bytes()) {
+                gate.pass(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+                self.writer.write_all(bytes)?;
+            }
         }
         Ok(())
     }

@@ -43,7 +43,10 @@ pub(super) enum Fault {
 const SLOW_DOWN: Fault = Fault::Answer(503, "SlowDown");
 const INTERNAL_ERROR: Fault = Fault::Answer(500, "InternalError");
 
-/// What every connection passes with each slice of a body.
+/// What passes of an answer between two waits.
+const SLICE_BYTES: usize = 64 << 10;
+
+/// What every connection passes with each slice of a body, of requests and of answers.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     /// Whether there is anything to wait for: the fast path takes no lock.
@@ -75,6 +78,11 @@ impl Gate {
                 std::thread::sleep(wait);
             }
         }
+    }
+
+    /// How much of an answer passes at once: all of it where there is nothing to wait for.
+    pub(super) fn slice_bytes(&self) -> usize {
+        if self.holds.load(Ordering::Acquire) { SLICE_BYTES } else { usize::MAX }
     }
 
     /// Waits before an answer as long as it takes from far away.

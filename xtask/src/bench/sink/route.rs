@@ -33,7 +33,7 @@ pub(super) fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             .with("Date", http_date(SystemTime::now()))
             .with("x-amz-request-id", "sink")
             .with("Server", "sink");
-        connection.send(&response)?;
+        connection.send(&response, &shared.gate)?;
     }
     Ok(())
 }

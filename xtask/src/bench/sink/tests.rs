@@ -1,6 +1,6 @@
 use super::*;
 use std::io::{ErrorKind, Read, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An answer as it came.
 struct Answer {
@@ -122,6 +122,19 @@ fn a_draining_server_counts_large_bodies_and_keeps_only_small_ones() {
     assert_eq!(client.ask("GET", "/small", &[], b"").text(), "x");
     sink.clear("sm");
     assert_eq!((sink.stored_bytes("small"), sink.stored_bytes("large")), (0, SMALL_BYTES + 1));
+}
+
+#[test]
+fn a_slow_server_gives_no_faster_than_it_takes() {
+    let sink = Sink::start(Keeps::Everything).unwrap();
+    let mut client = Client::of(&sink);
+    let body = "x".repeat(300 << 10);
+    client.ask("PUT", "/large", &[], body.as_bytes()).check("200");
+    let pause = Duration::from_millis(200);
+    sink.set_pace(Pace::StallAfter(100 << 10, pause));
+    let began = Instant::now();
+    assert_eq!(client.ask("GET", "/large", &[], b"").text(), body);
+    assert!(began.elapsed() >= pause);
 }
 
 #[test]
