@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 const SAMPLE_CLOSELY: Duration = Duration::from_millis(2);
 /// How often new processes are looked for: asking is dearer than reading.
 const SEARCH_EVERY: Duration = Duration::from_millis(100);
+/// How much of what a failed pipeline said is shown, of standard error and of its output each.
+const EXCERPT_BYTES: u64 = 64 << 10;
 /// The name of producers and consumers, which are not the client and are left out.
 const ROLE: &str = "xtask";
 
@@ -130,7 +133,8 @@ impl Pipeline {
         self
     }
 
-    /// Runs it to its end. Fails, with what was said on standard error, unless every process exits with 0.
+    /// Runs it to its end. Fails, with what was said on standard error and what the last process printed, unless every
+    /// process exits with 0.
     pub fn run(&self) -> Result<Measured> {
         if self.log.exists() {
             std::fs::remove_file(&self.log)?;
@@ -162,7 +166,8 @@ impl Pipeline {
         let seconds = start.elapsed().as_secs_f64();
         let peak_of = watch.end();
         if !failed.is_empty() {
-            bail!("{}\n{}", failed.join("\n"), std::fs::read_to_string(&said).unwrap_or_default());
+            let [said, printed] = [&said, &self.output].map(|path| excerpt(path).unwrap_or_default());
+            bail!("{}\n{said}{printed}", failed.join("\n"));
         }
         let roles = Said::read(&self.log)?;
         let roles_cpu: f64 = roles.iter().map(|said| said.cpu_seconds).sum();
@@ -176,6 +181,13 @@ impl Pipeline {
             role_began: roles.first().map(|said| said.began),
         })
     }
+}
+
+/// The beginning of a file; nothing where it is no text, as the end of a pipeline of compressed bytes.
+fn excerpt(path: &Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(EXCERPT_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8(bytes)?)
 }
 
 /// CPU time of all children that were waited for, and of theirs, in seconds.
@@ -310,9 +322,11 @@ mod tests {
     #[test]
     fn a_process_that_fails_fails_the_pipeline_with_what_it_said() {
         let sh = |script: &str| Process::new("/bin/sh").args(["-c", script]);
-        let line = pipeline("fails", vec![sh("echo no luck >&2; exit 3"), sh("cat")]);
+        let line = pipeline("fails", vec![sh("echo no luck >&2; echo '{}'; exit 3"), sh("cat")]);
         let error = line.run().unwrap_err().to_string();
-        assert!(error.contains("exit status: 3") && error.contains("no luck"), "{error}");
+        for said in ["exit status: 3", "no luck\n", "{}\n"] {
+            assert!(error.contains(said), "{error}");
+        }
         clean(&line);
     }
 

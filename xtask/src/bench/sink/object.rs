@@ -74,6 +74,8 @@ struct Upload {
 pub(super) struct Objects {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Upload>,
+    /// The key of each upload that was completed.
+    completed: BTreeMap<String, String>,
     /// What makes names and ETags differ from one another.
     counter: u64,
 }
@@ -119,9 +121,11 @@ impl Objects {
     }
 
     /// Makes an object of an upload's parts in the order of their numbers; `None` when there is no such
-    /// upload.
+    /// upload. Who asks again, since the answer did not come, gets the object that was made: AWS, "Amazon S3 API
+    /// Reference", CompleteMultipartUpload.
     pub(super) fn complete(&mut self, id: &str, crc64nvme: Option<String>) -> Option<&Object> {
-        let upload = self.uploads.remove(id)?;
+        let Some(upload) = self.uploads.remove(id) else { return self.objects.get(self.completed.get(id)?) };
+        self.completed.insert(id.to_owned(), upload.key.clone());
         let bytes = upload.parts.values().map(|(_, bytes)| bytes).sum();
         let mut slices = Some(Vec::new());
         for (body, _) in upload.parts.into_values() {
@@ -137,10 +141,11 @@ impl Objects {
         self.uploads.remove(id);
     }
 
-    /// Removes every object whose key begins with `prefix`, and every upload.
+    /// Removes every object whose key begins with `prefix`, and every upload, completed or not.
     pub(super) fn clear(&mut self, prefix: &str) {
         self.objects.retain(|key, _| !key.starts_with(prefix));
         self.uploads.clear();
+        self.completed.clear();
     }
 
     /// Never looks like an MD5, which clients would compare with their own.

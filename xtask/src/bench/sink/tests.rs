@@ -92,6 +92,8 @@ fn parts_make_one_object_in_the_order_of_their_numbers() {
     client.ask("HEAD", "/big", &[], b"").check("404");
     let done = client.ask("POST", &format!("/big?uploadId={id}"), &["x-amz-checksum-crc64nvme: Zm9v"], b"<x/>");
     assert!(done.check("200").text().contains("<ChecksumCRC64NVME>Zm9v</ChecksumCRC64NVME>"));
+    let again = client.ask("POST", &format!("/big?uploadId={id}"), &["x-amz-checksum-crc64nvme: Zm9v"], b"<x/>");
+    assert_eq!(again.check("200").text(), done.text());
     assert_eq!(client.ask("GET", "/big", &["Range: bytes=4-7"], b"").check("206").text(), "o wo");
     assert_eq!(client.ask("GET", "/big", &[], b"").text(), "hello world!");
     client.ask("PUT", &format!("/big?partNumber=1&uploadId={id}"), &[], b"late").check("404");
