@@ -105,16 +105,18 @@ impl Sealed {
         Ok(Self { socket, key: LessSafeKey::new(key), n_messages: 0, plain, stored })
     }
 
-    /// Seals a frame message by message, hashes each while it is in the cache, and sends all of it.
+    /// Seals a frame message by message, hashes windows of it while they are in the cache, and sends all of it.
     fn send(&mut self, frame: &mut [u8]) -> Result<()> {
-        for message in frame.chunks_mut(CHUNK_BYTES) {
-            let mut nonce = [0; 12];
-            nonce[4..].copy_from_slice(&self.n_messages.to_be_bytes());
-            self.n_messages += 1;
-            let nonce = Nonce::assume_unique_for_key(nonce);
-            let tag = self.key.seal_in_place_separate_tag(nonce, Aad::empty(), message);
-            let tag = tag.map_err(|_| anyhow!("could not seal"))?;
-            self.stored.update(message).update(tag.as_ref());
+        for window in frame.chunks_mut(WINDOW_BYTES) {
+            for message in window.chunks_mut(CHUNK_BYTES) {
+                let mut nonce = [0; 12];
+                nonce[4..].copy_from_slice(&self.n_messages.to_be_bytes());
+                self.n_messages += 1;
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                let tag = self.key.seal_in_place_separate_tag(nonce, Aad::empty(), message);
+                tag.map_err(|_| anyhow!("could not seal"))?;
+            }
+            self.stored.update(window);
         }
         self.socket.write_all(frame).context("the server takes no more")
     }
